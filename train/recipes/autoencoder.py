@@ -1,0 +1,141 @@
+"""The bundled autoencoder: 64 x 64 pictures to (8, 8, 8) latents and back.
+
+    python -m train.recipes.autoencoder --corpus data/emoji --run runs/autoencoder
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+
+from train.config import RunConfig, add_arguments, from_arguments, setting
+from train.data import CaptionedPictures, grid, load_pictures, to_unit_range
+from train.trainer import Player, Trainer, drain
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(RunConfig):
+    steps: int = setting(3000, "optimizer steps in all")
+    batch: int = setting(32, "pictures a step")
+    learning_rate: float = setting(2e-3, "learning rate after the warm-up")
+    ema: float = setting(0.998, "decay of the moving average of the weights")
+    size: int = setting(64, "side of the pictures in pixels")
+    gradient_weight: float = setting(1.0, "weight of the distance between picture gradients, which keeps edges")
+    pyramid_weight: float = setting(1.0, "weight of the distances at 1/2, 1/4 and 1/8 size, which keep colours")
+    kl_weight: float = setting(5e-4, "weight of the KL term, a mean over latent elements")
+
+
+def build_autoencoder(size: int) -> AutoencoderKL:
+    """Conv-only, so that it runs at any size; thin where the picture is large, because that is where time goes."""
+    channels = (16, 48, 96, 128)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * len(channels),
+        up_block_types=["UpDecoderBlock2D"] * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=size,
+    )
+
+
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the pictures and permute the colours of a third, so that the code is not of emoji hues alone."""
+    count = len(pictures)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+    orders = torch.rand(count, 3, generator=generator).argsort(1)
+    orders[torch.rand(count, generator=generator) > 0.33] = torch.arange(3)
+    return pictures.gather(1, orders[:, :, None, None].expand_as(pictures))
+
+
+def gradient_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the horizontal and vertical differences of two (B, C, H, W) pictures."""
+    difference = a - b
+    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+
+
+class AutoencoderTask:
+    """Reconstruct pictures through a Gaussian latent."""
+
+    averaged = ("autoencoder",)
+
+    def __init__(self, autoencoder: AutoencoderKL, data: CaptionedPictures, config: AutoencoderConfig) -> None:
+        self.data, self.config = data, config
+        self.sample_count = len(data)
+        self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
+        self.players = {"autoencoder": Player(autoencoder, config.learning_rate)}
+        self.pass_through = torch.compile(self._pass_through) if config.compile else self._pass_through
+
+    def _pass_through(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.autoencoder.encode(pictures).latent_dist
+        latent = posterior.mean + posterior.std * noise
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
+        return self.autoencoder.decode(latent).sample, kl
+
+    def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        pictures = augment(to_unit_range(self.data.pictures[indices]), generator)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        side = self.config.size // 8
+        noise = torch.randn(len(pictures), 8, side, side, generator=generator)
+        return pictures, *self.pass_through(pictures, noise)
+
+    def losses(self, player: str, shared: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        pictures, decoded, kl = shared
+        decoded = decoded.float()
+        pyramid = sum((F.avg_pool2d(decoded - pictures, scale).abs().mean() for scale in (2, 4, 8)), torch.zeros(()))
+        return {
+            "l1": (decoded - pictures).abs().mean(),
+            "gradient": self.config.gradient_weight * gradient_distance(decoded, pictures),
+            "pyramid": self.config.pyramid_weight * pyramid,
+            "kl": self.config.kl_weight * kl,
+        }
+
+    def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
+        pictures = to_unit_range(self.data.pictures[:: max(1, len(self.data) // 32)][:32])
+        decoded = averages["autoencoder"](pictures).sample
+        return grid(torch.cat([part for pair in zip(pictures.split(8), decoded.split(8)) for part in pair]), 8)
+
+
+@torch.no_grad()
+def psnr(autoencoder: AutoencoderKL, pictures: Tensor) -> float:
+    """Mean peak signal-to-noise ratio of the reconstruction, in dB; pictures (N, 3, H, W) in [-1, 1]."""
+    errors = [((autoencoder(part).sample.clamp(-1, 1) - part) ** 2).mean(dim=(1, 2, 3)) for part in pictures.split(32)]
+    return (10 * torch.log10(4 / torch.cat(errors))).mean().item()
+
+
+@torch.no_grad()
+def measure_latents(autoencoder: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Posterior means of the pictures: (N, C, h, w)."""
+    return torch.cat([autoencoder.encode(part).latent_dist.mean for part in pictures.split(32)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--run", type=Path, default=Path("runs/autoencoder"))
+    parser.add_argument("--out", type=Path, default=Path("models/yoso-emoji/vae"))
+    add_arguments(parser, AutoencoderConfig)
+    options = parser.parse_args()
+    config = from_arguments(AutoencoderConfig, options)
+    torch.manual_seed(config.seed)
+    data = load_pictures(options.corpus, config.size, keep=lambda row: not row["held_out"])
+    trainer = Trainer(AutoencoderTask(build_autoencoder(config.size), data, config), config, options.run)
+    drain(trainer)
+    autoencoder = trainer.averages["autoencoder"]
+    unseen = load_pictures(options.corpus, config.size, keep=lambda row: row["held_out"])
+    print(f"held-out pictures: {psnr(autoencoder, to_unit_range(unseen.pictures)):.2f} dB")
+    latents = measure_latents(autoencoder, to_unit_range(data.pictures))
+    autoencoder.register_to_config(scaling_factor=float(1 / latents.std()))
+    autoencoder.half().save_pretrained(options.out)
+    print(f"saved {options.out}, scaling factor {autoencoder.config.scaling_factor:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Samplers: pure functions of a denoiser, noise and context. No state, hence nothing to race.
+
+Latents are (B, C, h, w), noise is standard normal of the same shape, context is (B, L, D).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from yoso_core.denoiser import Denoise
+from yoso_core.schedule import NoiseSchedule, at
+
+TRAINING_STEPS = 50  # LCM's own grid of timesteps, which the few-step ones are picked from
+
+
+def full(t: int, like: Tensor) -> Tensor:
+    """Timestep t for every sample of `like`: (B,) int64."""
+    return torch.full((len(like),), t, dtype=torch.int64, device=like.device)
+
+
+def few_step_timesteps(steps: int, length: int = 1000) -> list[int]:
+    """Timesteps of LCMScheduler, falling; 1 step: [999], 2 steps: [999, 499] for 1000 timesteps.
+
+    Raises:
+        ValueError: more steps than the grid of 50 has.
+    """
+    if not 1 <= steps <= TRAINING_STEPS:
+        raise ValueError(f"steps must be from 1 to {TRAINING_STEPS}, got {steps}")
+    stride = length // TRAINING_STEPS
+    falling = [(index + 1) * stride - 1 for index in reversed(range(TRAINING_STEPS))]
+    return [falling[index * TRAINING_STEPS // steps] for index in range(steps)]
+
+
+def prior_start(schedule: NoiseSchedule, noise: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Informative prior initialisation (YOSO, section 4.2): the moment-matched marginal at t = T - 1.
+
+    ``alpha_T mu + sqrt(alpha_T^2 s^2 + sigma_T^2) eps``; equals `noise` under a zero-terminal-SNR schedule.
+
+    Args:
+        mean: (C,) mean of clean latents per channel.
+        deviation: (C,) their standard deviation.
+    """
+    alpha, sigma = schedule.alpha[-1].item(), schedule.sigma[-1].item()
+    mean, deviation = (moment.to(noise)[:, None, None] for moment in (mean, deviation))
+    return alpha * mean + (alpha**2 * deviation**2 + sigma**2).sqrt() * noise
+
+
+def sdedit_start(schedule: NoiseSchedule, clean: Tensor, noise: Tensor, t: int) -> Tensor:
+    """SDEdit (arXiv 2108.01073): the clean latent at noise level t."""
+    return schedule.add_noise(clean, noise, full(t, clean))
+
+
+def one_step(denoise: Denoise, start: Tensor, context: Tensor, t: int) -> Tensor:
+    """One network evaluation: G(z_t, t, c)."""
+    return denoise(start, full(t, start), context)
+
+
+def few_step(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    start: Tensor,
+    context: Tensor,
+    timesteps: Sequence[int],
+    noises: Sequence[Tensor],
+) -> Tensor:
+    """Multistep consistency sampling (arXiv 2303.01469, Alg. 1): denoise, add less noise, again.
+
+    Args:
+        start: z_t at ``timesteps[0]``.
+        timesteps: falling, one evaluation each.
+        noises: ``len(timesteps) - 1`` fresh noises, added between the evaluations.
+    """
+    clean = one_step(denoise, start, context, timesteps[0])
+    for t, noise in zip(timesteps[1:], noises, strict=True):
+        clean = one_step(denoise, schedule.add_noise(clean, noise, full(t, clean)), context, t)
+    return clean
+
+
+def ddim(denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tensor, steps: int) -> Tensor:
+    """Deterministic DDIM (arXiv 2010.02502, eq. 12 with eta = 0) on `steps` trailing timesteps: for teachers.
+
+    `denoise` must be a plain diffusion model: one without the consistency boundary.
+    """
+    noisy, clean = start, start
+    timesteps = [round(len(schedule) * (steps - index) / steps) - 1 for index in range(steps)]
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        clean = one_step(denoise, noisy, context, t)
+        if following is not None:
+            noise = schedule.to_noise(clean, noisy, full(t, noisy))
+            t_next = full(following, noisy)
+            noisy = at(schedule.alpha, t_next, noisy) * clean + at(schedule.sigma, t_next, noisy) * noise
+    return clean
