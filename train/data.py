@@ -92,3 +92,62 @@ def grid(pictures: Tensor, columns: int) -> Image.Image:
         top, left = index // columns * height, index % columns * width
         canvas[:, top : top + height, left : left + width] = picture
     return Image.fromarray(((canvas + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+@dataclass(frozen=True)
+class CaptionedLatents:
+    """Clean latents and the encoded phrasings of each.
+
+    Attributes:
+        latents: (N, C, h, w) float32, scaled by the autoencoder's scaling factor.
+        contexts: (M, L, D) bfloat16, the encoded phrasings of all pictures, one after another.
+        first: (N + 1,) int64; picture i has the contexts ``first[i]`` to ``first[i + 1] - 1``.
+        empty: (1, L, D), the encoded empty prompt.
+    """
+
+    latents: Tensor
+    contexts: Tensor
+    first: Tensor
+    empty: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batch(self, indices: Tensor, drop: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents and one phrasing each; a phrasing is replaced by the empty prompt with probability `drop`."""
+        first, count = self.first[indices], self.first[indices + 1] - self.first[indices]
+        choice = first + (torch.rand(len(indices), generator=generator) * count).long()
+        contexts = self.contexts[choice].float()
+        dropped = torch.rand(len(indices), generator=generator) < drop
+        return self.latents[indices], torch.where(dropped[:, None, None], self.empty, contexts)
+
+
+@torch.no_grad()
+def encode_texts(texts: list[str], tokenizer, text_encoder) -> Tensor:
+    """Prompts as a pipeline encodes them: padded to the longest, last hidden state, (N, L, D) float32."""
+    found = []
+    for start in range(0, len(texts), 512):
+        tokens = tokenizer(
+            texts[start : start + 512],
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
+        found.append(text_encoder(tokens.to(text_encoder.device))[0].float().cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def encode_corpus(data: CaptionedPictures, autoencoder, tokenizer, text_encoder) -> CaptionedLatents:
+    """Run the frozen parts once over the whole training set."""
+    pictures = data.pictures.split(64)
+    latents = torch.cat([autoencoder.encode(to_unit_range(part)).latent_dist.mean.float() for part in pictures])
+    texts = [text for phrasings in data.captions for text in phrasings]
+    first = torch.tensor([0, *map(len, data.captions)]).cumsum(0)
+    return CaptionedLatents(
+        latents * autoencoder.config.scaling_factor,
+        encode_texts(texts, tokenizer, text_encoder).bfloat16(),
+        first,
+        encode_texts([""], tokenizer, text_encoder),
+    )
