@@ -1,0 +1,139 @@
+"""The command line.
+
+python -m yoso_core generate "a red heart, 3d" --seed 7 --steps 1 --out heart.png
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from yoso_core.requests import DEFAULT_MODEL, STEPS, GenerateRequest, LoraUse, RequestError
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """PATH or PATH:WEIGHT."""
+    path, colon, weight = text.rpartition(":")
+    if not colon:
+        return Path(text), 1.0
+    try:
+        return Path(path), float(weight)
+    except ValueError:
+        return Path(text), 1.0  # the colon belongs to the path
+
+
+def output_paths(out: Path, count: int) -> list[Path]:
+    """One file: `out`; several: out-1, out-2, ...
+
+    Raises:
+        RequestError: the folder can't be written to.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out.parent / f".{out.name}.probe", "w"):
+            pass
+        (out.parent / f".{out.name}.probe").unlink()
+    except OSError as error:
+        raise RequestError(f"{out.parent} can't be written to ({error.strerror}); choose another --out.") from None
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{index + 1}") for index in range(count)]
+
+
+def generate(options: argparse.Namespace) -> None:
+    paths = output_paths(options.out, options.count)  # before the seconds of work, not after
+    loras = [parse_lora(text) for text in options.lora]
+    names = [f"{path.stem}" if len({p.stem for p, _ in loras}) == len(loras) else str(path) for path, _ in loras]
+    from yoso_core.models import MODELS, local_model  # torch takes seconds to import
+
+    models, model = dict(MODELS), options.model
+    if model not in models and Path(model).is_dir():
+        models[model] = local_model(model)
+    request = GenerateRequest(
+        prompt=options.prompt,
+        negative=options.negative,
+        seed=options.seed,
+        steps=options.steps,
+        guidance=options.guidance,
+        count=options.count,
+        model=model,
+        size=options.size,
+        loras=tuple(LoraUse(name, weight) for name, (_, weight) in zip(names, loras, strict=True)),
+    )
+    from yoso_core.engine import Engine
+    from yoso_core.metadata import save_png
+
+    engine = Engine(models)
+    for name, (path, _) in zip(names, loras, strict=True):
+        engine.add_lora(name, path)
+    result = engine.run(request, report=lambda message: print(f"{message} ...", file=sys.stderr))
+    for index, path in enumerate(paths):
+        save_png(result, index, path)
+    if result.cut:
+        print(f"The model did not read the end of the prompt: {result.cut!r}", file=sys.stderr)
+    summary = {
+        "files": [str(path) for path in paths],
+        "seeds": result.seeds,
+        "evaluations": result.evaluations,
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+    }
+    if options.json:
+        print(json.dumps(summary))
+    else:
+        times = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in result.seconds.items())
+        print(f"{' '.join(summary['files'])}: {result.evaluations} network evaluation(s) a picture, {times}")
+
+
+def convert_lora(options: argparse.Namespace) -> None:
+    """Turn a LoRA that was saved as a pickle into safetensors. Nothing in the file is run: weights only."""
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        digest = hashlib.sha256(options.source.read_bytes()).hexdigest()
+        tensors = torch.load(options.source, map_location="cpu", weights_only=True)
+        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, options.out, metadata={"format": "pt", "converted_from_sha256": digest})
+    except Exception as error:  # unpickling raises whatever it meets
+        reason = " ".join(str(error).split())[:160]
+        raise RequestError(f"{options.source} can't be converted ({reason}).") from None
+    print(f"{options.out}: {len(tensors)} tensors, converted from sha256 {digest}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m yoso_core", description="One prompt, one network evaluation, one picture.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    make = commands.add_parser("generate", help="make pictures from a prompt")
+    make.add_argument("prompt")
+    make.add_argument("--out", type=Path, default=Path("picture.png"), help="PNG to write; several get -1, -2, ...")
+    make.add_argument("--seed", type=int, default=0, help="seed of the first picture")
+    make.add_argument("--steps", type=int, default=1, help=f"network evaluations: {', '.join(map(str, STEPS))}")
+    make.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance; 1 is off")
+    make.add_argument("--negative", default="", help="what to move away from, when guidance is above 1")
+    make.add_argument("--count", type=int, default=1, help="number of pictures, seeds counting up")
+    make.add_argument("--size", type=int, help="side in pixels; default: the model's own")
+    make.add_argument("--model", default=DEFAULT_MODEL, help="a known model, or a folder in diffusers' layout")
+    make.add_argument("--lora", action="append", default=[], metavar="PATH[:WEIGHT]", help="may be repeated")
+    make.add_argument("--json", action="store_true", help="print files, seeds and timings as JSON")
+    make.set_defaults(run=generate)
+
+    convert = commands.add_parser("convert-lora", help="convert a pickled LoRA, weights only, to safetensors")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("out", type=Path)
+    convert.set_defaults(run=convert_lora)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (RequestError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
