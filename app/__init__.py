@@ -1,0 +1,1 @@
+"""The studio's page. The only package that imports gradio."""

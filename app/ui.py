@@ -1,0 +1,96 @@
+"""The page: theme, queue rules and tabs."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.generate_tab import ON_LOAD, GenerateTab, build_endpoint
+from yoso_core.engine import Engine
+
+TAGLINE = "One prompt, one network evaluation, one picture."
+QUEUE_LIMIT = 32  # requests that wait; whoever comes after is told that the studio is busy
+UPLOAD_LIMIT = "20mb"
+CACHE_SECONDS = 3600
+# One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
+LISTENING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+HEADER = f"""
+<header>
+  <h1>YOSO <span>Studio</span></h1>
+  <p>{TAGLINE}</p>
+</header>
+"""
+
+
+def build_theme() -> gr.themes.Base:
+    """Paper and ink with one warm colour; fonts of the system, so that nothing is fetched."""
+    theme = gr.themes.Base(
+        primary_hue=gr.themes.colors.amber,
+        neutral_hue=gr.themes.colors.stone,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=FONT,
+        font_mono=MONO,
+    )
+    return theme.set(
+        body_background_fill="#faf9f7",
+        body_background_fill_dark="#171513",
+        body_text_color="#1c1917",
+        background_fill_primary="#ffffff",
+        background_fill_primary_dark="#211e1c",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_border_width="0px",
+        block_shadow="none",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_title_text_weight="600",
+        block_title_text_size="*text_sm",
+        block_title_text_color="*body_text_color",
+        block_padding="0px",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#262320",
+        input_border_width="1px",
+        input_border_color="#dcd7d0",
+        input_border_color_dark="#3a3531",
+        input_border_color_focus="#1c1917",
+        input_border_color_focus_dark="#f5b81f",
+        button_primary_background_fill="#ffc42e",
+        button_primary_background_fill_hover="#ffb600",
+        button_primary_background_fill_dark="#ffc42e",
+        button_primary_background_fill_hover_dark="#ffd566",
+        button_primary_text_color="#1c1917",
+        button_primary_text_color_dark="#1c1917",
+        button_secondary_background_fill="#f0ede8",
+        button_secondary_background_fill_hover="#e6e1da",
+        button_secondary_background_fill_dark="#2c2825",
+        button_secondary_background_fill_hover_dark="#3a3531",
+        slider_color="#f0a800",
+        checkbox_background_color_selected="#1c1917",
+        checkbox_background_color_selected_dark="#ffc42e",
+    )
+
+
+def launch_options() -> dict[str, Any]:
+    """What ``launch`` needs beside an address."""
+    return {
+        "theme": build_theme(),
+        "css_paths": Path(__file__).with_name("studio.css"),
+        "max_file_size": UPLOAD_LIMIT,
+        "run_history": False,  # prompts stay out of the server's files
+        "footer_links": ["api"],
+    }
+
+
+def build_app(engine: Engine) -> gr.Blocks:
+    """The studio on top of an engine. Call ``launch(**launch_options())`` on it."""
+    with gr.Blocks(
+        title="YOSO Studio", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
+    ) as demo:
+        gr.HTML(HEADER, elem_id="header")
+        tab = GenerateTab(engine, LISTENING)
+        build_endpoint(engine, demo.GRADIO_CACHE, LISTENING)
+        demo.load(None, tab.order, tab.order, js=ON_LOAD)
+    return demo.queue(max_size=QUEUE_LIMIT, api_open=False, default_concurrency_limit=1)
