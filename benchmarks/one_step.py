@@ -238,7 +238,8 @@ def main() -> None:
         stages = ", ".join(f"{stage} {value:.1f}" for stage, value in small["stages"].items())
         print(
             f"The bundled model at {small['size']} x {small['size']}, median of {small['repeats']} runs with a new "
-            f"prompt each: {small['milliseconds']:.1f} ms from prompt to picture ({stages}); limit {small['limit']:.1f} ms."
+            f"prompt each:\n{small['milliseconds']:.1f} ms from prompt to picture ({stages}); "
+            f"limit {small['limit']:.1f} ms."
         )
     arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
