@@ -1,0 +1,55 @@
+# make run    serve the studio at http://127.0.0.1:7860 (HOST and PORT change that)
+# make test   check style and run every test, a real browser included
+PYTHON ?= python3
+PORT ?= 7860
+HOST ?= 127.0.0.1
+BIN := .venv/bin
+export PORT HOST
+
+.PHONY: run test test-sd15 lint benchmark corpus clean
+
+run: .venv/installed
+	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
+	@$(BIN)/python app.py
+
+test: .venv/installed-test lint
+	@sh tests/browser/find_chromium.sh || echo "==> NO CHROMIUM: the browser tests can't run here"
+	@echo "==> Running the tests"
+	@$(BIN)/python -m pytest -q
+
+lint: .venv/installed-test
+	@echo "==> Checking the style"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# The Stable Diffusion path at full size, on random weights: minutes and 12 GB of memory.
+test-sd15: .venv/installed-test
+	@$(BIN)/python -m pytest -q -s -o addopts= tests/heavy
+
+benchmark: .venv/installed
+	@$(BIN)/python -m benchmarks.one_step --json benchmarks/one_step.json
+
+corpus: .venv/installed-recipes
+	@$(BIN)/python -m train.emoji --out data/emoji
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), "YOSO Studio needs Python 3.11 or 3.12; name one with: make PYTHON=python3.12"'
+	@echo "==> Making .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python requirements.txt
+	@echo "==> Installing the pinned requirements (about 6 GB with torch; minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-test: .venv/installed requirements-test.txt
+	@echo "==> Installing what the tests need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+.venv/installed-recipes: .venv/installed requirements-recipes.txt
+	@echo "==> Installing what the recipes need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-recipes.txt
+	@touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,196 @@
+"""The engine: same request, same pixels, whoever asks beside it; bad requests change nothing."""
+
+import hashlib
+import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny import build_unet, random_lora
+from yoso_core.engine import Engine, PictureError
+from yoso_core.models import ModelError, local_model
+from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError
+
+
+def pixels(result):
+    return [np.asarray(picture).tobytes() for picture in result.pictures]
+
+
+@pytest.fixture(scope="module")
+def lora_files(tmp_path_factory):
+    """Three LoRAs for the tiny model."""
+    folder, paths = tmp_path_factory.mktemp("loras"), {}
+    for index in range(3):
+        torch.manual_seed(index)
+        paths[f"lora{index}"] = folder / f"lora{index}.safetensors"
+        save_file(random_lora(build_unet(), 0.3), paths[f"lora{index}"])
+    return paths
+
+
+@pytest.fixture
+def engine_with_loras(engine, lora_files):
+    for name, path in lora_files.items():
+        engine.add_lora(name, path)
+    return engine
+
+
+def test_result_says_what_was_done(engine):
+    result = engine.run(GenerateRequest("a red heart", seed=7, count=2, guidance=1.5, steps=2))
+    assert result.seeds == [7, 8] and len(result.pictures) == 2
+    assert result.evaluations == 4
+    assert result.pictures[0].size == (64, 64) and result.pictures[0].mode == "RGB"
+    stages = result.seconds
+    assert stages["total"] >= stages["text"] + stages["network"] + stages["decode"] > 0
+
+
+def test_same_seed_same_pixels_alone_or_in_a_batch(engine):
+    together = pixels(engine.run(GenerateRequest("a red heart", seed=7, count=3)))
+    alone = [pixels(engine.run(GenerateRequest("a red heart", seed=seed)))[0] for seed in (7, 8, 9)]
+    assert together == alone
+    assert len(set(together)) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"prompt": "a dog"}, {"seed": 8}, {"steps": 2}, {"guidance": 3.0}, {"guidance": 3.0, "negative": "dog"}],
+    ids=str,
+)
+def test_every_field_acts(engine, change):
+    request = GenerateRequest("a red heart", seed=7)
+    assert pixels(engine.run(request)) != pixels(engine.run(replace(request, **change)))
+    if "negative" in change:
+        assert pixels(engine.run(replace(request, guidance=3.0))) != pixels(engine.run(replace(request, **change)))
+
+
+def test_any_size_of_the_grid(engine):
+    assert engine.run(GenerateRequest("a", size=96)).pictures[0].size == (96, 96)
+
+
+def test_a_seed_near_the_limit_wraps(engine):
+    assert engine.run(GenerateRequest("a", seed=2**32 - 1, count=2)).seeds == [2**32 - 1, 0]
+
+
+def test_a_cut_prompt_shows_what_was_cut(engine):
+    assert engine.run(GenerateRequest("a red heart")).cut == ""
+    result = engine.run(GenerateRequest("heart " * 40 + "rocket"))
+    assert result.cut.endswith("rocket")
+
+
+def test_eight_threads_of_mixed_requests_equal_serial(engine_with_loras):
+    picker = random.Random(0)
+    requests = [
+        GenerateRequest(
+            picker.choice(["a red heart", "dog", "a green car"]),
+            seed=picker.randrange(5),
+            steps=picker.choice([1, 2, 4]),
+            guidance=picker.choice([1.0, 1.5]),
+            loras=tuple(LoraUse(f"lora{index}", picker.choice([0.5, 1.0])) for index in picker.sample(range(3), 2)),
+        )
+        for _ in range(200)
+    ]
+    serial = {request: pixels(engine_with_loras.run(request)) for request in requests}
+    with ThreadPoolExecutor(8) as pool:
+        threaded = list(pool.map(lambda request: pixels(engine_with_loras.run(request)), requests))
+    assert threaded == [serial[request] for request in requests]
+
+
+def test_base_weights_come_back_after_a_hundred_swaps(engine_with_loras, tmp_path):
+    engine = engine_with_loras
+    broken = tmp_path / "broken.safetensors"
+    tensors = random_lora(build_unet())
+    save_file({key: value * torch.nan for key, value in tensors.items()}, broken)
+    engine.add_lora("broken", broken)
+
+    def digest():
+        state = engine._loaded[DEFAULT_MODEL].unet.state_dict()
+        return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in state.values())).hexdigest()
+
+    engine.load(DEFAULT_MODEL)
+    before = digest()
+    picture = pixels(engine.run(GenerateRequest("a")))
+    for index in range(100):
+        name = "broken" if index % 10 == 9 else f"lora{index % 3}"
+        if name == "broken":
+            with pytest.raises(RequestError, match="NaN"):
+                engine.run(GenerateRequest("a", loras=(LoraUse(name),)))
+        else:
+            engine.run(GenerateRequest("a", loras=(LoraUse(name, 0.1 * (index % 7)),)))
+    assert pixels(engine.run(GenerateRequest("a"))) == picture
+    engine._loaded[DEFAULT_MODEL].loras.apply([])
+    assert digest() == before
+
+
+def test_a_prompt_is_encoded_once(engine, monkeypatch):
+    engine.run(GenerateRequest("a red heart"))
+    encoder = engine._loaded[DEFAULT_MODEL].text_encoder
+    monkeypatch.setattr(type(encoder), "forward", lambda *args, **kwargs: pytest.fail("encoded again"))
+    engine.run(GenerateRequest("a red heart", seed=1))
+
+
+def test_nan_is_no_picture(engine):
+    engine.load(DEFAULT_MODEL)
+    weight = engine._loaded[DEFAULT_MODEL].unet.conv_out.bias.data
+    before = weight.clone()
+    weight.fill_(torch.nan)
+    with pytest.raises(PictureError, match="NaN"):
+        engine.run(GenerateRequest("a"))
+    weight.copy_(before)
+    engine.run(GenerateRequest("a"))
+
+
+def test_unknown_names_are_refused(engine):
+    with pytest.raises(RequestError, match="no model"):
+        engine.run(GenerateRequest("a", model="../../etc"))
+    with pytest.raises(RequestError, match="no LoRA"):
+        engine.run(GenerateRequest("a", loras=(LoraUse("/etc/passwd"),)))
+    engine.run(GenerateRequest("a"))
+
+
+def break_weights(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        break_weights,
+        lambda folder: shutil.rmtree(folder / "unet"),
+        lambda folder: (folder / "model_index.json").unlink(),
+        lambda folder: (folder / "vae" / "config.json").write_text("{"),
+        lambda folder: shutil.rmtree(folder),
+        lambda folder: (folder / "yoso_lora.safetensors").unlink(),
+    ],
+    ids=["cut weights", "no unet", "no index", "bad json", "no folder", "no lora"],
+)
+def test_a_broken_folder_is_one_sentence_and_the_next_request_works(tiny_model, tiny_spec, tmp_path, harm):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model, folder)
+    spec = local_model(str(folder))
+    harm(folder)
+    engine = Engine({DEFAULT_MODEL: tiny_spec, "broken": spec}, device="cpu")
+    with pytest.raises(ModelError) as caught:
+        engine.run(GenerateRequest("a", model="broken"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    engine.run(GenerateRequest("a"))
+
+
+def test_two_models_and_no_more_stay_in_memory(tiny_spec):
+    engine = Engine(dict.fromkeys("abc", tiny_spec), device="cpu")
+    same = {name: pixels(engine.run(GenerateRequest("x", model=name))) for name in "abc"}
+    assert len({tuple(value) for value in same.values()}) == 1
+    assert list(engine._loaded) == ["b", "c"]
+
+
+def test_the_one_step_lora_is_in_force(engine, tiny_model):
+    engine.run(GenerateRequest("a"))
+    model = engine._loaded[DEFAULT_MODEL]
+    base = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
+    place = next(iter(model.one_step))
+    change = model.loras.weight(place) - base[f"{place[1]}.weight"]
+    torch.testing.assert_close(change, model.one_step[place].delta(), rtol=1e-3, atol=1e-5)

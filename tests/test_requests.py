@@ -1,0 +1,68 @@
+"""A request that exists is valid; everything else is refused in one sentence."""
+
+import math
+
+import pytest
+
+from yoso_core.requests import GenerateRequest, LoraUse, RequestError
+
+BAD = [
+    {"prompt": None},
+    {"prompt": "a" * 100_000},
+    {"prompt": "nul\x00"},
+    {"negative": 3},
+    {"seed": -1},
+    {"seed": 2**32},
+    {"seed": 1.5},
+    {"seed": True},
+    {"seed": math.nan},
+    {"steps": 0},
+    {"steps": 3},
+    {"steps": "1"},
+    {"steps": math.inf},
+    {"guidance": math.nan},
+    {"guidance": -math.inf},
+    {"guidance": 0.5},
+    {"guidance": 99},
+    {"guidance": 1.013},
+    {"guidance": False},
+    {"count": 0},
+    {"count": 10},
+    {"count": 2.5},
+    {"size": 63},
+    {"size": 100},
+    {"size": 1_000_000},
+    {"size": math.nan},
+    {"model": 7},
+    {"loras": tuple(LoraUse(str(index)) for index in range(6))},
+    {"loras": (LoraUse("same"), LoraUse("same", 0.5))},
+]
+
+
+@pytest.mark.parametrize("fields", BAD, ids=lambda fields: f"{fields!r:.40}")
+def test_refused_in_one_sentence(fields):
+    with pytest.raises(RequestError) as caught:
+        GenerateRequest(**{"prompt": "a red heart"} | fields)
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message and len(message) < 200
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.1, 2.1, True, "1", None])
+def test_lora_weights_are_checked(weight):
+    with pytest.raises(RequestError, match="weight"):
+        LoraUse("a", weight)
+
+
+def test_whole_floats_from_a_browser_become_integers():
+    request = GenerateRequest("a", seed=7.0, steps=2.0, count=3.0, size=64.0, guidance=2)
+    assert [type(value) for value in (request.seed, request.steps, request.count, request.size)] == [int] * 4
+    assert isinstance(request.guidance, float)
+
+
+def test_every_guidance_of_the_slider_is_taken():
+    for index in range(141):
+        GenerateRequest("a", guidance=round(1 + index * 0.05, 2))
+
+
+def test_an_empty_prompt_is_a_request():
+    assert GenerateRequest("").prompt == ""
