@@ -216,7 +216,7 @@ class GenerateTab:
                 elem_id="style",
                 elem_classes="chips",
             )
-            self.live = gr.Checkbox(True, label="Live", container=False, elem_id="live", elem_classes="switch", min_width=90)
+            self.live = gr.Checkbox(True, label="Live", container=False, elem_id="live", elem_classes="switch", min_width=0)
         with gr.Row(elem_id="work"):
             with gr.Column(scale=5, min_width=320, elem_id="picture-column"):
                 self.stage = gr.HTML('<div class="pictures empty"></div>', elem_id="stage", js_on_load=ON_PICK)
@@ -237,16 +237,15 @@ class GenerateTab:
         self.steps = gr.Radio(
             STEPS, value=1, label="Steps", info="Network evaluations a picture", elem_id="steps", elem_classes="segments"
         )
-        self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count")
-        with gr.Group(elem_id="seed-group"):
+        self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count", buttons=[])
+        with gr.Row(elem_id="seeds", equal_height=True):
             self.seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, maximum=SEED_LIMIT, elem_id="seed", min_width=120
+                0, label="Seed", precision=0, minimum=0, maximum=SEED_LIMIT, elem_id="seed", min_width=100, scale=1
             )
-            with gr.Row(elem_id="seed-buttons"):
-                self.keep = gr.Checkbox(
-                    False, label="Lock", container=False, elem_id="keep", elem_classes="switch", min_width=80
-                )
-                self.dice = gr.Button("🎲 Roll", size="sm", elem_id="dice", min_width=80)
+            self.keep = gr.Checkbox(
+                False, label="Lock", container=False, elem_id="keep", elem_classes="switch", min_width=0, scale=0
+            )
+            self.dice = gr.Button("Roll", elem_id="dice", scale=0, min_width=0)
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self.guidance = gr.Slider(
                 1,
@@ -256,6 +255,7 @@ class GenerateTab:
                 label="Guidance",
                 info="1 is off; above, each step takes two evaluations",
                 elem_id="guidance",
+                buttons=[],
             )
             self.negative = gr.Textbox(
                 "",
