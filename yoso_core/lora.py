@@ -158,6 +158,16 @@ def _low_rank(
     return LowRank(down, up, alpha / rank)
 
 
+def _rows_last(weight: Tensor) -> Tensor:
+    """(out, kh, kw, in) of a convolution: the order in memory of channels_last, in which sums run twice as fast."""
+    return weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """The matrix (out, kh kw in) of a convolution, (out, in) of a linear layer."""
+    return _rows_last(weight).flatten(1)
+
+
 class LoraStack:
     """The networks of one model, and the one place where their weights are changed.
 
@@ -186,6 +196,9 @@ class LoraStack:
         for place in self.changed | touched:
             weight = self.weight(place)
             base = self.base.setdefault(place, weight.clone())
-            changes = [factor * lora[place].delta().to(weight.device) for lora, factor in uses if place in lora]
-            weight.copy_(base.float() + sum(changes) if changes else base)
+            total = _rows(base)
+            for change, factor in ((lora[place], factor) for lora, factor in uses if place in lora):
+                up, down = (tensor.to(weight.device).float() for tensor in (change.up, change.down))
+                total = torch.addmm(total.float(), up.flatten(1), _rows(down), alpha=factor * change.scale)
+            _rows_last(weight).copy_(total.view_as(_rows_last(weight)))
         self.changed, self.active = touched, wanted
