@@ -10,13 +10,17 @@ from yoso_core.requests import DEFAULT_MODEL
 
 
 def parse_arguments() -> argparse.Namespace:
-    default_host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"  # a Space sets the second
+    default_host = (
+        os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    )  # a Space sets the second
     parser = argparse.ArgumentParser(description="One prompt, one network evaluation, one picture.")
     parser.add_argument("--host", default=default_host, help="address to listen at")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "7860")))
     parser.add_argument("--share", action="store_true", help="also make a public link through Gradio's servers")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
-    parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="a diffusers folder; repeatable")
+    parser.add_argument(
+        "--add-model", action="append", default=[], metavar="FOLDER", help="a diffusers folder; repeatable"
+    )
     return parser.parse_args()
 
 

@@ -216,7 +216,9 @@ class GenerateTab:
                 elem_id="style",
                 elem_classes="chips",
             )
-            self.live = gr.Checkbox(True, label="Live", container=False, elem_id="live", elem_classes="switch", min_width=0)
+            self.live = gr.Checkbox(
+                True, label="Live", container=False, elem_id="live", elem_classes="switch", min_width=0
+            )
         with gr.Row(elem_id="work"):
             with gr.Column(scale=5, min_width=320, elem_id="picture-column"):
                 self.stage = gr.HTML('<div class="pictures empty"></div>', elem_id="stage", js_on_load=ON_PICK)
@@ -235,7 +237,12 @@ class GenerateTab:
             elem_id="model",
         )
         self.steps = gr.Radio(
-            STEPS, value=1, label="Steps", info="Network evaluations a picture", elem_id="steps", elem_classes="segments"
+            STEPS,
+            value=1,
+            label="Steps",
+            info="Network evaluations a picture",
+            elem_id="steps",
+            elem_classes="segments",
         )
         self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count", buttons=[])
         with gr.Row(elem_id="seeds", equal_height=True):
@@ -291,9 +298,7 @@ class GenerateTab:
             **private,
         )
         wish = [self.seed, self.order]
-        gr.on(
-            [self.generate.click, self.prompt.submit], None, [self.seed, self.keep, self.order], wish, js=ON_GENERATE
-        )
+        gr.on([self.generate.click, self.prompt.submit], None, [self.seed, self.keep, self.order], wish, js=ON_GENERATE)
         self.dice.click(None, self.order, wish, js=ON_DICE)
         for example in self.examples:
             example.click(None, [example, self.order], [self.prompt, self.order], js=ON_EXAMPLE)
@@ -366,12 +371,16 @@ class GenerateTab:
         try:
             request = read_settings(path)
             if request.model not in self.engine.models:
-                raise RequestError(f"This picture was made by {request.model!r:.60}, which is not among the models here.")
+                raise RequestError(
+                    f"This picture was made by {request.model!r:.60}, which is not among the models here."
+                )
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from None
         spec = self.engine.models[request.model]
         style, size = model_controls(spec)
-        size = gr.Radio(choices=sorted({*sizes(spec), request.size or spec.resolution}), value=request.size or spec.resolution)
+        size = gr.Radio(
+            choices=sorted({*sizes(spec), request.size or spec.resolution}), value=request.size or spec.resolution
+        )
         head = (request.prompt, style, request.negative, request.seed, True, request.steps, request.guidance)
         return *head, 1, request.model, size, order + 1
 

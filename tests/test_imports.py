@@ -32,7 +32,11 @@ def test_import_directions(path):
         own = {whole for top, whole in imported(tree) if top == "yoso_core"}
         assert tops <= {"torch", "yoso_core"} | STANDARD
         assert own <= {"yoso_core.schedule", "yoso_core.denoiser"}
-    if path.name != "__main__.py" and not name.startswith("train/recipes") and name not in {"train/emoji.py", "train/config.py"}:
+    if (
+        path.name != "__main__.py"
+        and not name.startswith("train/recipes")
+        and name not in {"train/emoji.py", "train/config.py"}
+    ):
         assert "argparse" not in tops
 
 

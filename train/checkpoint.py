@@ -44,7 +44,9 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, module in modules.items():
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, partial / f"{name}.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in module.state_dict().items()}, partial / f"{name}.safetensors"
+        )
     for name, optimizer in optimizers.items():
         save_file(_optimizer_tensors(optimizer), partial / f"{name}.optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps({"step": step}))
@@ -63,9 +65,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
 
 
-def load_checkpoint(
-    path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
-) -> int:
+def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> int:
     """Restore everything that `save_checkpoint` wrote and return the number of steps done."""
     for name, module in modules.items():
         module.load_state_dict(load_file(path / f"{name}.safetensors"))

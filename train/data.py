@@ -43,7 +43,9 @@ def load_pictures(folder: Path, size: int, keep: Callable[[dict], bool] = lambda
     """
     listing = folder / "metadata.jsonl"
     if not listing.exists():
-        raise FileNotFoundError(f"{listing} is missing: build the corpus first with python -m train.emoji --out {folder}")
+        raise FileNotFoundError(
+            f"{listing} is missing: build the corpus first with python -m train.emoji --out {folder}"
+        )
     rows = [row for line in listing.read_text().splitlines() if keep(row := json.loads(line))]
 
     def read(row: dict) -> np.ndarray:

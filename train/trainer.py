@@ -162,17 +162,27 @@ class Trainer:
         config, task = self.config, self.task
         indices = batch_indices(task.sample_count, config.batch, config.seed, self.step)
         values: dict[str, float] = {}
-        with torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16) if config.bf16 else nullcontext():
+        with (
+            torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16)
+            if config.bf16
+            else nullcontext()
+        ):
             shared = task.forward(indices, generator_for(config.seed, 1, self.step))
         for name, player in task.players.items():
-            with torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16) if config.bf16 else nullcontext():
+            with (
+                torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16)
+                if config.bf16
+                else nullcontext()
+            ):
                 terms = task.losses(name, shared)
             optimizer = self.optimizers[name]
             optimizer.zero_grad(set_to_none=True)
             sum(terms.values()).backward()
             values |= {term: value.item() for term, value in terms.items()}
             if bad := [term for term, value in values.items() if not math.isfinite(value)]:
-                raise DivergedError(f"the loss term {bad[0]} is {values[bad[0]]} at step {self.step}; lower learning_rate")
+                raise DivergedError(
+                    f"the loss term {bad[0]} is {values[bad[0]]} at step {self.step}; lower learning_rate"
+                )
             torch.nn.utils.clip_grad_norm_(player.module.parameters(), config.clip)
             for group in optimizer.param_groups:
                 group["lr"] = player.learning_rate * config.learning_rate_factor(self.step)
@@ -195,7 +205,10 @@ def drain(trainer: Trainer) -> None:
         match event:
             case StepDone(step, losses, rate, eta):
                 terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-                print(f"step {step}/{trainer.config.steps}  {rate:.0f} samples/s  {eta / 60:.1f} min left  {terms}", flush=True)
+                print(
+                    f"step {step}/{trainer.config.steps}  {rate:.0f} samples/s  {eta / 60:.1f} min left  {terms}",
+                    flush=True,
+                )
             case Preview(step, path) | Saved(step, path):
                 print(f"step {step}: {path}", flush=True)
             case Finished(step, seconds):

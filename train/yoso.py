@@ -153,8 +153,7 @@ class YosoTask:
         near = consistency_weight(snr, snr_target, config.consistency_cap)
         keep = reconstruction_weight(snr, config.reconstruction_cap).clamp_min(config.reconstruction_floor)
         return {
-            "adversarial": config.adversarial_weight
-            * generator_loss(self.discriminator(x.fake, x.t, x.context)),
+            "adversarial": config.adversarial_weight * generator_loss(self.discriminator(x.fake, x.t, x.context)),
             "consistency": config.consistency_weight * weighted_mse(features, target_features, near),
             "reconstruction": config.reconstruction_weight * weighted_mse(x.fake, x.clean, keep),
         }

@@ -101,7 +101,9 @@ def convert_lora(options: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m yoso_core", description="One prompt, one network evaluation, one picture.")
+    parser = argparse.ArgumentParser(
+        prog="python -m yoso_core", description="One prompt, one network evaluation, one picture."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     make = commands.add_parser("generate", help="make pictures from a prompt")

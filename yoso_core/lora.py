@@ -78,7 +78,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise LoraError(f"{path.name} has over {KEY_LIMIT} tensors; that is no LoRA.")
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise LoraError(f"{path.name} can't be read as safetensors ({error!s:.80}); please choose another file.") from None
+        raise LoraError(
+            f"{path.name} can't be read as safetensors ({error!s:.80}); please choose another file."
+        ) from None
 
 
 def _flat(name: str) -> str:
@@ -108,7 +110,11 @@ def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
     """
     tensors, metadata = read_tensors(path)
     modules = {
-        part: {_flat(name): name for name, module in network.named_modules() if isinstance(getattr(module, "weight", None), Tensor)}
+        part: {
+            _flat(name): name
+            for name, module in network.named_modules()
+            if isinstance(getattr(module, "weight", None), Tensor)
+        }
         for part, network in parts.items()
     }
     alphas = _metadata_alphas(metadata)
@@ -137,7 +143,11 @@ def _metadata_alphas(metadata: dict[str, str]) -> dict[str, float]:
 
 
 def _low_rank(
-    path: Path, place: tuple[str, str], roles: dict[str, Tensor], parts: Mapping[str, nn.Module], alphas: dict[str, float]
+    path: Path,
+    place: tuple[str, str],
+    roles: dict[str, Tensor],
+    parts: Mapping[str, nn.Module],
+    alphas: dict[str, float],
 ) -> LowRank:
     part, name = place
     if "down" not in roles or "up" not in roles:

@@ -1,5 +1,6 @@
 """The models that the studio knows, as data, and the one way to load any of them."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -118,10 +119,21 @@ def local_model(folder: str, lora: str | None = None, like: str = "sd15-yoso") -
         MODELS[like],
         title=path.name,
         source=Source(str(path)),
+        resolution=_native_resolution(path) or MODELS[like].resolution,
         lora=Path(lora) if lora else beside if beside.exists() else None,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
     )
+
+
+def _native_resolution(folder: Path) -> int | None:
+    """Pixels a side that the networks in a diffusers folder were made for, if their configs say so."""
+    try:
+        latent = json.loads((folder / "unet" / "config.json").read_text())["sample_size"]
+        levels = json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"]
+        return latent * 2 ** (len(levels) - 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a broken folder is named when it is loaded
 
 
 @dataclass
@@ -215,7 +227,8 @@ def load_model(
         schedule=NoiseSchedule.from_config(pipeline.scheduler.config),
         prediction=prediction,
         prior_mean=torch.tensor(config.latents_mean or [0.0] * channels) * config.scaling_factor,
-        prior_deviation=torch.tensor(config.latents_std or [1 / config.scaling_factor] * channels) * config.scaling_factor,
+        prior_deviation=torch.tensor(config.latents_std or [1 / config.scaling_factor] * channels)
+        * config.scaling_factor,
         loras=LoraStack(parts),
         one_step=admit(spec.lora, parts) if spec.lora is not None else {},
     )

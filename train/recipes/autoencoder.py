@@ -1,6 +1,6 @@
 """The bundled autoencoder: 64 x 64 pictures to (8, 8, 8) latents and back.
 
-    python -m train.recipes.autoencoder --corpus data/emoji --run runs/autoencoder
+python -m train.recipes.autoencoder --corpus data/emoji --run runs/autoencoder
 """
 
 import argparse

@@ -170,7 +170,9 @@ def write_pipeline(model: Path, unet: UNet2DConditionModel) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--model", type=Path, default=Path("models/yoso-emoji"), help="pipeline folder, read and written")
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/yoso-emoji"), help="pipeline folder, read and written"
+    )
     parser.add_argument("--run", type=Path, default=Path("runs/teacher"))
     parser.add_argument("--start-from", type=Path, help="network weights (safetensors) of an earlier run to go on from")
     add_arguments(parser, TeacherConfig)

@@ -144,7 +144,9 @@ class TextEncoderTask:
 
     averaged = ("student",)
 
-    def __init__(self, student: Student, tokenizer: CLIPTokenizer, phrases: list[str], config: TextEncoderConfig) -> None:
+    def __init__(
+        self, student: Student, tokenizer: CLIPTokenizer, phrases: list[str], config: TextEncoderConfig
+    ) -> None:
         self.student, self.tokenizer, self.phrases, self.config = student, tokenizer, phrases, config
         self.targets = sentence_embeddings(phrases)
         self.sample_count = len(phrases)
@@ -160,7 +162,9 @@ class TextEncoderTask:
     def losses(self, player: str, shared: tuple[Tensor, ...]) -> dict[str, Tensor]:
         content, style, target, styles = shared
         same = target @ target.T > 0.99  # the same phrase twice in a batch is no negative
-        logits = (content @ target.T / self.config.temperature).masked_fill(same & ~torch.eye(len(same), dtype=bool), -1e4)
+        logits = (content @ target.T / self.config.temperature).masked_fill(
+            same & ~torch.eye(len(same), dtype=bool), -1e4
+        )
         return {
             "cosine": 4 * (1 - (content * target).sum(-1)).mean(),
             "contrast": 0.2 * F.cross_entropy(logits, torch.arange(len(logits))),
@@ -198,7 +202,9 @@ def main() -> None:
     drain(trainer)
     encoder = trainer.averages["student"].text_model
     encoder.half().save_pretrained(options.out / "text_encoder")
-    print(f"saved {options.out / 'text_encoder'}: {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters")
+    print(
+        f"saved {options.out / 'text_encoder'}: {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters"
+    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def save_lora(unet: UNet2DConditionModel, model: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--model", type=Path, default=Path("models/yoso-emoji"), help="pipeline folder, read and written")
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/yoso-emoji"), help="pipeline folder, read and written"
+    )
     parser.add_argument("--run", type=Path, default=Path("runs/yoso"))
     add_arguments(parser, BundledYosoConfig)
     options = parser.parse_args()

@@ -1,0 +1,158 @@
+"""Admission of LoRA files: every spelling is read, every bad file is refused with its reason."""
+
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+
+from tests.tiny import build_unet, random_lora
+from yoso_core.lora import HEADER_LIMIT, KEY_LIMIT, LoraError, LoraStack, admit
+
+
+@pytest.fixture
+def unet():
+    torch.manual_seed(0)
+    return build_unet()
+
+
+@pytest.fixture
+def tensors(unet):
+    return random_lora(unet)
+
+
+def save(tensors, path, **metadata):
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata or None)
+    return path
+
+
+def as_kohya(tensors, alpha):
+    renamed = {}
+    for key, value in tensors.items():
+        stem, role = key.removeprefix("unet.").rsplit(".lora_", 1)
+        stem = "lora_unet_" + stem.replace(".", "_")
+        renamed[f"{stem}.lora_{'down' if role[0] == 'A' else 'up'}.weight"] = value
+        renamed[f"{stem}.alpha"] = torch.tensor(float(alpha))
+    return renamed
+
+
+def as_peft(tensors):
+    return {key.replace("unet.", "base_model.model.", 1): value for key, value in tensors.items()}
+
+
+def test_three_spellings_are_one_lora(unet, tensors, tmp_path):
+    parts = {"unet": unet}
+    ours = admit(save(tensors, tmp_path / "diffusers.safetensors"), parts)
+    peft = admit(save(as_peft(tensors), tmp_path / "peft.safetensors"), parts)
+    kohya = admit(save(as_kohya(tensors, 2), tmp_path / "kohya.safetensors"), parts)
+    assert ours.keys() == peft.keys() == kohya.keys() and len(ours) == len(tensors) / 2
+    for place, change in ours.items():
+        assert torch.equal(change.delta(), peft[place].delta())
+        torch.testing.assert_close(kohya[place].delta(), change.delta() * 2 / 4)  # alpha / rank
+
+
+def test_equals_peft_in_the_network(tiny_model, tmp_path):
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model)
+    torch.manual_seed(1)
+    inputs = torch.randn(2, 8, 8, 8), torch.tensor([999, 10]), torch.randn(2, 32, 32)
+    path = save(random_lora(pipeline.unet, 0.3), tmp_path / "style.safetensors")
+    with torch.no_grad():
+        base = pipeline.unet(*inputs, return_dict=False)[0]
+        stack = LoraStack({"unet": pipeline.unet})
+        stack.apply([(admit(path, stack.parts), 0.7)])
+        ours = pipeline.unet(*inputs, return_dict=False)[0]
+        stack.apply([])
+        assert torch.equal(pipeline.unet(*inputs, return_dict=False)[0], base)
+        pipeline.load_lora_weights(tmp_path, weight_name="style.safetensors", adapter_name="style")
+        pipeline.set_adapters(["style"], [0.7])
+        theirs = pipeline.unet(*inputs, return_dict=False)[0]
+    assert (ours - base).abs().max() > 1e-3
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_do_not_depend_on_what_was_applied_before(unet, tensors, tmp_path):
+    stack = LoraStack({"unet": unet})
+    a = admit(save(tensors, tmp_path / "a.safetensors"), stack.parts)
+    b = admit(save(random_lora(unet, 0.5), tmp_path / "b.safetensors"), stack.parts)
+    place = next(iter(a))
+    stack.apply([(a, 0.5), (b, -1.0)])
+    first = stack.weight(place).clone()
+    stack.apply([(b, 2.0)])
+    stack.apply([(a, 0.0)])
+    stack.apply([(a, 0.5), (b, -1.0)])
+    assert torch.equal(stack.weight(place), first)
+
+
+def halve(tensors):
+    tensors.pop(next(key for key in tensors if "lora_B" in key))
+
+
+def poison(tensors, value):
+    key = next(iter(tensors))
+    tensors[key] = torch.full_like(tensors[key], value)
+
+
+def reshape(tensors):
+    key = next(key for key in tensors if "lora_A" in key)
+    tensors[key] = torch.zeros(4, 7)
+
+
+def raise_rank(tensors):
+    down = next(key for key in tensors if "lora_A" in key)
+    up = down.replace("lora_A", "lora_B")
+    tensors[down], tensors[up] = torch.zeros(300, tensors[down].shape[1]), torch.zeros(len(tensors[up]), 300)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (halve, "half of the pair"),
+        (lambda tensors: poison(tensors, torch.nan), "NaN"),
+        (lambda tensors: poison(tensors, torch.inf), "infinite"),
+        (reshape, "another model"),
+        (raise_rank, "rank 300"),
+        (lambda tensors: tensors.update({"unet.no.such.place.lora_A.weight": torch.zeros(4, 4)}), "another model"),
+        (lambda tensors: tensors.update({"some.weight": torch.zeros(4)}), "another model"),
+        (lambda tensors: tensors.clear() or tensors.update({"x": torch.zeros(1)}), "another model"),
+        (lambda tensors: tensors.update({f"k{i}": torch.zeros(1) for i in range(KEY_LIMIT)}), "tensors"),
+    ],
+    ids=["unpaired", "nan", "inf", "shape", "rank", "unknown place", "not a lora", "nothing", "too many keys"],
+)
+def test_bad_tensors_are_refused_with_the_reason(unet, tensors, tmp_path, harm, reason):
+    harm(tensors)
+    with pytest.raises(LoraError, match=reason):
+        admit(save(tensors, tmp_path / "bad.safetensors"), {"unet": unet})
+
+
+class Bomb:
+    """A pickle that would leave a trace if it ran."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (open, (str(self.trace), "w"))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "text", "empty", "header", "missing"])
+def test_what_is_not_safetensors_is_refused_and_runs_nothing(unet, tmp_path, kind):
+    path, trace = tmp_path / "evil.safetensors", tmp_path / "trace"
+    match kind:
+        case "pickle":
+            path.write_bytes(pickle.dumps(Bomb(trace)))
+        case "torch":
+            torch.save({"x": Bomb(trace)}, path)
+        case "text":
+            path.write_text("hello " * 100)
+        case "empty":
+            path.write_bytes(b"")
+        case "header":
+            header = json.dumps({"__metadata__": {"x": "a" * HEADER_LIMIT}}).encode()
+            path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(LoraError) as caught:
+        admit(path, {"unet": unet})
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
