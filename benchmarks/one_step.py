@@ -124,7 +124,7 @@ def diffusers_rows(folder: Path, size: int, repeats: int) -> Iterator[Row]:
 
 def bare(model: LoadedModel, size: int, unet: Callable | None = None) -> Callable[[str], object]:
     """One network evaluation and decoding on a model in memory, and nothing else: what no engine can beat."""
-    unet = unet or model.unet
+    unet = model.unet if unet is None else unet
     side = size // model.pixels_per_latent
     latents = torch.randn(1, unet.config.in_channels, side, side, dtype=unet.dtype)
     latents = latents.contiguous(memory_format=torch.channels_last)

@@ -136,7 +136,7 @@ class Engine:
                 decoded = decode(model.decoder, clean)
                 if not torch.isfinite(decoded).all():
                     raise PictureError(
-                        f"{model.spec.title} returned NaN for seed {seed}; try a LoRA weight nearer to 1, or another seed."
+                        f"{model.spec.title} returned NaN for seed {seed}; try another seed or weaker LoRAs."
                     )
                 pictures += to_pil(decoded)
         evaluations = request.steps * (2 if request.guidance > 1 else 1)

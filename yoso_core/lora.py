@@ -74,9 +74,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not 2 <= length <= HEADER_LIMIT:
             raise LoraError(f"{path.name} is not a safetensors file of a LoRA; please choose another file.")
         with safe_open(path, "pt") as file:
-            if len(file.keys()) > KEY_LIMIT:
+            keys = list(file.keys())
+            if len(keys) > KEY_LIMIT:
                 raise LoraError(f"{path.name} has over {KEY_LIMIT} tensors; that is no LoRA.")
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise LoraError(
             f"{path.name} can't be read as safetensors ({error!s:.80}); please choose another file."

@@ -100,7 +100,9 @@ class AutoencoderTask:
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
         pictures = to_unit_range(self.data.pictures[:: max(1, len(self.data) // 32)][:32])
         decoded = averages["autoencoder"](pictures).sample
-        return grid(torch.cat([part for pair in zip(pictures.split(8), decoded.split(8)) for part in pair]), 8)
+        return grid(
+            torch.cat([part for pair in zip(pictures.split(8), decoded.split(8), strict=True) for part in pair]), 8
+        )
 
 
 @torch.no_grad()
