@@ -286,9 +286,13 @@ class GenerateTab:
         """Who listens to whom."""
         private = self.listening | {"api_visibility": "private"}
         typed = (self.prompt, self.negative, self.seed, self.style, self.steps, self.guidance, self.count, self.size)
-        asked = {*typed, self.model, self.live, self.order, self.drawn}
+        asked = {*typed, self.model, self.live, self.order, self.drawn, self.shown}
         gr.on(
-            [self.order.change, *(component.input for component in typed)],
+            [
+                self.order.change,
+                self.live.change,
+                *(component.change for component in typed),
+            ],  # `input` is deaf to what is pasted
             self.draw,
             asked,
             [self.stage, self.info, self.shown, self.drawn],
@@ -303,7 +307,7 @@ class GenerateTab:
         for example in self.examples:
             example.click(None, [example, self.order], [self.prompt, self.order], js=ON_EXAMPLE)
         self.stage.select(self.pick, self.order, [self.seed, self.keep, self.count, self.order], **private)
-        self.model.input(
+        self.model.select(
             self.choose_model,
             [self.model, self.order],
             [self.model, self.style, self.size, self.order],
@@ -335,11 +339,13 @@ class GenerateTab:
 
         Problems are told on the page and not raised: after a failed listener Gradio forgets the input that waits.
         """
-        order = values[self.order]
-        if not values[self.live] and order == values[self.drawn]:
-            return gr.skip(), '<p class="note">Press Generate for a new picture.</p>', gr.skip(), gr.skip()
+        order, wished = values[self.order], values[self.order] != values[self.drawn]
         try:
             request = self.request(values)
+            if not wished and request == values[self.shown]:
+                return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            if not wished and not values[self.live]:
+                return gr.skip(), '<p class="note">Press Generate for a new picture.</p>', gr.skip(), gr.skip()
             result = run(self.engine, request)
         except (RequestError, gr.Error) as error:
             sentence = getattr(error, "message", str(error))

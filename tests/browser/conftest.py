@@ -1,0 +1,58 @@
+"""The studio on the tiny model, and a real browser to use it with."""
+
+import os
+import shutil
+
+import pytest
+
+from app.ui import build_app, launch_options
+from yoso_core.engine import Engine
+from yoso_core.models import ModelSpec, Source
+from yoso_core.requests import DEFAULT_MODEL
+
+sync_api = pytest.importorskip("playwright.sync_api")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = ["--no-sandbox", "--disable-background-networking"]
+
+
+def find_chromium(playwright) -> str | None:
+    """Path of the first Chromium there is: $CHROMIUM, the system's, playwright's own."""
+    system = (shutil.which(name) for name in (os.environ.get("CHROMIUM", ""), *NAMES) if name)
+    own = playwright.chromium.executable_path
+    return next((path for path in system if path), own if os.path.exists(own) else None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        path = find_chromium(playwright)
+        if path is None:
+            message = "NO CHROMIUM FOUND: install one, or name it in the variable CHROMIUM; the page is NOT tested."
+            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        chromium = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def studio(tiny_spec):
+    """Address of the studio; its second model can't be loaded."""
+    broken = ModelSpec("Broken model", Source("/nowhere"), "none", 64)
+    demo = build_app(Engine({DEFAULT_MODEL: tiny_spec, "broken": broken}, device="cpu"))
+    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield address
+    demo.close()
+
+
+@pytest.fixture
+def page(browser, studio):
+    """A fresh page with its first picture; errors of its scripts fail the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(30_000)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(studio)
+    page.wait_for_selector("#stage img")
+    yield page
+    context.close()
+    assert not errors
