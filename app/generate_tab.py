@@ -22,7 +22,6 @@ from yoso_core.requests import (
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
     PROMPT_LIMIT,
-    SEED_LIMIT,
     SIZE_RANGE,
     SIZE_STEP,
     STEPS,
@@ -246,9 +245,7 @@ class GenerateTab:
         )
         self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count", buttons=[])
         with gr.Row(elem_id="seeds", equal_height=True):
-            self.seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, maximum=SEED_LIMIT, elem_id="seed", min_width=100, scale=1
-            )
+            self.seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=100, scale=1)
             self.keep = gr.Checkbox(
                 False, label="Lock", container=False, elem_id="keep", elem_classes="switch", min_width=0, scale=0
             )
