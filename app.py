@@ -2,36 +2,38 @@
 
 import argparse
 import os
+import sys
 
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
 from yoso_core.models import MODELS, local_model
-from yoso_core.requests import DEFAULT_MODEL
+from yoso_core.requests import DEFAULT_MODEL, RequestError
 
 
 def parse_arguments() -> argparse.Namespace:
-    default_host = (
-        os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    )  # a Space sets the second
+    default_host = os.environ.get("HOST") or os.environ.get(
+        "GRADIO_SERVER_NAME", "127.0.0.1"
+    )  # a Space sets the latter
     parser = argparse.ArgumentParser(description="One prompt, one network evaluation, one picture.")
     parser.add_argument("--host", default=default_host, help="address to listen at")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "7860")))
+    parser.add_argument("--port", type=int, default=os.environ.get("PORT", "7860"))
     parser.add_argument("--share", action="store_true", help="also make a public link through Gradio's servers")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
-    parser.add_argument(
-        "--add-model", action="append", default=[], metavar="FOLDER", help="a diffusers folder; repeatable"
-    )
+    parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="in diffusers' layout")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse_arguments()
-    engine = Engine(MODELS | {folder: local_model(folder) for folder in options.add_model}, options.device)
-    engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
+    added = {spec.title: spec for spec in map(local_model, options.add_model)}
+    engine = Engine(MODELS | added, options.device)
+    try:
+        engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
+    except RequestError as error:
+        sys.exit(f"error: {error}")
     print(f"Serving at http://{options.host}:{options.port}", flush=True)
-    build_app(engine).launch(
-        server_name=options.host, server_port=options.port, share=options.share, **launch_options()
-    )
+    address = {"server_name": options.host, "server_port": options.port, "share": options.share}
+    build_app(engine).launch(**address, **launch_options())
 
 
 if __name__ == "__main__":
