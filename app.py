@@ -11,11 +11,9 @@ from yoso_core.requests import DEFAULT_MODEL, RequestError
 
 
 def parse_arguments() -> argparse.Namespace:
-    default_host = os.environ.get("HOST") or os.environ.get(
-        "GRADIO_SERVER_NAME", "127.0.0.1"
-    )  # a Space sets the latter
+    host = os.environ.get("HOST") or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")  # a Space sets the latter
     parser = argparse.ArgumentParser(description="One prompt, one network evaluation, one picture.")
-    parser.add_argument("--host", default=default_host, help="address to listen at")
+    parser.add_argument("--host", default=host, help="address to listen at")
     parser.add_argument("--port", type=int, default=os.environ.get("PORT", "7860"))
     parser.add_argument("--share", action="store_true", help="also make a public link through Gradio's servers")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
