@@ -175,6 +175,7 @@ class Engine:
             raise RequestError(f"There is no model {name!r:.60}; choose one of {', '.join(self.models)}.")
         if name not in self._loaded:
             loaded = load_model(self.models[name], self.device, self.dtype, report)
+            loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
             while len(self._loaded) >= MODELS_IN_MEMORY:
                 self._forget(next(iter(self._loaded)))
             self._loaded[name] = loaded

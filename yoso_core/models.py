@@ -196,7 +196,7 @@ def load_model(
         StableDiffusionPipeline,
         spec,
         spec.source,
-        torch_dtype=dtype,
+        dtype=dtype,
         variant=spec.variant,
         safety_checker=None,
         requires_safety_checker=False,
@@ -209,7 +209,7 @@ def load_model(
         from diffusers import AutoencoderTiny
 
         report(f"Loading the fast decoder of {spec.title}")
-        decoder = _from_pretrained(AutoencoderTiny, spec, spec.tiny_decoder, torch_dtype=dtype)
+        decoder = _from_pretrained(AutoencoderTiny, spec, spec.tiny_decoder, dtype=dtype)
     for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae, decoder):
         network.requires_grad_(False).eval().to(device)
     for network in (pipeline.unet, pipeline.vae, decoder):

@@ -134,7 +134,11 @@ def main() -> None:
     unseen = load_pictures(options.corpus, config.size, keep=lambda row: row["held_out"])
     print(f"held-out pictures: {psnr(autoencoder, to_unit_range(unseen.pictures)):.2f} dB")
     latents = measure_latents(autoencoder, to_unit_range(data.pictures))
-    autoencoder.register_to_config(scaling_factor=float(1 / latents.std()))
+    autoencoder.register_to_config(
+        scaling_factor=float(1 / latents.std()),
+        latents_mean=latents.mean((0, 2, 3)).tolist(),  # for the informative prior
+        latents_std=latents.std((0, 2, 3)).tolist(),
+    )
     autoencoder.half().save_pretrained(options.out)
     print(f"saved {options.out}, scaling factor {autoencoder.config.scaling_factor:.4f}")
 

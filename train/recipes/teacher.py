@@ -69,6 +69,7 @@ def build_scheduler() -> DDIMScheduler:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
+        steps_offset=1,  # unused with trailing timesteps, but StableDiffusionPipeline warns without it
     )
 
 
