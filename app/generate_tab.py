@@ -33,7 +33,6 @@ EXAMPLES = ("a red heart", "grinning cat face", "slice of pizza", "rocket", "pal
 NO_STYLE = "any"
 LOSSLESS_SIDE = 256  # up to this many pixels a PNG costs next to nothing; above, live pictures travel as JPEG
 UPLOAD_PIXELS = 25_000_000
-NOT_ENOUGH_MEMORY = "There is not enough memory for this; choose a smaller size or a smaller model."
 
 # Listeners without Python behind them, so that a press acts at once. `order` counts the explicit wishes for a picture.
 FRESH_SEED = "Math.floor(Math.random() * 1000000)"
@@ -67,12 +66,6 @@ def run(engine: Engine, request: GenerateRequest) -> Result:
         return engine.run(request)
     except (RequestError, PictureError) as error:
         raise gr.Error(str(error), print_exception=False) from None
-    except MemoryError:
-        raise gr.Error(NOT_ENOUGH_MEMORY, print_exception=False) from None
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        raise gr.Error(NOT_ENOUGH_MEMORY, print_exception=False) from None
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -288,8 +281,8 @@ class GenerateTab:
             [
                 self.order.change,
                 self.live.change,
-                *(component.change for component in typed),
-            ],  # `input` is deaf to what is pasted
+                *(component.change for component in typed),  # `input` is deaf to what is pasted
+            ],
             self.draw,
             asked,
             [self.stage, self.info, self.shown, self.drawn],
@@ -358,8 +351,8 @@ class GenerateTab:
         progress(0, desc="Loading")
         try:
             spec = self.engine.load(name, report=lambda message: progress(0.5, desc=message))
-        except (RequestError, RuntimeError, MemoryError) as error:
-            gr.Warning(str(error) if isinstance(error, RequestError) else NOT_ENOUGH_MEMORY, title="Model not loaded")
+        except (RequestError, PictureError) as error:
+            gr.Warning(str(error), title="Model not loaded")
             name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
         return name, *model_controls(spec), order + 1
 

@@ -106,12 +106,13 @@ def test_base_weights_come_back_after_a_hundred_swaps(engine_with_loras, tmp_pat
     save_file({key: value * torch.nan for key, value in tensors.items()}, broken)
     engine.add_lora("broken", broken)
 
-    def digest():
+    def base_digest():
+        engine._loaded[DEFAULT_MODEL].loras.apply([])
         state = engine._loaded[DEFAULT_MODEL].unet.state_dict()
         return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in state.values())).hexdigest()
 
     engine.load(DEFAULT_MODEL)
-    before = digest()
+    before = base_digest()
     picture = pixels(engine.run(GenerateRequest("a")))
     for index in range(100):
         name = "broken" if index % 10 == 9 else f"lora{index % 3}"
@@ -121,8 +122,7 @@ def test_base_weights_come_back_after_a_hundred_swaps(engine_with_loras, tmp_pat
         else:
             engine.run(GenerateRequest("a", loras=(LoraUse(name, 0.1 * (index % 7)),)))
     assert pixels(engine.run(GenerateRequest("a"))) == picture
-    engine._loaded[DEFAULT_MODEL].loras.apply([])
-    assert digest() == before
+    assert base_digest() == before
 
 
 def test_a_prompt_is_encoded_once(engine, monkeypatch):
@@ -194,3 +194,23 @@ def test_the_one_step_lora_is_in_force(engine, tiny_model):
     place = next(iter(model.one_step))
     change = model.loras.weight(place) - base[f"{place[1]}.weight"]
     torch.testing.assert_close(change, model.one_step[place].delta(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_is_one_sentence_and_the_next_request_works(engine, monkeypatch, failure):
+    def fail(*arguments):
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr("yoso_core.engine.decode", fail)
+        with pytest.raises(PictureError, match="not enough memory"):
+            engine.run(GenerateRequest("a"))
+    engine.run(GenerateRequest("a"))

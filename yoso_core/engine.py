@@ -25,7 +25,21 @@ PROMPTS_IN_MEMORY = 256
 
 
 class PictureError(RuntimeError):
-    """The networks returned something that is no picture."""
+    """A valid request that no picture came of: NaN, or not enough memory. The next request works."""
+
+
+@contextmanager
+def memory_guard() -> Iterator[None]:
+    """Out of memory, on whatever device, as one sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # A full GPU has a type of its own; a full CPU allocator is told from other RuntimeErrors by its words alone.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise PictureError("There is not enough memory for this; choose a smaller size or a smaller model.") from error
 
 
 @dataclass(frozen=True)
@@ -94,8 +108,8 @@ class Engine:
         self._lora_files[name] = Path(path)
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> ModelSpec:
-        """Bring a model into memory ahead of its first request."""
-        with self.lock:
+        """Bring a model into memory ahead of its first request; raises as `run` does."""
+        with self.lock, memory_guard():
             return self._model(name, report).spec
 
     def run(self, request: GenerateRequest, report: Callable[[str], None] = lambda message: None) -> Result:
@@ -106,10 +120,10 @@ class Engine:
 
         Raises:
             RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
-            PictureError: the networks returned NaN.
+            PictureError: the networks returned NaN, or there is not enough memory.
         """
         started = time.perf_counter()
-        with self.lock, torch.inference_mode():
+        with self.lock, memory_guard(), torch.inference_mode():
             result = self._generate(request, report)
         return dataclasses.replace(result, seconds=result.seconds | {"total": time.perf_counter() - started})
 
