@@ -4,6 +4,7 @@ python -m train.recipes.autoencoder --corpus data/emoji --run runs/autoencoder
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +25,19 @@ class AutoencoderConfig(RunConfig):
     batch: int = setting(32, "pictures a step")
     learning_rate: float = setting(2e-3, "learning rate after the warm-up")
     ema: float = setting(0.998, "decay of the moving average of the weights")
-    size: int = setting(64, "side of the pictures in pixels")
+    size: int = setting(64, "side of the pictures in pixels: 64, 128 or 256")
     gradient_weight: float = setting(1.0, "weight of the distance between picture gradients, which keeps edges")
     pyramid_weight: float = setting(1.0, "weight of the distances at 1/2, 1/4 and 1/8 size, which keep colours")
     kl_weight: float = setting(5e-4, "weight of the KL term, a mean over latent elements")
 
 
 def build_autoencoder(size: int) -> AutoencoderKL:
-    """Conv-only, so that it runs at any size; thin where the picture is large, because that is where time goes."""
-    channels = (16, 48, 96, 128)
+    """(3, size, size) to (8, 8, 8). Conv-only, so that it runs at other sizes too.
+
+    Thin where the picture is large, because that is where time goes.
+    """
+    outer_levels = int(math.log2(size // 64))
+    channels = (16,) * outer_levels + (16, 48, 96, 128)
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * len(channels),
         up_block_types=["UpDecoderBlock2D"] * len(channels),
@@ -82,8 +87,7 @@ class AutoencoderTask:
     def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         pictures = augment(to_unit_range(self.data.pictures[indices]), generator)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        side = self.config.size // 8
-        noise = torch.randn(len(pictures), 8, side, side, generator=generator)
+        noise = torch.randn(len(pictures), 8, 8, 8, generator=generator)
         return pictures, *self.pass_through(pictures, noise)
 
     def losses(self, player: str, shared: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:

@@ -26,14 +26,14 @@ from yoso_core.schedule import NoiseSchedule
 class BundledYosoConfig(YosoConfig):
     """The paper's settings, scaled to a network and a budget a hundred times smaller."""
 
-    steps: int = setting(1500, "optimizer steps in all")
+    steps: int = setting(800, "optimizer steps in all")
     learning_rate: float = setting(5e-4, "learning rate of the generator's LoRA")
     discriminator_learning_rate: float = setting(1e-4, "learning rate of the discriminator")
     rank: int = setting(16, "rank of the LoRA")
     alpha: int = setting(16, "alpha of the LoRA: its change is scaled by alpha / rank")
-    adversarial_weight: float = setting(0.05, "weight of the adversarial term")
+    adversarial_weight: float = setting(0.1, "weight of the adversarial term")
     reconstruction_floor: float = setting(0.5, "least weight of a sample in that term, so that it reaches pure noise")
-    last_timestep_share: float = setting(0.3, "share of samples at pure noise, where one-step generation starts")
+    last_timestep_share: float = setting(0.4, "share of samples at pure noise, where one-step generation starts")
 
 
 def save_lora(unet: UNet2DConditionModel, model: Path) -> None:
