@@ -22,8 +22,6 @@ from yoso_core.requests import (
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
     PROMPT_LIMIT,
-    SIZE_RANGE,
-    SIZE_STEP,
     STEPS,
     GenerateRequest,
     RequestError,
@@ -50,15 +48,15 @@ element.addEventListener('click', event => {
 """
 
 
-def with_style(prompt: str, style: str | None) -> str:
-    """The prompt as the model reads it: the chosen style is its last words."""
-    return ", ".join(part for part in (prompt.strip(), "" if style == NO_STYLE else style) if part)
+def with_style(prompt: str, style: str | None, styles: tuple[str, ...]) -> str:
+    """The prompt as the model reads it: the chosen style is its last words, unless the prompt names one itself."""
+    named = not {*styles}.isdisjoint(re.findall(r"\w+", prompt.lower()))
+    return ", ".join(part for part in (prompt.strip(), "" if named or style == NO_STYLE else style) if part)
 
 
-def sizes(spec: ModelSpec) -> list[int]:
-    """Sides in pixels that make sense for a model: its own, and a half more, and twice."""
-    wanted = (round(spec.resolution * factor / SIZE_STEP) * SIZE_STEP for factor in (1, 1.5, 2))
-    return [side for side in wanted if SIZE_RANGE[0] <= side <= SIZE_RANGE[1]]
+def first_style(spec: ModelSpec) -> str:
+    """What the chips start with: without a style the model mixes all of them."""
+    return next(iter(spec.styles), NO_STYLE)
 
 
 def run(engine: Engine, request: GenerateRequest) -> Result:
@@ -161,12 +159,11 @@ def read_settings(path: str) -> GenerateRequest:
         raise RequestError("This file can't be read as a PNG; please choose one saved here.") from error
 
 
-def model_controls(spec: ModelSpec) -> tuple[Any, Any]:
+def model_controls(spec: ModelSpec, style: str) -> tuple[Any, Any]:
     """Style chips and sizes as `spec` has them."""
-    choices, sides = [NO_STYLE, *spec.styles], sizes(spec)
     return (
-        gr.Radio(choices=choices, value=NO_STYLE, visible=bool(spec.styles)),
-        gr.Radio(choices=sides, value=spec.resolution),
+        gr.Radio(choices=[NO_STYLE, *spec.styles], value=style, visible=bool(spec.styles)),
+        gr.Radio(choices=spec.sizes, value=spec.resolution, visible=len(spec.sizes) > 1),
     )
 
 
@@ -206,7 +203,7 @@ class GenerateTab:
         with gr.Row(elem_id="how"):
             self.style = gr.Radio(
                 [NO_STYLE, *spec.styles],
-                value=NO_STYLE,
+                value=first_style(spec),
                 label="Style",
                 container=False,
                 elem_id="style",
@@ -266,7 +263,12 @@ class GenerateTab:
                 elem_id="negative",
             )
             self.size = gr.Radio(
-                sizes(spec), value=spec.resolution, label="Size in pixels", elem_id="size", elem_classes="segments"
+                spec.sizes,
+                value=spec.resolution,
+                label="Size in pixels",
+                visible=len(spec.sizes) > 1,
+                elem_id="size",
+                elem_classes="segments",
             )
             self.upload = gr.UploadButton("Settings from a saved PNG", file_types=[".png"], size="sm", elem_id="upload")
         with gr.Row(elem_id="examples"):
@@ -317,8 +319,9 @@ class GenerateTab:
 
     def request(self, values: dict[Any, Any]) -> GenerateRequest:
         """What the controls ask for now."""
+        spec = self.engine.models.get(values[self.model])  # an unknown one is the engine's to refuse
         return GenerateRequest(
-            prompt=with_style(values[self.prompt], values[self.style]),
+            prompt=with_style(values[self.prompt], values[self.style], spec.styles if spec else ()),
             negative=values[self.negative],
             seed=values[self.seed],
             steps=values[self.steps],
@@ -358,7 +361,7 @@ class GenerateTab:
         except (RequestError, PictureError) as error:
             gr.Warning(str(error), title="Model not loaded")
             name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
-        return name, *model_controls(spec), order + 1
+        return name, *model_controls(spec, first_style(spec)), order + 1
 
     def save_pictures(self, shown: GenerateRequest | None) -> str:
         """Make the pictures once more from their request, which a session remembers in place of their pixels."""
@@ -377,9 +380,9 @@ class GenerateTab:
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from None
         spec = self.engine.models[request.model]
-        style, size = model_controls(spec)
+        style, size = model_controls(spec, NO_STYLE)  # the style is in the prompt already
         size = gr.Radio(
-            choices=sorted({*sizes(spec), request.size or spec.resolution}), value=request.size or spec.resolution
+            choices=sorted({*spec.sizes, request.size or spec.resolution}), value=request.size or spec.resolution
         )
         head = (request.prompt, style, request.negative, request.seed, True, request.steps, request.guidance)
         return *head, 1, request.model, size, order + 1

@@ -20,7 +20,8 @@ guitar twemoji | a red apple, 3d | snowman, flat | robot face, noto | mushroom t
 green frog, noto | bicycle, twemoji | the earth, 3d | cactus, flat | a pig, noto | ice cream twemoji | light bulb, 3d
 a bee, flat | skull noto | turtle, twemoji | lemon 3d | tomato, flat | panda, noto | hamburger, twemoji
 smiling face with sunglasses, 3d | crying face, flat | angry face, noto | sleepy face, twemoji
-ghost, 3d | fire, flat | star noto | moon, twemoji | birthday cake, 3d | doughnut flat | cherries, noto | grapes, twemoji
+ghost, 3d | fire, flat | star noto | moon, twemoji | birthday cake, 3d | doughnut flat | cherries, noto
+grapes, twemoji
 elephant, 3d | fox flat | lion, noto | chick, twemoji | airplane, 3d | sailboat flat | bus, noto | tent, twemoji
 key, 3d | bell flat | tulip, noto | basketball twemoji
 """

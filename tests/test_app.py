@@ -18,13 +18,12 @@ from app.generate_tab import (
     info_html,
     read_settings,
     saved_name,
-    sizes,
     stage_html,
     with_style,
 )
 from app.ui import LISTENING, QUEUE_LIMIT, build_app, launch_options
 from yoso_core.engine import Engine
-from yoso_core.models import ModelSpec, Source
+from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, RequestError
 
 
@@ -60,14 +59,17 @@ def values_of(tab: GenerateTab, **changes) -> dict:
 
 
 def test_style_is_the_last_words_of_the_prompt():
-    assert with_style(" a cat ", "3d") == "a cat, 3d"
-    assert with_style("a cat", "any") == "a cat"
-    assert with_style("", "flat") == "flat"
+    styles = ("3d", "flat")
+    assert with_style(" a cat ", "3d", styles) == "a cat, 3d"
+    assert with_style("a cat", "any", styles) == "a cat"
+    assert with_style("", "flat", styles) == "flat"
+    assert with_style("a Flat cat", "3d", styles) == "a Flat cat"
 
 
-def test_sizes_are_valid_requests(tiny_spec):
-    assert sizes(tiny_spec)[0] == tiny_spec.resolution
-    for side in sizes(tiny_spec):
+@pytest.mark.parametrize("spec", MODELS.values(), ids=lambda spec: spec.title)
+def test_sizes_are_valid_requests(spec):
+    assert spec.resolution in spec.sizes
+    for side in spec.sizes:
         GenerateRequest("a", size=side)
 
 

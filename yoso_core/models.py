@@ -53,6 +53,7 @@ class ModelSpec:
         variant: the file variant to fetch from a hub, such as "fp16".
         dtype: "float32" or "bfloat16"; what the networks compute in on this kind of model.
         styles: words that the prompt understands as style chips.
+        sizes: sides in pixels that it draws well.
     """
 
     title: str
@@ -65,6 +66,7 @@ class ModelSpec:
     variant: str | None = None
     dtype: str = "bfloat16"
     styles: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = (384, 512, 640, 768)
 
 
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
@@ -78,6 +80,7 @@ MODELS: dict[str, ModelSpec] = {
         lora=MODELS_FOLDER / "yoso-emoji" / "yoso_lora.safetensors",
         dtype="float32",
         styles=("3d", "flat", "noto", "twemoji"),
+        sizes=(64,),
     ),
     "sd15-yoso": ModelSpec(
         title="Stable Diffusion 1.5 + YOSO",
@@ -115,11 +118,13 @@ def local_model(folder: str, lora: str | None = None, like: str = "sd15-yoso") -
     path = Path(folder).expanduser()
     beside = path / "yoso_lora.safetensors"
     tiny = path / "tiny_decoder"
+    resolution = _native_resolution(path) or MODELS[like].resolution
     return replace(
         MODELS[like],
         title=path.name,
         source=Source(str(path)),
-        resolution=_native_resolution(path) or MODELS[like].resolution,
+        resolution=resolution,
+        sizes=MODELS[like].sizes if resolution == MODELS[like].resolution else (resolution,),
         lora=Path(lora) if lora else beside if beside.exists() else None,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,

@@ -21,7 +21,7 @@ def test_the_picture_follows_the_typing(page):
     before = page.locator(PICTURE).get_attribute("src")
     page.keyboard.type("a blue boat", delay=20)  # the prompt has the focus, and its example is selected
     expect(page.locator(PROMPT)).to_have_value("a blue boat")
-    expect_picture(page, "a blue boat, seed 0")
+    expect_picture(page, "a blue boat, 3d, seed 0")
     assert page.locator(PICTURE).get_attribute("src") != before
     expect(page.locator(INFO)).to_contain_text(re.compile(r"1 network evaluation.*total \d+ ms.*seed 0"))
 
@@ -43,22 +43,22 @@ def test_steps_and_pictures_are_live(page):
     expect(page.locator(PICTURE)).to_have_count(4)
     page.locator("#stage button").nth(2).click()
     expect(page.locator(PICTURE)).to_have_count(1)
-    expect_picture(page, "a red heart, seed 2")
+    expect_picture(page, "a red heart, 3d, seed 2")
 
 
 def test_seed_lock_and_dice(page):
     seed = page.locator("#seed input")
     page.click("#generate")
     expect(seed).not_to_have_value("0")
-    expect_picture(page, f"a red heart, seed {seed.input_value()}")
+    expect_picture(page, f"a red heart, 3d, seed {seed.input_value()}")
     page.click("#keep input")
     kept = seed.input_value()
     page.fill(PROMPT, "a hat")
     page.press(PROMPT, "Enter")
-    expect_picture(page, f"a hat, seed {kept}")
+    expect_picture(page, f"a hat, 3d, seed {kept}")
     page.click("#dice")
     expect(seed).not_to_have_value(kept)
-    expect_picture(page, f"a hat, seed {seed.input_value()}")
+    expect_picture(page, f"a hat, 3d, seed {seed.input_value()}")
 
 
 def test_live_can_be_turned_off(page):
@@ -87,8 +87,8 @@ def test_saved_png_restores_the_settings(page, tmp_path):
     saved = tmp_path / download.value.suggested_filename
     download.value.save_as(saved)
     with Image.open(saved) as picture:
-        assert json.loads(picture.text["yoso"])["prompt"] == "a crown"
-        assert picture.text["parameters"].startswith("a crown\nSteps: 2")
+        assert json.loads(picture.text["yoso"])["prompt"] == "a crown, 3d"
+        assert picture.text["parameters"].startswith("a crown, 3d\nSteps: 2")
     page.reload()
     expect_picture(page, "a red heart")
     page.click("#advanced button")
@@ -103,7 +103,7 @@ def test_bad_values_are_told_and_the_next_work(page):
     expect(page.locator("#info [role=alert]")).to_contain_text("The seed must be from 0")
     page.fill("#seed input", "5")
     page.keyboard.press("Tab")
-    expect_picture(page, "a red heart, seed 5")
+    expect_picture(page, "a red heart, 3d, seed 5")
 
 
 def test_a_broken_model_returns_the_picker_to_the_bundled_one(page):
