@@ -23,7 +23,7 @@ lint: .venv/installed-test
 
 # The Stable Diffusion path at full size, on random weights: minutes and 12 GB of memory.
 test-sd15: .venv/installed-test
-	@$(BIN)/python -m pytest -q -s -o addopts= tests/heavy
+	@$(BIN)/python -m pytest -q -s tests/heavy
 
 benchmark: .venv/installed
 	@$(BIN)/python -m benchmarks.one_step --json benchmarks/one_step.json

@@ -21,7 +21,7 @@ from train.trainer import Player, Trainer, drain
 
 @dataclass(frozen=True)
 class AutoencoderConfig(RunConfig):
-    steps: int = setting(3000, "optimizer steps in all")
+    steps: int = setting(2800, "optimizer steps in all")
     batch: int = setting(32, "pictures a step")
     learning_rate: float = setting(2e-3, "learning rate after the warm-up")
     ema: float = setting(0.998, "decay of the moving average of the weights")

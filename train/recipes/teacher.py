@@ -36,8 +36,10 @@ PREVIEW_PROMPTS = [
 
 @dataclass(frozen=True)
 class TeacherConfig(RunConfig):
-    steps: int = setting(12000, "optimizer steps in all")
+    steps: int = setting(8600, "optimizer steps in all")
     batch: int = setting(64, "latents a step")
+    warmup: int = setting(200, "steps over which the learning rate rises from 0")
+    ema: float = setting(0.9985, "decay of the moving average of the weights")
     drop_caption: float = setting(0.1, "share of captions replaced by the empty prompt, for guidance")
     high_noise: float = setting(0.7, "timesteps are T u^high_noise, u uniform: below 1 favours noisy ones")
     preview_guidance: float = setting(2.0, "guidance of the preview pictures")

@@ -34,7 +34,8 @@ COLOURS = "red orange yellow green blue purple pink brown black white grey golde
 
 @dataclass(frozen=True)
 class TextEncoderConfig(RunConfig):
-    steps: int = setting(2000, "optimizer steps in all")
+    steps: int = setting(1300, "optimizer steps in all")
+    warmup: int = setting(50, "steps over which the learning rate rises from 0")
     batch: int = setting(384, "phrases a step")
     learning_rate: float = setting(1e-3, "learning rate after the warm-up")
     vocabulary: int = setting(4096, "entries of the byte-pair vocabulary")

@@ -26,7 +26,9 @@ from yoso_core.schedule import NoiseSchedule
 class BundledYosoConfig(YosoConfig):
     """The paper's settings, scaled to a network and a budget a hundred times smaller."""
 
-    steps: int = setting(800, "optimizer steps in all")
+    steps: int = setting(600, "optimizer steps in all")
+    warmup: int = setting(30, "steps over which the learning rate rises from 0")
+    ema: float = setting(0.995, "decay of the moving average of the weights")
     learning_rate: float = setting(5e-4, "learning rate of the generator's LoRA")
     discriminator_learning_rate: float = setting(1e-4, "learning rate of the discriminator")
     rank: int = setting(16, "rank of the LoRA")
