@@ -5,7 +5,7 @@ import os
 import sys
 
 from app.ui import build_app, launch_options
-from yoso_core.engine import Engine
+from yoso_core.engine import Engine, PictureError
 from yoso_core.models import MODELS, local_model
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 
@@ -25,13 +25,12 @@ def main() -> None:
     options = parse_arguments()
     added = {spec.title: spec for spec in map(local_model, options.add_model)}
     engine = Engine(MODELS | added, options.device)
+    address = {"server_name": options.host, "server_port": options.port, "share": options.share}
     try:
         engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
-    except RequestError as error:
+        build_app(engine).launch(**address, **launch_options())
+    except (RequestError, PictureError, OSError) as error:  # OSError: the port is taken
         sys.exit(f"error: {error}")
-    print(f"Serving at http://{options.host}:{options.port}", flush=True)
-    address = {"server_name": options.host, "server_port": options.port, "share": options.share}
-    build_app(engine).launch(**address, **launch_options())
 
 
 if __name__ == "__main__":

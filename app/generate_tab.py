@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import logging
 import math
 import re
 import zipfile
@@ -11,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.metadata import png_info, read_request
@@ -25,8 +26,10 @@ from yoso_core.requests import (
     STEPS,
     GenerateRequest,
     RequestError,
+    check_text,
 )
 
+LOG = logging.getLogger(__name__)
 EXAMPLES = ("a red heart", "grinning cat face", "slice of pizza", "rocket", "palm tree", "sleepy panda", "crown")
 NO_STYLE = "any"
 LOSSLESS_SIDE = 256  # up to this many pixels a PNG costs next to nothing; above, live pictures travel as JPEG
@@ -54,6 +57,10 @@ def with_style(prompt: str, style: str | None, styles: tuple[str, ...]) -> str:
     return ", ".join(part for part in (prompt.strip(), "" if named or style == NO_STYLE else style) if part)
 
 
+def licence(spec: ModelSpec) -> str:
+    return f"Licence: {spec.licence}"
+
+
 def first_style(spec: ModelSpec) -> str:
     """What the chips start with: without a style the model mixes all of them."""
     return next(iter(spec.styles), NO_STYLE)
@@ -65,6 +72,9 @@ def run(engine: Engine, request: GenerateRequest) -> Result:
         return engine.run(request)
     except (RequestError, PictureError) as error:
         raise gr.Error(str(error), print_exception=False) from None
+    except Exception:  # whatever it is, the page must go on
+        LOG.exception("unforeseen while drawing")
+        raise gr.Error("Something went wrong that the server's log tells of; please try again.") from None
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -155,7 +165,9 @@ def read_settings(path: str) -> GenerateRequest:
             if picture.width * picture.height > UPLOAD_PIXELS:
                 raise RequestError("This picture is too large; please choose a PNG saved here.")
             return read_request(picture)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+    except RequestError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError("This file can't be read as a PNG; please choose one saved here.") from error
 
 
@@ -227,6 +239,7 @@ class GenerateTab:
             [(known.title, name) for name, known in self.engine.models.items()],
             value=DEFAULT_MODEL,
             label="Model",
+            info=licence(spec),
             elem_id="model",
         )
         self.steps = gr.Radio(
@@ -319,6 +332,7 @@ class GenerateTab:
 
     def request(self, values: dict[Any, Any]) -> GenerateRequest:
         """What the controls ask for now."""
+        check_text("The prompt", values[self.prompt])
         spec = self.engine.models.get(values[self.model])  # an unknown one is the engine's to refuse
         return GenerateRequest(
             prompt=with_style(values[self.prompt], values[self.style], spec.styles if spec else ()),
@@ -361,7 +375,7 @@ class GenerateTab:
         except (RequestError, PictureError) as error:
             gr.Warning(str(error), title="Model not loaded")
             name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
-        return name, *model_controls(spec, first_style(spec)), order + 1
+        return gr.Dropdown(value=name, info=licence(spec)), *model_controls(spec, first_style(spec)), order + 1
 
     def save_pictures(self, shown: GenerateRequest | None) -> str:
         """Make the pictures once more from their request, which a session remembers in place of their pixels."""
@@ -373,6 +387,8 @@ class GenerateTab:
         """Set every control to what a saved PNG was made with."""
         try:
             request = read_settings(path)
+            if request.loras:
+                raise RequestError("This picture was made with LoRAs, which the page can't choose yet.")
             if request.model not in self.engine.models:
                 raise RequestError(
                     f"This picture was made by {request.model!r:.60}, which is not among the models here."

@@ -21,7 +21,9 @@ def tiny_model(tmp_path_factory) -> Path:
 def tiny_spec(tiny_model) -> ModelSpec:
     """The tiny model in place of the bundled one."""
     styles = ("3d", "flat", "noto", "twemoji")
-    return replace(local_model(str(tiny_model)), title="Tiny", resolution=64, dtype="float32", styles=styles)
+    return replace(
+        local_model(str(tiny_model)), title="Tiny", resolution=64, sizes=(64, 96), dtype="float32", styles=styles
+    )
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import build_unet, random_lora
+from tests.tiny import build_unet, dense, random_lora
 from yoso_core.engine import Engine, PictureError
 from yoso_core.models import ModelError, local_model
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError
@@ -69,6 +69,8 @@ def test_every_field_acts(engine, change):
 
 def test_any_size_of_the_grid(engine):
     assert engine.run(GenerateRequest("a", size=96)).pictures[0].size == (96, 96)
+    with pytest.raises(RequestError, match="up to 96 pixels"):
+        engine.run(GenerateRequest("a", size=1024))
 
 
 def test_a_seed_near_the_limit_wraps(engine):
@@ -193,7 +195,7 @@ def test_the_one_step_lora_is_in_force(engine, tiny_model):
     base = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
     place = next(iter(model.one_step))
     change = model.loras.weight(place) - base[f"{place[1]}.weight"]
-    torch.testing.assert_close(change, model.one_step[place].delta(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(change, dense(model.one_step[place]), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

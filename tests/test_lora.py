@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
-from tests.tiny import build_unet, random_lora
+from tests.tiny import build_unet, dense, random_lora
 from yoso_core.lora import HEADER_LIMIT, KEY_LIMIT, LoraError, LoraStack, admit
 
 
@@ -50,8 +50,8 @@ def test_three_spellings_are_one_lora(unet, tensors, tmp_path):
     kohya = admit(save(as_kohya(tensors, 2), tmp_path / "kohya.safetensors"), parts)
     assert ours.keys() == peft.keys() == kohya.keys() and len(ours) == len(tensors) / 2
     for place, change in ours.items():
-        assert torch.equal(change.delta(), peft[place].delta())
-        torch.testing.assert_close(kohya[place].delta(), change.delta() * 2 / 4)  # alpha / rank
+        assert torch.equal(dense(change), dense(peft[place]))
+        torch.testing.assert_close(dense(kohya[place]), dense(change) * 2 / 4)  # alpha / rank
 
 
 def test_equals_peft_in_the_network(tiny_model, tmp_path):
@@ -86,6 +86,25 @@ def test_weights_do_not_depend_on_what_was_applied_before(unet, tensors, tmp_pat
     assert torch.equal(stack.weight(place), first)
 
 
+def test_a_failure_in_the_middle_is_mended_by_the_next_call(unet, tensors, tmp_path, monkeypatch):
+    stack = LoraStack({"unet": unet})
+    lora = admit(save(tensors, tmp_path / "a.safetensors"), stack.parts)
+    before = {place: stack.weight(place).clone() for place in lora}
+    calls, addmm = iter(range(100)), torch.addmm
+
+    def fail_at_the_third(*arguments, **options):
+        if next(calls) == 2:
+            raise MemoryError
+        return addmm(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "addmm", fail_at_the_third)
+        with pytest.raises(MemoryError):
+            stack.apply([(lora, 1.0)])
+    stack.apply([])
+    assert all(torch.equal(stack.weight(place), value) for place, value in before.items())
+
+
 def halve(tensors):
     tensors.pop(next(key for key in tensors if "lora_B" in key))
 
@@ -98,6 +117,19 @@ def poison(tensors, value):
 def reshape(tensors):
     key = next(key for key in tensors if "lora_A" in key)
     tensors[key] = torch.zeros(4, 7)
+
+
+def aim_at_a_norm(tensors):
+    tensors["unet.conv_norm_out.lora_A.weight"], tensors["unet.conv_norm_out.lora_B.weight"] = (
+        torch.zeros(4),
+        torch.zeros(32, 4),
+    )
+
+
+def empty_rank(tensors):
+    down = next(key for key in tensors if "lora_A" in key)
+    up = down.replace("lora_A", "lora_B")
+    tensors[down], tensors[up] = torch.zeros(0, tensors[down].shape[1]), torch.zeros(len(tensors[up]), 0)
 
 
 def raise_rank(tensors):
@@ -114,12 +146,26 @@ def raise_rank(tensors):
         (lambda tensors: poison(tensors, torch.inf), "infinite"),
         (reshape, "another model"),
         (raise_rank, "rank 300"),
+        (empty_rank, "rank 0"),
+        (aim_at_a_norm, "another model"),
         (lambda tensors: tensors.update({"unet.no.such.place.lora_A.weight": torch.zeros(4, 4)}), "another model"),
         (lambda tensors: tensors.update({"some.weight": torch.zeros(4)}), "another model"),
         (lambda tensors: tensors.clear() or tensors.update({"x": torch.zeros(1)}), "another model"),
         (lambda tensors: tensors.update({f"k{i}": torch.zeros(1) for i in range(KEY_LIMIT)}), "tensors"),
     ],
-    ids=["unpaired", "nan", "inf", "shape", "rank", "unknown place", "not a lora", "nothing", "too many keys"],
+    ids=[
+        "unpaired",
+        "nan",
+        "inf",
+        "shape",
+        "rank",
+        "no rank",
+        "norm",
+        "unknown place",
+        "not a lora",
+        "nothing",
+        "too many keys",
+    ],
 )
 def test_bad_tensors_are_refused_with_the_reason(unet, tensors, tmp_path, harm, reason):
     harm(tensors)

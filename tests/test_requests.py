@@ -10,6 +10,8 @@ BAD = [
     {"prompt": None},
     {"prompt": "a" * 100_000},
     {"prompt": "nul\x00"},
+    {"prompt": "half a pair \ud800"},
+    {"seed": 10**400},
     {"negative": 3},
     {"seed": -1},
     {"seed": 2**32},

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.recipes.teacher import build_scheduler
+from yoso_core.lora import LowRank
 from yoso_core.models import MODELS_FOLDER
 
 TOKENIZER = MODELS_FOLDER / "yoso-emoji" / "tokenizer"
@@ -69,6 +70,12 @@ def random_lora(unet: UNet2DConditionModel, scale: float = 0.1) -> dict[str, tor
             tensors[f"unet.{name}.lora_A.weight"] = scale * torch.randn(LORA_RANK, module.in_features)
             tensors[f"unet.{name}.lora_B.weight"] = scale * torch.randn(module.out_features, LORA_RANK)
     return tensors
+
+
+def dense(change: LowRank) -> torch.Tensor:
+    """(alpha / r) B A in the shape of the weight that it changes."""
+    product = change.up.flatten(1) @ change.down.flatten(1)
+    return change.scale * product.view(len(change.up), *change.down.shape[1:])
 
 
 def write_tiny_model(folder: Path, seed: int = 0) -> Path:

@@ -126,7 +126,7 @@ class CaptionedLatents:
 
 @torch.no_grad()
 def encode_texts(texts: list[str], tokenizer, text_encoder) -> Tensor:
-    """Prompts as a pipeline encodes them: padded to the longest, last hidden state, (N, L, D) float32."""
+    """Prompts as a pipeline encodes them: padded to L tokens, last hidden state, (N, L, D) float32."""
     found = []
     for start in range(0, len(texts), 512):
         tokens = tokenizer(

@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +83,7 @@ class Task(Protocol):
 
 
 class DivergedError(RuntimeError):
-    """A loss is not finite; the last checkpoint is whole."""
+    """A loss or a gradient is not finite; no weight has it yet, and the last checkpoint is whole."""
 
 
 class Trainer:
@@ -162,18 +161,10 @@ class Trainer:
         config, task = self.config, self.task
         indices = batch_indices(task.sample_count, config.batch, config.seed, self.step)
         values: dict[str, float] = {}
-        with (
-            torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16)
-            if config.bf16
-            else nullcontext()
-        ):
+        with self._precision(next(iter(task.players.values()))):
             shared = task.forward(indices, generator_for(config.seed, 1, self.step))
         for name, player in task.players.items():
-            with (
-                torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16)
-                if config.bf16
-                else nullcontext()
-            ):
+            with self._precision(player):
                 terms = task.losses(name, shared)
             optimizer = self.optimizers[name]
             optimizer.zero_grad(set_to_none=True)
@@ -183,13 +174,19 @@ class Trainer:
                 raise DivergedError(
                     f"the loss term {bad[0]} is {values[bad[0]]} at step {self.step}; lower learning_rate"
                 )
-            torch.nn.utils.clip_grad_norm_(player.module.parameters(), config.clip)
+            norm = torch.nn.utils.clip_grad_norm_(player.module.parameters(), config.clip)
+            if not norm.isfinite():
+                raise DivergedError(f"the gradient of {name} is not finite at step {self.step}; lower learning_rate")
             for group in optimizer.param_groups:
                 group["lr"] = player.learning_rate * config.learning_rate_factor(self.step)
             optimizer.step()
         for name, average in self.averages.items():
             update_average(average, task.players[name].module, config.ema, self.step)
         return values
+
+    def _precision(self, player: Player) -> torch.autocast:
+        device = next(player.module.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.config.bf16)
 
     def _preview(self) -> Preview:
         path = self.folder / "previews" / f"{self.step:07d}.png"

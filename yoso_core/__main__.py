@@ -29,6 +29,8 @@ def output_paths(out: Path, count: int) -> list[Path]:
     Raises:
         RequestError: the folder can't be written to.
     """
+    if out.is_dir():
+        raise RequestError(f"{out} is a folder; choose a file for --out.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(out.parent / f".{out.name}.probe", "w"):
@@ -42,7 +44,7 @@ def output_paths(out: Path, count: int) -> list[Path]:
 def generate(options: argparse.Namespace) -> None:
     paths = output_paths(options.out, options.count)  # before the seconds of work, not after
     loras = [parse_lora(text) for text in options.lora]
-    names = [f"{path.stem}" if len({p.stem for p, _ in loras}) == len(loras) else str(path) for path, _ in loras]
+    names = [path.stem if len({p.stem for p, _ in loras}) == len(loras) else str(path) for path, _ in loras]
     from yoso_core.models import MODELS, local_model  # torch takes seconds to import
 
     models, model = dict(MODELS), options.model
@@ -131,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
-    except (RequestError, RuntimeError, OSError) as error:
+    except (RequestError, RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

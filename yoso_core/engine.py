@@ -105,7 +105,9 @@ class Engine:
 
     def add_lora(self, name: str, path: Path) -> None:
         """Put a LoRA file into the library under `name`; it is checked when first used with a model."""
-        self._lora_files[name] = Path(path)
+        with self.lock:
+            self._lora_files[name] = Path(path)
+            self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> ModelSpec:
         """Bring a model into memory ahead of its first request; raises as `run` does."""
@@ -122,8 +124,8 @@ class Engine:
             RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
             PictureError: the networks returned NaN, or there is not enough memory.
         """
-        started = time.perf_counter()
         with self.lock, memory_guard(), torch.inference_mode():
+            started = time.perf_counter()
             result = self._generate(request, report)
         return dataclasses.replace(result, seconds=result.seconds | {"total": time.perf_counter() - started})
 
@@ -131,7 +133,11 @@ class Engine:
         model = self._model(request.model, report)
         loras = [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
         model.loras.apply([(model.one_step, 1.0), *loras])
-        side = (request.size or model.spec.resolution) // model.pixels_per_latent
+        size, unit = request.size or model.spec.resolution, model.pixels_per_latent
+        if size > max(model.spec.sizes) or size % unit:
+            raise RequestError(
+                f"{model.spec.title} draws up to {max(model.spec.sizes)} pixels in steps of {unit}, not {size}."
+            )
         watch = Stopwatch(self.device)
         with watch.stage("text"):
             context, cut = self._context(request, model, request.prompt)
@@ -141,8 +147,9 @@ class Engine:
         seeds = [(request.seed + index) % 2**32 for index in range(request.count)]
         pictures: list[Image.Image] = []
         # One picture at a time: arithmetic in a batch rounds differently, and a seed must mean one picture.
-        for seed in seeds:
-            noises = self._noises(seed, request.steps, model, side)
+        for number, seed in enumerate(seeds, 1):
+            report(f"Drawing picture {number} of {request.count}")
+            noises = self._noises(seed, request.steps, model, size // unit)
             with watch.stage("network"):
                 start = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
                 clean = few_step(denoise, model.schedule, start, context, timesteps, noises[1:])
@@ -188,10 +195,10 @@ class Engine:
         if name not in self.models:
             raise RequestError(f"There is no model {name!r:.60}; choose one of {', '.join(self.models)}.")
         if name not in self._loaded:
+            while len(self._loaded) >= MODELS_IN_MEMORY:  # before, because two large ones may be all that fits
+                self._forget(next(iter(self._loaded)))
             loaded = load_model(self.models[name], self.device, self.dtype, report)
             loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
-            while len(self._loaded) >= MODELS_IN_MEMORY:
-                self._forget(next(iter(self._loaded)))
             self._loaded[name] = loaded
         self._loaded.move_to_end(name)
         return self._loaded[name]

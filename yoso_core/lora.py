@@ -9,6 +9,7 @@ Three spellings of the same thing are read: diffusers' (``unet.<module>.lora_A.w
 """
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -49,11 +50,6 @@ class LowRank:
     down: Tensor
     up: Tensor
     scale: float
-
-    def delta(self) -> Tensor:
-        """(alpha / r) B A in the shape of the weight, float32."""
-        change = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        return self.scale * change.view(len(self.up), *self.down.shape[1:])
 
 
 Lora = dict[tuple[str, str], LowRank]  # (part of the pipeline, module name) -> its change
@@ -157,15 +153,18 @@ def _low_rank(
     weight = parts[part].get_submodule(name).weight
     if down.ndim != weight.ndim and down.ndim == 4 and weight.ndim == 2:  # kohya keeps some projections as 1x1 convs
         down, up = down.flatten(1), up.flatten(1)
-    rank = len(down)
-    if rank > RANK_LIMIT:
-        raise LoraError(f"{path.name} has rank {rank} at {name!r}; at most {RANK_LIMIT} is taken.")
-    if up.ndim < 2 or up.shape[1] != rank or (len(up), *down.shape[1:]) != tuple(weight.shape) or up[0, 0].numel() != 1:
+    rank = len(down) if down.ndim else 0
+    if not 1 <= rank <= RANK_LIMIT:
+        raise LoraError(f"{path.name} has rank {rank} at {name!r}; 1 to {RANK_LIMIT} is taken.")
+    matches = (len(up) if up.ndim else 0, *down.shape[1:]) == tuple(weight.shape)
+    if weight.ndim not in (2, 4) or not matches or tuple(up.shape[1:]) != (rank, *[1] * (weight.ndim - 2)):
         raise LoraError(
             f"{path.name} is for another model: {name!r} is {tuple(weight.shape)} here "
-            f"and {(len(up), *down.shape[1:])} in the file."
+            f"and {tuple(up.shape)} times {tuple(down.shape)} in the file."
         )
-    alpha = roles["alpha"].item() if "alpha" in roles else alphas.get(part, rank)
+    alpha = roles["alpha"].float().mean().item() if "alpha" in roles else alphas.get(part, rank)
+    if not math.isfinite(alpha):
+        raise LoraError(f"{path.name} has no finite alpha at {name!r}; the file is broken.")
     return LowRank(down, up, alpha / rank)
 
 
@@ -189,7 +188,7 @@ class LoraStack:
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         self.parts = dict(parts)
         self.base: dict[tuple[str, str], Tensor] = {}  # W_0 of every tensor that was ever touched
-        self.active: tuple[tuple[int, float], ...] = ()  # (identity of the LoRA, weight), as applied now
+        self.active: tuple[tuple[int, float], ...] | None = ()  # (identity of the LoRA, weight), as applied now
         self.changed: set[tuple[str, str]] = set()
 
     def weight(self, place: tuple[str, str]) -> Tensor:
@@ -204,10 +203,12 @@ class LoraStack:
         if wanted == self.active:
             return
         touched = {place for lora, _ in uses for place in lora}
-        for place in self.changed | touched:
+        self.active, self.changed = None, self.changed | touched  # so that a failure below is mended by the next call
+        for place in self.changed:
             weight = self.weight(place)
-            base = self.base.setdefault(place, weight.clone())
-            total = _rows(base)
+            if place not in self.base:
+                self.base[place] = weight.clone()
+            total = _rows(self.base[place])
             for change, factor in ((lora[place], factor) for lora, factor in uses if place in lora):
                 up, down = (tensor.to(weight.device).float() for tensor in (change.up, change.down))
                 total = torch.addmm(total.float(), up.flatten(1), _rows(down), alpha=factor * change.scale)

@@ -62,5 +62,7 @@ def read_request(picture: Image.Image) -> GenerateRequest:
         values = json.loads(text)
         values["loras"] = tuple(LoraUse(**use) for use in values.get("loras", ()))
         return GenerateRequest(**values)
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+    except RequestError:
+        raise
+    except (TypeError, AttributeError, ValueError, RecursionError) as error:
         raise RequestError(f"The settings in this picture can't be read ({error!s:.80}).") from None

@@ -69,13 +69,14 @@ class ModelSpec:
     sizes: tuple[int, ...] = (384, 512, 640, 768)
 
 
+SD15_CONTEXT = 768  # width of the prompt's encoding, which tells the Stable Diffusion 1 family
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
 
 MODELS: dict[str, ModelSpec] = {
     DEFAULT_MODEL: ModelSpec(
         title="YOSO Emoji (bundled)",
         source=Source(str(MODELS_FOLDER / "yoso-emoji")),
-        licence="see models/yoso-emoji/README.md",
+        licence="apache-2.0",
         resolution=64,
         lora=MODELS_FOLDER / "yoso-emoji" / "yoso_lora.safetensors",
         dtype="float32",
@@ -106,39 +107,40 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
-def local_model(folder: str, lora: str | None = None, like: str = "sd15-yoso") -> ModelSpec:
+def local_model(folder: str) -> ModelSpec:
     """A spec for a diffusers folder on this machine, such as a fine-tune of Stable Diffusion 1.5.
 
     Args:
-        folder: holds ``model_index.json``; a ``yoso_lora.safetensors`` in it is used when `lora` is None,
-            and a ``tiny_decoder`` folder too.
-        lora: the one-step LoRA.
-        like: the known model whose other properties it shares.
+        folder: holds ``model_index.json``; a ``yoso_lora.safetensors`` in it is its one-step LoRA, a ``tiny_decoder``
+            folder its fast decoder. A fine-tune of Stable Diffusion 1.5 without a LoRA takes the published one.
     """
-    path = Path(folder).expanduser()
-    beside = path / "yoso_lora.safetensors"
-    tiny = path / "tiny_decoder"
-    resolution = _native_resolution(path) or MODELS[like].resolution
+    path, like = Path(folder).expanduser(), MODELS["sd15-yoso"]
+    lora, tiny = path / "yoso_lora.safetensors", path / "tiny_decoder"
+    if not lora.exists():
+        lora = like.lora if _config(path / "unet").get("cross_attention_dim") == SD15_CONTEXT else None
+    try:  # pixels a side that the networks were made for
+        levels = len(_config(path / "vae")["block_out_channels"])
+        resolution = int(_config(path / "unet")["sample_size"]) * 2 ** (levels - 1)
+    except (KeyError, TypeError):
+        resolution = like.resolution
     return replace(
-        MODELS[like],
+        like,
         title=path.name,
         source=Source(str(path)),
         resolution=resolution,
-        sizes=MODELS[like].sizes if resolution == MODELS[like].resolution else (resolution,),
-        lora=Path(lora) if lora else beside if beside.exists() else None,
+        sizes=like.sizes if resolution == like.resolution else (resolution,),
+        lora=lora,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
     )
 
 
-def _native_resolution(folder: Path) -> int | None:
-    """Pixels a side that the networks in a diffusers folder were made for, if their configs say so."""
+def _config(part: Path) -> dict:
+    """The config of a part of a diffusers folder; {} where it is broken, which loading will name."""
     try:
-        latent = json.loads((folder / "unet" / "config.json").read_text())["sample_size"]
-        levels = json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"]
-        return latent * 2 ** (len(levels) - 1)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a broken folder is named when it is loaded
+        return dict(json.loads((part / "config.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 @dataclass
@@ -209,12 +211,19 @@ def load_model(
     prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ModelError(f"{spec.title} predicts {prediction!r}, which is unknown; known: {', '.join(PREDICTIONS)}.")
+    schedule = _schedule(spec, pipeline.scheduler.config)
+    if prediction == "epsilon" and schedule.alpha[-1] == 0:
+        raise ModelError(
+            f"{spec.title} predicts noise from pure noise, which says nothing; its scheduler config is wrong."
+        )
     decoder = pipeline.vae
     if spec.tiny_decoder is not None:
         from diffusers import AutoencoderTiny
 
         report(f"Loading the fast decoder of {spec.title}")
         decoder = _from_pretrained(AutoencoderTiny, spec, spec.tiny_decoder, dtype=dtype)
+    if None in (pipeline.unet, pipeline.text_encoder, pipeline.vae, pipeline.tokenizer):
+        raise ModelError(f"The folder {spec.source.place} is not a whole diffusers model (a part is missing).")
     for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae, decoder):
         network.requires_grad_(False).eval().to(device)
     for network in (pipeline.unet, pipeline.vae, decoder):
@@ -229,7 +238,7 @@ def load_model(
         tokenizer=pipeline.tokenizer,
         autoencoder=pipeline.vae,
         decoder=decoder,
-        schedule=NoiseSchedule.from_config(pipeline.scheduler.config),
+        schedule=schedule,
         prediction=prediction,
         prior_mean=torch.tensor(config.latents_mean or [0.0] * channels) * config.scaling_factor,
         prior_deviation=torch.tensor(config.latents_std or [1 / config.scaling_factor] * channels)
@@ -237,6 +246,13 @@ def load_model(
         loras=LoraStack(parts),
         one_step=admit(spec.lora, parts) if spec.lora is not None else {},
     )
+
+
+def _schedule(spec: ModelSpec, config) -> NoiseSchedule:
+    try:
+        return NoiseSchedule.from_config(config)
+    except ValueError as error:
+        raise ModelError(f"{spec.title} can't be used: {error}.") from None
 
 
 def _from_pretrained(kind: type, spec: ModelSpec, source: Source, **options):
@@ -252,6 +268,8 @@ def _from_pretrained(kind: type, spec: ModelSpec, source: Source, **options):
             local_files_only=source.is_folder,
             **options,
         )
+    except MemoryError:
+        raise
     except Exception as error:  # diffusers, transformers, safetensors and the hub raise a dozen unrelated types
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         if source.is_folder:

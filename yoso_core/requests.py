@@ -5,6 +5,7 @@ The studio, the command line and the API all build these. Every refusal is one s
 
 import math
 import numbers
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,11 @@ class RequestError(ValueError):
 
 def check_number(name: str, value: Any, low: float, high: float, step: float | None = None) -> float:
     """A finite real number from `low` to `high`, on the grid of `step` counted from `low` where one is given."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    try:
+        finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        finite = False
+    if not finite:
         raise RequestError(f"{name} must be a number from {low:g} to {high:g}, not {value!r:.40}.")
     if not low <= value <= high:
         raise RequestError(f"{name} must be from {low:g} to {high:g}, not {value:g}.")
@@ -46,8 +51,8 @@ def check_text(name: str, value: Any, limit: int = PROMPT_LIMIT) -> str:
         raise RequestError(f"{name} must be text.")
     if len(value) > limit:
         raise RequestError(f"{name} has {len(value):,} characters; at most {limit:,} are read, so please shorten it.")
-    if "\x00" in value:
-        raise RequestError(f"{name} holds a NUL character; please remove it.")
+    if re.search("[\x00\ud800-\udfff]", value):
+        raise RequestError(f"{name} holds a character that is no text; please remove it.")
     return value
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from yoso_core.denoiser import Denoise
 from yoso_core.schedule import NoiseSchedule, at
 
-TRAINING_STEPS = 50  # LCM's own grid of timesteps, which the few-step ones are picked from
+LCM_STEPS = 50  # LCM's own grid of timesteps, which the few-step ones are picked from
 
 
 def full(t: int, like: Tensor) -> Tensor:
@@ -25,11 +25,11 @@ def few_step_timesteps(steps: int, length: int = 1000) -> list[int]:
     Raises:
         ValueError: more steps than the grid of 50 has.
     """
-    if not 1 <= steps <= TRAINING_STEPS:
-        raise ValueError(f"steps must be from 1 to {TRAINING_STEPS}, got {steps}")
-    stride = length // TRAINING_STEPS
-    falling = [(index + 1) * stride - 1 for index in reversed(range(TRAINING_STEPS))]
-    return [falling[index * TRAINING_STEPS // steps] for index in range(steps)]
+    if not 1 <= steps <= LCM_STEPS:
+        raise ValueError(f"steps must be from 1 to {LCM_STEPS}, got {steps}")
+    stride = length // LCM_STEPS
+    falling = [(index + 1) * stride - 1 for index in reversed(range(LCM_STEPS))]
+    return [falling[index * LCM_STEPS // steps] for index in range(steps)]
 
 
 def prior_start(schedule: NoiseSchedule, noise: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

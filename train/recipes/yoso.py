@@ -54,6 +54,8 @@ def main() -> None:
     add_arguments(parser, BundledYosoConfig)
     options = parser.parse_args()
     config = from_arguments(BundledYosoConfig, options)
+    if config.alpha != config.rank:
+        parser.error("alpha must equal rank: the file that is written has no place for it")
     torch.manual_seed(config.seed)
     latents, previewer = load_training_latents(options.corpus, options.model)
     unet = UNet2DConditionModel.from_pretrained(options.model / "unet").float()
