@@ -375,7 +375,7 @@ class GenerateTab:
         except (RequestError, PictureError) as error:
             gr.Warning(str(error), title="Model not loaded")
             name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
-        return gr.Dropdown(value=name, info=licence(spec)), *model_controls(spec, first_style(spec)), order + 1
+        return gr.update(value=name, info=licence(spec)), *model_controls(spec, first_style(spec)), order + 1
 
     def save_pictures(self, shown: GenerateRequest | None) -> str:
         """Make the pictures once more from their request, which a session remembers in place of their pixels."""

@@ -136,8 +136,8 @@ def test_files_that_are_no_saved_picture_are_refused(tmp_path):
 def test_a_model_that_fails_gives_way_to_the_bundled_one(tab, monkeypatch):
     warnings = []
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-    name, *_, order = tab.choose_model("broken", 4, progress=lambda *_, **__: None)
-    assert name == DEFAULT_MODEL and order == 5
+    picker, *_, order = tab.choose_model("broken", 4, progress=lambda *_, **__: None)
+    assert picker["value"] == DEFAULT_MODEL and order == 5
     assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
 
 

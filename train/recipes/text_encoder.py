@@ -203,6 +203,9 @@ def main() -> None:
     drain(trainer)
     encoder = trainer.averages["student"].text_model
     encoder.half().save_pretrained(options.out / "text_encoder")
+    config_file = options.out / "text_encoder" / "config.json"
+    # transformers loads what the config says, diffusers float32: a pipeline needs the two to agree.
+    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     print(
         f"saved {options.out / 'text_encoder'}: {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters"
     )

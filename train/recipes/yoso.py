@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 
 from train.config import add_arguments, from_arguments, setting
@@ -40,7 +39,7 @@ class BundledYosoConfig(YosoConfig):
 
 def save_lora(unet: UNet2DConditionModel, model: Path) -> None:
     """alpha = rank, so that readers that look for no alpha apply it at full strength."""
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.half()))
+    layers = get_peft_model_state_dict(unet.half())
     StableDiffusionPipeline.save_lora_weights(model, unet_lora_layers=layers, weight_name="yoso_lora.safetensors")
 
 
