@@ -32,7 +32,7 @@ corpus: .venv/installed-recipes
 	@$(BIN)/python -m train.emoji --out data/emoji
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), "YOSO Studio needs Python 3.11 or 3.12; name one with: make PYTHON=python3.12"'
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("YOSO Studio needs Python 3.11 or 3.12; name one: make PYTHON=python3.12")'
 	@echo "==> Making .venv"
 	@$(PYTHON) -m venv .venv
 
