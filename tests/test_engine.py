@@ -216,3 +216,12 @@ def test_out_of_memory_is_one_sentence_and_the_next_request_works(engine, monkey
         with pytest.raises(PictureError, match="not enough memory"):
             engine.run(GenerateRequest("a"))
     engine.run(GenerateRequest("a"))
+
+
+def test_a_replaced_lora_file_takes_effect(engine, lora_files):
+    request = GenerateRequest("a", loras=(LoraUse("style"),))
+    seen = []
+    for path in lora_files.values():
+        engine.add_lora("style", path)
+        seen += pixels(engine.run(request))
+    assert len(set(seen)) == len(lora_files)

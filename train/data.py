@@ -30,6 +30,20 @@ class CaptionedPictures:
         return len(self.pictures)
 
 
+def read_listing(folder: Path, keep: Callable[[dict], bool] = lambda row: True) -> list[dict]:
+    """The lines of ``metadata.jsonl`` that `keep` takes.
+
+    Raises:
+        FileNotFoundError: there is no ``metadata.jsonl``.
+    """
+    listing = folder / "metadata.jsonl"
+    if not listing.exists():
+        raise FileNotFoundError(
+            f"{listing} is missing: build the corpus first with python -m train.emoji --out {folder}"
+        )
+    return [row for line in listing.read_text().splitlines() if keep(row := json.loads(line))]
+
+
 def load_pictures(folder: Path, size: int, keep: Callable[[dict], bool] = lambda row: True) -> CaptionedPictures:
     """Read a folder of pictures listed in its ``metadata.jsonl``.
 
@@ -41,12 +55,7 @@ def load_pictures(folder: Path, size: int, keep: Callable[[dict], bool] = lambda
     Raises:
         FileNotFoundError: there is no ``metadata.jsonl``.
     """
-    listing = folder / "metadata.jsonl"
-    if not listing.exists():
-        raise FileNotFoundError(
-            f"{listing} is missing: build the corpus first with python -m train.emoji --out {folder}"
-        )
-    rows = [row for line in listing.read_text().splitlines() if keep(row := json.loads(line))]
+    rows = read_listing(folder, keep)
 
     def read(row: dict) -> np.ndarray:
         with Image.open(folder / row["file_name"]) as picture:

@@ -108,6 +108,7 @@ class Engine:
         with self.lock:
             self._lora_files[name] = Path(path)
             self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
+            self._contexts.clear()  # they are told apart by the identity of LoRAs that may be gone now
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> ModelSpec:
         """Bring a model into memory ahead of its first request; raises as `run` does."""
@@ -131,13 +132,13 @@ class Engine:
 
     def _generate(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
         model = self._model(request.model, report)
-        loras = [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
-        model.loras.apply([(model.one_step, 1.0), *loras])
         size, unit = request.size or model.spec.resolution, model.pixels_per_latent
         if size > max(model.spec.sizes) or size % unit:
             raise RequestError(
                 f"{model.spec.title} draws up to {max(model.spec.sizes)} pixels in steps of {unit}, not {size}."
             )
+        loras = [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
+        model.loras.apply([(model.one_step, 1.0), *loras])
         watch = Stopwatch(self.device)
         with watch.stage("text"):
             context, cut = self._context(request, model, request.prompt)

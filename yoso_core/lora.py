@@ -189,6 +189,7 @@ class LoraStack:
         self.parts = dict(parts)
         self.base: dict[tuple[str, str], Tensor] = {}  # W_0 of every tensor that was ever touched
         self.active: tuple[tuple[int, float], ...] | None = ()  # (identity of the LoRA, weight), as applied now
+        self.held: list[Lora] = []  # the LoRAs of `active`, so that no other one can get their identity
         self.changed: set[tuple[str, str]] = set()
 
     def weight(self, place: tuple[str, str]) -> Tensor:
@@ -213,4 +214,4 @@ class LoraStack:
                 up, down = (tensor.to(weight.device).float() for tensor in (change.up, change.down))
                 total = torch.addmm(total.float(), up.flatten(1), _rows(down), alpha=factor * change.scale)
             _rows_last(weight).copy_(total.view_as(_rows_last(weight)))
-        self.changed, self.active = touched, wanted
+        self.changed, self.active, self.held = touched, wanted, [lora for lora, _ in uses]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.config import RunConfig, add_arguments, from_arguments, setting
-from train.data import load_pictures
+from train.data import read_listing
 from train.emoji import STYLES
 from train.trainer import Player, Trainer, drain
 
@@ -193,7 +193,7 @@ def main() -> None:
     config = from_arguments(TextEncoderConfig, options)
     torch.manual_seed(config.seed)
 
-    rows = load_pictures(options.corpus, 8).rows
+    rows = read_listing(options.corpus)
     words = [word for word in top_n_list("en", config.words) if word.isalpha() and len(word) > 2]
     texts = [caption for row in rows for caption in row["captions"]]
     tokenizer = learn_tokenizer(texts + words * 2, config.vocabulary, options.out / "tokenizer")
