@@ -6,22 +6,70 @@ The command line, the run folder and the weights' metadata all carry the same da
 import argparse
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with the sentence that explains it."""
-    return field(default=default, metadata={"help": help})
+class ConfigError(ValueError):
+    """A setting that is unknown, impossible or at odds with the run folder, in one sentence."""
+
+
+def setting(default: Any, help: str, choices: tuple[str, ...] = (), on_resume: bool = False) -> Any:
+    """A dataclass field with the sentence that explains it.
+
+    Args:
+        default: its value where none is given; a tuple makes a field of several values.
+        help: what it does, with its unit.
+        choices: the only values it takes, where it is a word.
+        on_resume: whether a run may go on with another value, because what is learned does not depend on it.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "on_resume": on_resume})
+
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+TRACKERS = ("none", "tensorboard", "trackio")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class Settings:
+    """Named, explained and checked values: the base of every configuration."""
+
+    def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{one.name} must be a finite number, got {value}")
+            if one.metadata["choices"] and value not in one.metadata["choices"]:
+                raise ConfigError(f"{one.name} must be one of {', '.join(one.metadata['choices'])}, got {value!r}")
+
+    def _at_least(self, least: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def _above_zero(self, *names: str) -> None:
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def _fraction(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+
+@dataclass(frozen=True)
+class RunConfig(Settings):
     """What every run has, whatever it trains."""
 
-    steps: int = setting(1000, "optimizer steps in all")
-    batch: int = setting(64, "pictures a step")
+    steps: int = setting(1000, "optimizer steps in all", on_resume=True)
+    batch: int = setting(64, "samples a step, over all processes")
+    accumulation: int = setting(1, "parts that a process computes its share of a batch in, to save memory", (), True)
     learning_rate: float = setting(1e-3, "learning rate after the warm-up")
     warmup: int = setting(100, "steps over which the learning rate rises from 0")
     decay: float = setting(0.3, "last part of the run over which the learning rate falls to 0, as a fraction")
@@ -29,54 +77,94 @@ class RunConfig:
     clip: float = setting(1.0, "largest norm of a gradient")
     ema: float = setting(0.999, "decay of the moving average of the weights")
     seed: int = setting(0, "seed of sample order, noise and initial weights")
-    bf16: bool = setting(True, "compute in bfloat16 where that is safe; weights stay in float32")
-    compile: bool = setting(False, "compile the networks with torch.compile: a minute at the start, then faster")
-    checkpoint_every: int = setting(500, "steps between checkpoints")
-    preview_every: int = setting(500, "steps between preview pictures")
+    precision: str = setting("bf16", "what the networks compute in; weights stay in float32", PRECISIONS)
+    checkpointing: bool = setting(False, "compute activations twice instead of keeping them, to save memory", (), True)
+    compile: bool = setting(
+        False, "compile the networks with torch.compile: a minute at the start, then faster", (), True
+    )
+    checkpoint_every: int = setting(500, "steps between checkpoints", on_resume=True)
+    preview_every: int = setting(500, "steps between preview pictures", on_resume=True)
+    tracker: str = setting("none", "where loss terms are plotted, beside events.jsonl", TRACKERS, on_resume=True)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "learning_rate", "clip", "checkpoint_every", "preview_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("decay", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        super().__post_init__()
+        self._at_least(1, "steps", "batch", "accumulation", "checkpoint_every", "preview_every")
+        self._at_least(0, "warmup", "weight_decay", "seed")
+        self._above_zero("learning_rate", "clip")
+        self._fraction("decay", "ema")
 
     def learning_rate_factor(self, step: int) -> float:
         """Trapezoid: up over `warmup` steps, flat, down over the last `decay` of the run."""
         falling = max(1.0, self.decay * self.steps)
         return min((step + 1) / max(1, self.warmup), 1.0, (self.steps - step) / falling)
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, default=str)
+
+Config = TypeVar("Config", bound=Settings)
 
 
-Config = TypeVar("Config", bound=RunConfig)
-
-
-def add_arguments(parser: argparse.ArgumentParser, config: type[RunConfig]) -> None:
-    """One flag a field, named and explained by the dataclass."""
+def add_arguments(parser: argparse.ArgumentParser, config: type[Settings]) -> None:
+    """One flag a field, named and explained by the dataclass; what is not given keeps its default."""
+    hints = get_type_hints(config)
     for one in dataclasses.fields(config):
-        flag = "--" + one.name.replace("_", "-")
-        help = f"{one.metadata['help']} (default: {one.default})"
-        if isinstance(one.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=one.default, help=help)
+        flag, kind = "--" + one.name.replace("_", "-"), hints[one.name]
+        options: dict[str, Any] = {"help": f"{one.metadata['help']} (default: {_shown(one.default)})"}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif get_origin(kind) is tuple:
+            options |= {"type": get_args(kind)[0], "nargs": "*"}
         else:
-            parser.add_argument(flag, type=type(one.default), default=one.default, help=help)
+            options |= {"type": kind, "choices": one.metadata["choices"] or None}
+        parser.add_argument(flag, default=argparse.SUPPRESS, **options)
 
 
-def from_arguments(config: type[Config], options: argparse.Namespace) -> Config:
-    return config(**{one.name: getattr(options, one.name) for one in dataclasses.fields(config)})
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else "none" if value == "" else str(value)
+
+
+def from_arguments(config: type[Config], options: argparse.Namespace, start: Config | None = None) -> Config:
+    """`start`, or the defaults, with what the flags say instead.
+
+    Raises:
+        ConfigError: an impossible value.
+    """
+    names = {one.name for one in dataclasses.fields(config)}
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(options).items() if name in names}
+    return dataclasses.replace(start or config(), **given)
 
 
 def load_config(config: type[Config], path: Path) -> Config:
-    """Read a config saved with a run.
+    """Read a config saved with a run, or written by hand with some of the fields.
 
     Raises:
-        ValueError: a field that `config` does not have, named.
+        ConfigError: not JSON, a field that `config` does not have, or a value of another kind; named.
     """
-    values = json.loads(path.read_text())
-    known = {one.name: one for one in dataclasses.fields(config)}
+    try:
+        values = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} can't be read as a JSON object of settings ({error!s:.80})") from None
+    return from_values(config, values, str(path))
+
+
+def from_values(config: type[Config], values: dict[str, Any], origin: str) -> Config:
+    """Make a config of plain JSON values; `origin` says in an error where they came from.
+
+    Raises:
+        ConfigError: a field that `config` does not have, or a value of another kind or out of range.
+    """
+    known, hints = {one.name: one for one in dataclasses.fields(config)}, get_type_hints(config)
     if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{path} has the unknown field {unknown[0]!r}; known fields: {', '.join(known)}")
-    return config(**{name: type(known[name].default)(value) for name, value in values.items()})
+        raise ConfigError(f"{origin} has the unknown field {unknown[0]!r}; known fields: {', '.join(known)}")
+    return config(**{name: _checked(name, value, hints[name], origin) for name, value in values.items()})
+
+
+def _checked(name: str, value: Any, kind: Any, origin: str) -> Any:
+    """`value` as `kind`; 1 passes for 1.0, nothing else for anything else."""
+    if get_origin(kind) is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_checked(name, one, get_args(kind)[0], origin) for one in value)
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind:
+        return value
+    wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    raise ConfigError(f"{origin}: {name} must be {wanted.get(getattr(kind, '__name__', ''), 'a list')}, got {value!r}")

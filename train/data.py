@@ -1,4 +1,4 @@
-"""Captioned pictures in memory, in an order that is a function of (seed, epoch) alone."""
+"""Captioned pictures and latents in memory."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from train.randomness import Draws
 
 
 @dataclass(frozen=True)
@@ -70,25 +72,6 @@ def load_pictures(folder: Path, size: int, keep: Callable[[dict], bool] = lambda
     return CaptionedPictures(torch.from_numpy(stack).permute(0, 3, 1, 2), captions, rows)
 
 
-def generator_for(seed: int, *path: int) -> torch.Generator:
-    """A CPU generator that depends on the numbers given and on nothing else, so that resume is exact."""
-    state = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
-
-
-def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
-    """Which of `count` samples step number `step` sees: (batch,) int64, every sample once an epoch."""
-    position = step * batch
-    taken: list[Tensor] = []
-    while sum(map(len, taken)) < batch:
-        epoch, offset = divmod(position, count)
-        order = torch.randperm(count, generator=generator_for(seed, 0, epoch))
-        part = order[offset : offset + batch - sum(map(len, taken))]
-        taken.append(part)
-        position += len(part)
-    return torch.cat(taken)
-
-
 def to_unit_range(pictures: Tensor) -> Tensor:
     """uint8 [0, 255] to float32 [-1, 1]."""
     return pictures.float() / 127.5 - 1
@@ -124,12 +107,12 @@ class CaptionedLatents:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def batch(self, indices: Tensor, drop: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
         """Latents and one phrasing each; a phrasing is replaced by the empty prompt with probability `drop`."""
         first, count = self.first[indices], self.first[indices + 1] - self.first[indices]
-        choice = first + (torch.rand(len(indices), generator=generator) * count).long()
+        choice = first + (draws.uniform() * count).long()
         contexts = self.contexts[choice].float()
-        dropped = torch.rand(len(indices), generator=generator) < drop
+        dropped = draws.uniform() < drop
         return self.latents[indices], torch.where(dropped[:, None, None], self.empty, contexts)
 
 

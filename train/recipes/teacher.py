@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from train.config import RunConfig, add_arguments, from_arguments, setting
-from train.data import CaptionedLatents, encode_corpus, encode_texts, generator_for, grid, load_pictures
+from train.data import CaptionedLatents, encode_corpus, encode_texts, grid, load_pictures
 from train.losses import per_sample_mse
+from train.randomness import generator_for
 from train.trainer import Player, Trainer, drain
 from yoso_core.denoiser import Denoiser, guided
 from yoso_core.sampling import ddim

@@ -1,0 +1,68 @@
+"""Randomness as a function of (seed, step) alone: resume is exact, and how a batch is split changes nothing."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def generator_for(seed: int, *path: int) -> torch.Generator:
+    """A CPU generator that depends on the numbers given and on nothing else."""
+    state = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
+    """Which of `count` samples step number `step` sees: (batch,) int64, every sample once an epoch."""
+    position = step * batch
+    taken: list[Tensor] = []
+    while sum(map(len, taken)) < batch:
+        epoch, offset = divmod(position, count)
+        order = torch.randperm(count, generator=generator_for(seed, 0, epoch))
+        part = order[offset : offset + batch - sum(map(len, taken))]
+        taken.append(part)
+        position += len(part)
+    return torch.cat(taken)
+
+
+@dataclass
+class Draws:
+    """The random numbers of one step, for some rows of its batch.
+
+    Whoever computes a part of a batch (a process, a round of gradient accumulation) draws the numbers of the whole
+    batch in the same order and keeps its own rows. So a run takes the same noise on one device as on eight.
+
+    Attributes:
+        seed: of the run.
+        step: steps done before this one.
+        batch: rows of the whole batch.
+        rows: the rows wanted.
+        device: where the numbers go; they are drawn on the CPU.
+    """
+
+    seed: int
+    step: int
+    batch: int
+    rows: slice
+    device: torch.device | str = "cpu"
+    generator: torch.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.generator = generator_for(self.seed, 1, self.step)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers (rows, *shape)."""
+        return self._own(torch.randn(self.batch, *shape, generator=self.generator))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), (rows, *shape)."""
+        return self._own(torch.rand(self.batch, *shape, generator=self.generator))
+
+    def stratified(self) -> Tensor:
+        """Uniform numbers in [0, 1), (rows,): one in each batch-th part of the range, which evens a loss over t out."""
+        places = torch.randperm(self.batch, generator=self.generator)
+        return self._own((places + torch.rand(self.batch, generator=self.generator)) / self.batch)
+
+    def _own(self, whole: Tensor) -> Tensor:
+        return whole[self.rows].to(self.device)
