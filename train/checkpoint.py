@@ -4,10 +4,13 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from train.config import ConfigError
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -29,35 +32,55 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 
 def save_checkpoint(
     folder: Path,
-    step: int,
-    modules: dict[str, nn.Module],
+    state: dict[str, Any],
+    weights: dict[str, dict[str, Tensor]],
     optimizers: dict[str, torch.optim.Optimizer],
     keep: int = 2,
 ) -> Path:
-    """Write ``folder/step-NNNNNN`` and remove all but the `keep` newest.
+    """Write ``folder/step-NNNNNNN`` and remove all but the `keep` newest.
 
     The folder is written beside its place, flushed and then renamed, and older ones go only after that: at every
-    instant at least one whole checkpoint is on disk.
+    instant at least one whole checkpoint is on disk. Where it can't be written, nothing of it stays.
+
+    Args:
+        folder: holds the checkpoints of one run.
+        state: plain values; "step" is the number of steps done.
+        weights: tensors by name, by network.
+        optimizers: by player.
+        keep: how many checkpoints stay.
+
+    Raises:
+        OSError, SafetensorError: the disk is full or can't be written to.
     """
-    target = folder / f"step-{step:07d}"
+    target = folder / f"step-{state['step']:07d}"
     partial = folder / f".partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, module in modules.items():
-        save_file(
-            {key: value.contiguous() for key, value in module.state_dict().items()}, partial / f"{name}.safetensors"
-        )
-    for name, optimizer in optimizers.items():
-        save_file(_optimizer_tensors(optimizer), partial / f"{name}.optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps({"step": step}))
-    for path in partial.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    try:
+        partial.mkdir(parents=True)
+        for name, tensors in weights.items():
+            whole = {key: value.contiguous() for key, value in tensors.items()}
+            save_file(whole, partial / f"{name}.safetensors")
+        for name, optimizer in optimizers.items():
+            save_file(_optimizer_tensors(optimizer), partial / f"{name}.optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(state))
+        for path in [*partial.iterdir(), partial]:
+            _flush(path)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _flush(path: Path) -> None:
+    """Bring a file or folder to the disk itself, so that a rename never outruns what it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -65,10 +88,28 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
 
 
-def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> int:
-    """Restore everything that `save_checkpoint` wrote and return the number of steps done."""
-    for name, module in modules.items():
-        module.load_state_dict(load_file(path / f"{name}.safetensors"))
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half written, or half removed."""
+    whole = set(checkpoints(folder))
+    for path in [*folder.glob(".partial-*"), *(path for path in folder.glob("step-*") if path not in whole)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_checkpoint(
+    path: Path, weights: dict[str, dict[str, Tensor]], optimizers: dict[str, torch.optim.Optimizer]
+) -> dict[str, Any]:
+    """Restore everything that `save_checkpoint` wrote, in place, and return its plain values.
+
+    Raises:
+        ConfigError: the checkpoint is of another network.
+    """
+    for name, tensors in weights.items():
+        found = load_file(path / f"{name}.safetensors")
+        shapes = {key: tuple(value.shape) for key, value in found.items()}
+        if shapes != {key: tuple(value.shape) for key, value in tensors.items()}:
+            raise ConfigError(f"{path} was made by another network; give this run another folder")
+        for key, value in tensors.items():
+            value.copy_(found[key])
     for name, optimizer in optimizers.items():
         _restore_optimizer(optimizer, load_file(path / f"{name}.optimizer.safetensors"))
-    return json.loads((path / "state.json").read_text())["step"]
+    return json.loads((path / "state.json").read_text())

@@ -5,11 +5,13 @@ The command line, the run folder and the weights' metadata all carry the same da
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 
 class ConfigError(ValueError):
@@ -26,6 +28,29 @@ def setting(default: Any, help: str, choices: tuple[str, ...] = (), on_resume: b
         on_resume: whether a run may go on with another value, because what is learned does not depend on it.
     """
     return field(default=default, metadata={"help": help, "choices": choices, "on_resume": on_resume})
+
+
+def with_defaults(**values: Any) -> Callable[[type], type]:
+    """Class decorator, below ``@dataclass``: other defaults for inherited settings, whose type and help stay.
+
+    Raises:
+        TypeError: there is no such setting to inherit.
+    """
+
+    def change(config: type) -> type:
+        inherited: dict[str, dataclasses.Field] = {}
+        for base in reversed(config.__mro__):
+            inherited |= getattr(base, "__dataclass_fields__", {})
+        own = inspect.get_annotations(config)
+        for name, value in values.items():
+            if name not in inherited:
+                raise TypeError(f"{config.__name__} inherits no setting {name}")
+            own[name] = inherited[name].type
+            setattr(config, name, field(default=value, metadata=inherited[name].metadata))
+        config.__annotations__ = own
+        return config
+
+    return change
 
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -53,6 +78,9 @@ class Settings:
         for name in names:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def _refuse(self, name: str, why: str) -> NoReturn:
+        raise ConfigError(f"{name} = {getattr(self, name)!r} is not possible: {why}")
 
     def _fraction(self, *names: str) -> None:
         for name in names:
@@ -130,6 +158,34 @@ def from_arguments(config: type[Config], options: argparse.Namespace, start: Con
     names = {one.name for one in dataclasses.fields(config)}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(options).items() if name in names}
     return dataclasses.replace(start or config(), **given)
+
+
+def parse(config: type[Config], description: str, run: str, arguments: list[str] | None = None) -> tuple[Config, Path]:
+    """The command line of one kind of run: ``--run FOLDER``, ``--config FILE`` and a flag a field.
+
+    Args:
+        config: its settings.
+        description: for ``--help``.
+        run: the folder where the run goes if none is named.
+        arguments: what was typed; None for the program's own.
+
+    Returns:
+        The settings and the run folder.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_run_arguments(parser, config, run)
+    return from_run_arguments(config, parser.parse_args(arguments))
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, config: type[Settings], run: str) -> None:
+    parser.add_argument("--run", type=Path, default=Path(run), help="folder of the run; one that has begun goes on")
+    parser.add_argument("--config", type=Path, help="JSON file of settings, such as a run's config.json; flags win")
+    add_arguments(parser, config)
+
+
+def from_run_arguments(config: type[Config], options: argparse.Namespace) -> tuple[Config, Path]:
+    start = load_config(config, options.config) if options.config else None
+    return from_arguments(config, options, start), options.run
 
 
 def load_config(config: type[Config], path: Path) -> Config:

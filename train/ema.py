@@ -1,6 +1,7 @@
 """Exponential moving average of a network's weights."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -12,10 +13,13 @@ def averaged_copy(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """average <- d * average + (1 - d) * module, d rising from 0 to `decay` so that early weights are forgotten."""
+def update_average(average: nn.Module, module: nn.Module, names: Iterable[str], decay: float, step: int) -> None:
+    """average <- d * average + (1 - d) * module for the parameters `names` and all buffers.
+
+    d rises from 0.1 to `decay` over the first steps, so that the initial weights are forgotten.
+    """
     decay = min(decay, (1 + step) / (10 + step))
-    pairs = [(a, p.detach()) for a, p in zip(average.parameters(), module.parameters(), strict=True) if p.requires_grad]
-    torch._foreach_lerp_([a for a, _ in pairs], [p for _, p in pairs], 1 - decay)
+    to, source = dict(average.named_parameters()), dict(module.named_parameters())
+    torch._foreach_lerp_([to[name] for name in names], [source[name].detach() for name in names], 1 - decay)
     for a, b in zip(average.buffers(), module.buffers(), strict=True):
         a.copy_(b)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,7 @@ class ModelSpec:
     sizes: tuple[int, ...] = (384, 512, 640, 768)
 
 
+HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 SD15_CONTEXT = 768  # width of the prompt's encoding, which tells the Stable Diffusion 1 family
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
 
@@ -105,6 +107,23 @@ MODELS: dict[str, ModelSpec] = {
         variant="fp16",
     ),
 }
+
+
+def find_model(name: str) -> ModelSpec:
+    """The spec of a known model, a diffusers folder on this machine, or ``OWNER/NAME@COMMIT`` on a hub.
+
+    Raises:
+        ModelError: none of these; a hub model without its commit, which could change from one day to the next.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if Path(name).expanduser().is_dir():
+        return local_model(name)
+    if HUB_MODEL.fullmatch(name):
+        place, revision = name.split("@")
+        return replace(local_model(place), title=place, source=Source(place, revision))
+    hint = " with its commit, OWNER/NAME@ and 40 hex digits," if re.fullmatch(r"[\w.-]+/[\w.-]+(@.*)?", name) else ""
+    raise ModelError(f"There is no model {name!r:.80}: name a folder, a hub model{hint} or one of {', '.join(MODELS)}.")
 
 
 def local_model(folder: str) -> ModelSpec:

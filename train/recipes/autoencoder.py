@@ -1,30 +1,31 @@
 """The bundled autoencoder: 64 x 64 pictures to (8, 8, 8) latents and back.
 
-python -m train.recipes.autoencoder --corpus data/emoji --run runs/autoencoder
+python -m train.recipes.autoencoder --data data/emoji --run runs/autoencoder
 """
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from train.config import RunConfig, add_arguments, from_arguments, setting
+from train.config import RunConfig, parse, setting, with_defaults
+from train.console import follow, run_command
 from train.data import CaptionedPictures, grid, load_pictures, to_unit_range
-from train.trainer import Player, Trainer, drain
+from train.randomness import Draws
+from train.trainer import Losses, Player, Trainer
 
 
 @dataclass(frozen=True)
+@with_defaults(steps=2800, batch=32, learning_rate=2e-3, ema=0.998)
 class AutoencoderConfig(RunConfig):
-    steps: int = setting(2800, "optimizer steps in all")
-    batch: int = setting(32, "pictures a step")
-    learning_rate: float = setting(2e-3, "learning rate after the warm-up")
-    ema: float = setting(0.998, "decay of the moving average of the weights")
+    data: str = setting("data/emoji", "the emoji corpus")
+    out: str = setting("models/yoso-emoji/vae", "folder that the autoencoder is written to")
     size: int = setting(64, "side of the pictures in pixels: 64, 128 or 256")
     gradient_weight: float = setting(1.0, "weight of the distance between picture gradients, which keeps edges")
     pyramid_weight: float = setting(1.0, "weight of the distances at 1/2, 1/4 and 1/8 size, which keep colours")
@@ -50,13 +51,12 @@ def build_autoencoder(size: int) -> AutoencoderKL:
     )
 
 
-def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def augment(pictures: Tensor, draws: Draws) -> Tensor:
     """Mirror half of the pictures and permute the colours of a third, so that the code is not of emoji hues alone."""
-    count = len(pictures)
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    mirrored = draws.uniform() < 0.5
     pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
-    orders = torch.rand(count, 3, generator=generator).argsort(1)
-    orders[torch.rand(count, generator=generator) > 0.33] = torch.arange(3)
+    orders = draws.uniform(3).argsort(1)
+    orders[draws.uniform() > 0.33] = torch.arange(3)
     return pictures.gather(1, orders[:, :, None, None].expand_as(pictures))
 
 
@@ -73,7 +73,7 @@ class AutoencoderTask:
 
     def __init__(self, autoencoder: AutoencoderKL, data: CaptionedPictures, config: AutoencoderConfig) -> None:
         self.data, self.config = data, config
-        self.sample_count = len(data)
+        self.sample_count, self.fingerprint = len(data), str(len(data))
         self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
         self.players = {"autoencoder": Player(autoencoder, config.learning_rate)}
         self.pass_through = torch.compile(self._pass_through) if config.compile else self._pass_through
@@ -84,25 +84,26 @@ class AutoencoderTask:
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
         return self.autoencoder.decode(latent).sample, kl
 
-    def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        pictures = augment(to_unit_range(self.data.pictures[indices]), generator)
+    def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        pictures = augment(to_unit_range(self.data.pictures[indices]).to(draws.device), draws)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        noise = torch.randn(len(pictures), 8, 8, 8, generator=generator)
-        return pictures, *self.pass_through(pictures, noise)
+        return pictures, *self.pass_through(pictures, draws.normal(8, 8, 8))
 
-    def losses(self, player: str, shared: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    def losses(self, player: str, shared: tuple[Tensor, Tensor, Tensor]) -> Losses:
         pictures, decoded, kl = shared
         decoded = decoded.float()
-        pyramid = sum((F.avg_pool2d(decoded - pictures, scale).abs().mean() for scale in (2, 4, 8)), torch.zeros(()))
-        return {
-            "l1": (decoded - pictures).abs().mean(),
-            "gradient": self.config.gradient_weight * gradient_distance(decoded, pictures),
-            "pyramid": self.config.pyramid_weight * pyramid,
-            "kl": self.config.kl_weight * kl,
-        }
+        pyramid = sum(F.avg_pool2d(decoded - pictures, scale).abs().mean() for scale in (2, 4, 8))
+        return Losses(
+            {
+                "l1": (decoded - pictures).abs().mean(),
+                "gradient": self.config.gradient_weight * gradient_distance(decoded, pictures),
+                "pyramid": self.config.pyramid_weight * pyramid,
+                "kl": self.config.kl_weight * kl,
+            }
+        )
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
-        pictures = to_unit_range(self.data.pictures[:: max(1, len(self.data) // 32)][:32])
+        pictures = to_unit_range(self.data.pictures[:: max(1, len(self.data) // 32)][:32]).to(self.autoencoder.device)
         decoded = averages["autoencoder"](pictures).sample
         return grid(
             torch.cat([part for pair in zip(pictures.split(8), decoded.split(8), strict=True) for part in pair]), 8
@@ -123,19 +124,16 @@ def measure_latents(autoencoder: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--run", type=Path, default=Path("runs/autoencoder"))
-    parser.add_argument("--out", type=Path, default=Path("models/yoso-emoji/vae"))
-    add_arguments(parser, AutoencoderConfig)
-    options = parser.parse_args()
-    config = from_arguments(AutoencoderConfig, options)
+    config, folder = parse(AutoencoderConfig, __doc__, "runs/autoencoder")
+    corpus = Path(config.data)
     torch.manual_seed(config.seed)
-    data = load_pictures(options.corpus, config.size, keep=lambda row: not row["held_out"])
-    trainer = Trainer(AutoencoderTask(build_autoencoder(config.size), data, config), config, options.run)
-    drain(trainer)
-    autoencoder = trainer.averages["autoencoder"]
-    unseen = load_pictures(options.corpus, config.size, keep=lambda row: row["held_out"])
+    data = load_pictures(corpus, config.size, keep=lambda row: not row["held_out"])
+    autoencoder = build_autoencoder(config.size).to(PartialState().device)
+    trainer = Trainer(AutoencoderTask(autoencoder, data, config), config, folder)
+    if not follow(trainer):
+        return
+    autoencoder = trainer.averages["autoencoder"].cpu()
+    unseen = load_pictures(corpus, config.size, keep=lambda row: row["held_out"])
     print(f"held-out pictures: {psnr(autoencoder, to_unit_range(unseen.pictures)):.2f} dB")
     latents = measure_latents(autoencoder, to_unit_range(data.pictures))
     autoencoder.register_to_config(
@@ -143,9 +141,9 @@ def main() -> None:
         latents_mean=latents.mean((0, 2, 3)).tolist(),  # for the informative prior
         latents_std=latents.std((0, 2, 3)).tolist(),
     )
-    autoencoder.half().save_pretrained(options.out)
-    print(f"saved {options.out}, scaling factor {autoencoder.config.scaling_factor:.4f}")
+    autoencoder.half().save_pretrained(config.out)
+    print(f"saved {config.out}, scaling factor {autoencoder.config.scaling_factor:.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,6 +1,6 @@
 """The bundled text encoder: a small CLIP text model that knows far more words than the captions have.
 
-    python -m train.recipes.text_encoder --corpus data/emoji --run runs/text_encoder
+    python -m train.recipes.text_encoder --data data/emoji --run runs/text_encoder
 
 A vocabulary of byte pairs is learned from captions and common words. The encoder is then distilled: its sentence
 token must predict what a sentence model (all-MiniLM-L6-v2, a development tool, not shipped) says of the same words,
@@ -8,7 +8,6 @@ so that "kitty" lies beside "cat" although no caption of a picture may have it, 
 Needs ``requirements-recipes.txt``.
 """
 
-import argparse
 import importlib.util
 import json
 import random
@@ -22,10 +21,12 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from train.config import RunConfig, add_arguments, from_arguments, setting
+from train.config import RunConfig, parse, setting, with_defaults
+from train.console import follow, run_command
 from train.data import read_listing
 from train.emoji import STYLES
-from train.trainer import Player, Trainer, drain
+from train.randomness import Draws
+from train.trainer import Losses, Player, Trainer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 32  # longest prompt, start and end included
@@ -33,11 +34,10 @@ COLOURS = "red orange yellow green blue purple pink brown black white grey golde
 
 
 @dataclass(frozen=True)
+@with_defaults(steps=1300, warmup=50, batch=384)
 class TextEncoderConfig(RunConfig):
-    steps: int = setting(1300, "optimizer steps in all")
-    warmup: int = setting(50, "steps over which the learning rate rises from 0")
-    batch: int = setting(384, "phrases a step")
-    learning_rate: float = setting(1e-3, "learning rate after the warm-up")
+    data: str = setting("data/emoji", "the emoji corpus")
+    out: str = setting("models/yoso-emoji", "pipeline folder that tokenizer and encoder are written to")
     vocabulary: int = setting(4096, "entries of the byte-pair vocabulary")
     words: int = setting(15000, "common English words to learn beside the captions")
     temperature: float = setting(0.05, "temperature of the contrastive term")
@@ -150,27 +150,29 @@ class TextEncoderTask:
     ) -> None:
         self.student, self.tokenizer, self.phrases, self.config = student, tokenizer, phrases, config
         self.targets = sentence_embeddings(phrases)
-        self.sample_count = len(phrases)
+        self.sample_count, self.fingerprint = len(phrases), str(len(phrases))
         self.players = {"student": Player(student, config.learning_rate)}
 
-    def forward(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        styles = torch.randint(len(STYLES) + 1, (len(indices),), generator=generator)
-        picker = random.Random(int(torch.randint(2**31, (), generator=generator)))
+    def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        styles = (draws.uniform() * (len(STYLES) + 1)).long()
+        picker = random.Random(int(draws.uniform()[0] * 2**31))
         texts = [phrase(self.phrases[i], s, picker) for i, s in zip(indices.tolist(), styles.tolist(), strict=True)]
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
         return *self.student(tokens), self.targets[indices], styles
 
-    def losses(self, player: str, shared: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def losses(self, player: str, shared: tuple[Tensor, ...]) -> Losses:
         content, style, target, styles = shared
         same = target @ target.T > 0.99  # the same phrase twice in a batch is no negative
         logits = (content @ target.T / self.config.temperature).masked_fill(
             same & ~torch.eye(len(same), dtype=bool), -1e4
         )
-        return {
-            "cosine": 4 * (1 - (content * target).sum(-1)).mean(),
-            "contrast": 0.2 * F.cross_entropy(logits, torch.arange(len(logits))),
-            "style": 0.2 * F.cross_entropy(style, styles),
-        }
+        return Losses(
+            {
+                "cosine": 4 * (1 - (content * target).sum(-1)).mean(),
+                "contrast": 0.2 * F.cross_entropy(logits, torch.arange(len(logits))),
+                "style": 0.2 * F.cross_entropy(style, styles),
+            }
+        )
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
         """Similarities of twelve phrases to each other, white for 1."""
@@ -184,32 +186,26 @@ class TextEncoderTask:
 def main() -> None:
     from wordfreq import top_n_list
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--run", type=Path, default=Path("runs/text_encoder"))
-    parser.add_argument("--out", type=Path, default=Path("models/yoso-emoji"))
-    add_arguments(parser, TextEncoderConfig)
-    options = parser.parse_args()
-    config = from_arguments(TextEncoderConfig, options)
+    config, folder = parse(TextEncoderConfig, __doc__, "runs/text_encoder")
+    out = Path(config.out)
     torch.manual_seed(config.seed)
 
-    rows = read_listing(options.corpus)
+    rows = read_listing(Path(config.data))
     words = [word for word in top_n_list("en", config.words) if word.isalpha() and len(word) > 2]
     texts = [caption for row in rows for caption in row["captions"]]
-    tokenizer = learn_tokenizer(texts + words * 2, config.vocabulary, options.out / "tokenizer")
+    tokenizer = learn_tokenizer(texts + words * 2, config.vocabulary, out / "tokenizer")
     student = Student(len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id)
     task = TextEncoderTask(student, tokenizer, content_phrases(rows, words), config)
-    trainer = Trainer(task, config, options.run)
-    drain(trainer)
+    trainer = Trainer(task, config, folder)
+    if not follow(trainer):
+        return
     encoder = trainer.averages["student"].text_model
-    encoder.half().save_pretrained(options.out / "text_encoder")
-    config_file = options.out / "text_encoder" / "config.json"
+    encoder.half().save_pretrained(out / "text_encoder")
+    config_file = out / "text_encoder" / "config.json"
     # transformers loads what the config says, diffusers float32: a pipeline needs the two to agree.
     config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    print(
-        f"saved {options.out / 'text_encoder'}: {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters"
-    )
+    print(f"saved {out / 'text_encoder'}: {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

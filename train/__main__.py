@@ -1,0 +1,59 @@
+"""Training and measuring from the command line.
+
+python -m train yoso --model MODEL --data FOLDER --run runs/mine
+accelerate launch -m train yoso --model MODEL --data FOLDER --run runs/mine
+python -m train evaluate --model MODEL --weights runs/mine/output/pytorch_lora_weights.safetensors
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from train.config import add_arguments, add_run_arguments, from_arguments, from_run_arguments
+from train.console import run_command
+from train.diffusion import DiffusionConfig
+from train.evaluate import EvaluateConfig, evaluate
+from train.runs import train_diffusion, train_scratch, train_yoso
+from train.scratch import ScratchConfig, ScratchDiffusionConfig
+from train.yoso import YosoConfig
+
+RUNS = {
+    "yoso": (YosoConfig, train_yoso, "make a model draw in one evaluation"),
+    "teacher": (
+        DiffusionConfig,
+        train_diffusion,
+        "plain diffusion: adapt a model before YOSO, fine-tune it, or a LoRA",
+    ),
+    "scratch": (ScratchConfig, train_scratch, "a one-step generator from nothing, on pixels, without prompts"),
+    "scratch-diffusion": (ScratchDiffusionConfig, train_scratch, "its baseline: the same network by plain diffusion"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
+    for name, (config, _, help) in RUNS.items():
+        add_run_arguments(commands.add_parser(name, help=help, description=config.__doc__), config, f"runs/{name}")
+    measure = commands.add_parser("evaluate", help="measure a model: Fréchet distance, recall, retrieval, seconds")
+    add_arguments(measure, EvaluateConfig)
+    measure.add_argument("--json", type=Path, help="write the figures here too")
+    return parser
+
+
+def main() -> None:
+    options = build_parser().parse_args()
+    if options.command == "evaluate":
+        report = evaluate(from_arguments(EvaluateConfig, options), lambda text: print(text, file=sys.stderr))
+        print(report.to_markdown())
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(report.to_json() + "\n")
+    else:
+        config, train, _ = RUNS[options.command]
+        train(*from_run_arguments(config, options))
+
+
+if __name__ == "__main__":
+    run_command(main)

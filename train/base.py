@@ -1,0 +1,175 @@
+"""What a run starts from: a text-to-image model, its data, and the part of it that is trained."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from peft import LoraConfig
+from PIL import Image
+from torch import Tensor, nn
+
+from train.config import ConfigError, RunConfig, setting
+from train.data import CaptionedLatents, GeneratedLatents, encode_folder, encode_texts, grid, read_captions
+from train.randomness import generator_for
+from yoso_core.autoencoder import decode
+from yoso_core.denoiser import Denoiser
+from yoso_core.models import LoadedModel, ModelError, find_model, load_model
+from yoso_core.sampling import one_step, prior_start
+
+ADAPTERS = ("lora", "full")
+PREVIEWS = 16  # pictures in a preview grid where no prompts are given
+
+# Attention projections, feed-forward, resnet convolutions, shortcuts, samplers and time-embedding projections.
+LORA_TARGETS = [
+    *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+]
+
+
+@dataclass(frozen=True)
+class ModelRunConfig(RunConfig):
+    """A run that trains the network of a text-to-image model."""
+
+    model: str = setting(
+        "yoso-emoji", "what is trained: a known model, a diffusers folder, or OWNER/NAME@COMMIT of a hub"
+    )
+    data: str = setting("", "folder of captioned pictures")
+    captions: str = setting("", "text file of captions, one a line; their latents are made on the fly by `maker`")
+    maker: str = setting("", "one-step model with the same autoencoder that makes latents of captions")
+    adapter: str = setting("lora", "train a LoRA, or the full network", ADAPTERS)
+    rank: int = setting(64, "rank of the LoRA")
+    alpha: int = setting(8, "alpha of the LoRA: its change is scaled by alpha / rank")
+    preview_prompts: tuple[str, ...] = setting(
+        (), "prompts of the preview pictures; none: captions of the data", (), True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "rank", "alpha")
+
+
+def load_base(config: ModelRunConfig, device: torch.device) -> LoadedModel:
+    """The model that is trained, in float32, without its one-step LoRA.
+
+    Raises:
+        ConfigError: it can't be found or is of a family that can't be trained.
+    """
+    return _load(config.model, device, keep_lora=False)
+
+
+def _load(name: str, device: torch.device, keep_lora: bool) -> LoadedModel:
+    try:
+        spec = find_model(name)
+        model = load_model(spec if keep_lora else replace(spec, lora=None), device, torch.float32)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(model.unet, UNet2DConditionModel):
+        raise ConfigError(f"{name} has a {type(model.unet).__name__}; only models with a UNet can be trained")
+    if "CrossAttnDownBlock2D" not in model.unet.config.down_block_types:
+        raise ConfigError(f"{name} does not read prompts; only text-to-image models can be trained")
+    model.unet.set_attn_processor(AttnProcessor())  # its backward is faster than fused attention on few tokens
+    return model
+
+
+def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | GeneratedLatents:
+    """The training data as latents of `base`: of pictures, or of captions alone.
+
+    Raises:
+        ConfigError: none or two sources are named, or nothing in them is usable.
+    """
+    if bool(config.data) == bool(config.captions):
+        raise ConfigError("name the training data: either data, a folder of pictures, or captions, a text file")
+    if config.data:
+        size = base.spec.resolution
+        return encode_folder(Path(config.data), size, base.autoencoder, base.tokenizer, base.text_encoder)
+    if not config.maker:
+        raise ConfigError("captions need a maker: the one-step model that makes latents of them")
+    maker = _load(config.maker, base.unet.device, keep_lora=True)
+    if maker.autoencoder.config.latent_channels != base.autoencoder.config.latent_channels:
+        raise ConfigError(
+            f"{config.maker} and {config.model} have different latents; choose a maker of the same family"
+        )
+    maker.loras.apply([(maker.one_step, 1.0)])
+    denoise = Denoiser(maker.unet, maker.schedule, maker.prediction)
+    phrases = read_captions(Path(config.captions))
+    contexts = encode_texts(phrases, maker.tokenizer, maker.text_encoder)
+    own = contexts if maker.spec == base.spec else encode_texts(phrases, base.tokenizer, base.text_encoder)
+
+    def sample(noise: Tensor, context: Tensor) -> Tensor:
+        start = prior_start(maker.schedule, noise, maker.prior_mean, maker.prior_deviation)
+        return one_step(denoise, start, context, maker.schedule.last)
+
+    side = base.spec.resolution // base.pixels_per_latent
+    shape = (base.unet.config.in_channels, side, side)
+    return GeneratedLatents(sample, shape, contexts, own, encode_texts([""], base.tokenizer, base.text_encoder))
+
+
+def trainable(unet: UNet2DConditionModel, config: ModelRunConfig) -> UNet2DConditionModel:
+    """A copy of the network of which the right part requires gradients: a fresh LoRA, or everything."""
+    network = copy.deepcopy(unet).to(memory_format=torch.channels_last).train()
+    if config.adapter == "full":
+        network.requires_grad_(True)
+    else:
+        add_lora(network, config.rank, config.alpha)
+    if config.checkpointing:
+        network.enable_gradient_checkpointing()
+    return network
+
+
+def add_lora(unet: UNet2DConditionModel, rank: int, alpha: int) -> None:
+    """Freeze the network and put a trainable LoRA on everything that YOSO's has it on."""
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=LORA_TARGETS))
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """A short text that changes with the weights: cheap, because it reads a few numbers of each tensor."""
+    total = torch.stack(
+        [value.detach().double().flatten()[:: max(1, value.numel() // 64)].sum().cpu() for value in module.parameters()]
+    )
+    return f"{len(total)}:{(total * torch.arange(1, len(total) + 1)).sum().item():.9g}"
+
+
+class Previewer:
+    """Draws preview prompts from fixed seeds with whatever sampler it is given.
+
+    Args:
+        autoencoder: decodes.
+        contexts: (N, L, D), the encoded prompts.
+        empty: (1, L, D), the encoded empty prompt.
+        shape: (C, h, w) of a latent.
+        seeds: prompt i starts from the noise of seed ``i % seeds``.
+    """
+
+    def __init__(
+        self, autoencoder: nn.Module, contexts: Tensor, empty: Tensor, shape: tuple[int, ...], seeds: int = 8
+    ) -> None:
+        self.autoencoder = autoencoder
+        self.device = next(autoencoder.parameters()).device
+        self.contexts, self.empty = contexts.float().to(self.device), empty.to(self.device)
+        noise = [torch.randn(shape, generator=generator_for(0, 2, index % seeds)) for index in range(len(contexts))]
+        self.noise = torch.stack(noise).to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, sample: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Image.Image:
+        """`sample(noise, context, empty)` -> clean latents (B, C, h, w), scaled."""
+        noise = self.noise.contiguous(memory_format=torch.channels_last)
+        found = []
+        for start in range(0, len(noise), 8):
+            part = slice(start, start + 8)
+            found.append(decode(self.autoencoder, sample(noise[part], self.contexts[part], self.empty)).cpu())
+        return grid(torch.cat(found), 8)
+
+
+def previewer(config: ModelRunConfig, base: LoadedModel, data: CaptionedLatents | GeneratedLatents) -> Previewer:
+    """The previewer of a run: its own prompts, or phrasings spread over the data."""
+    if config.preview_prompts:
+        contexts = encode_texts(list(config.preview_prompts), base.tokenizer, base.text_encoder)
+    else:
+        count = min(PREVIEWS, len(data.contexts))
+        contexts = data.contexts[torch.arange(count) * len(data.contexts) // count]
+    return Previewer(base.decoder, contexts, data.empty, data.shape)

@@ -1,0 +1,69 @@
+"""What a run looks like in a terminal: a progress bar, errors in one sentence, Ctrl-C that loses nothing."""
+
+import signal
+import sys
+from collections.abc import Callable
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from train.config import ConfigError
+from train.trainer import Finished, Preview, Saved, Started, StepDone, Stopped, Trainer, TrainingError
+from yoso_core.requests import RequestError
+
+
+def follow(trainer: Trainer) -> bool:
+    """Run to the end with a progress bar; True if it got there, False if it was stopped on the way.
+
+    SIGINT and SIGTERM end the run after the step in progress, with a checkpoint.
+    """
+    before = {sign: signal.signal(sign, lambda *_: trainer.stop()) for sign in (signal.SIGINT, signal.SIGTERM)}
+    quiet = not PartialState().is_main_process
+    steps, finished = trainer.config.steps, True
+    try:
+        with tqdm(total=steps, unit="step", disable=quiet, dynamic_ncols=True, mininterval=2) as bar:
+            say = bar.write if not quiet else lambda text: None
+            for event in trainer.run():
+                match event:
+                    case Started(step, seconds, memory, disk):
+                        bar.update(step - bar.n)
+                        say(
+                            f"from step {step} to {steps}: about {_duration(seconds)}, {memory / 1e9:.1f} GB of "
+                            f"memory, {disk / 1e9:.2f} GB on disk in {trainer.folder}"
+                        )
+                    case StepDone(step, losses, rate):
+                        terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+                        bar.set_postfix_str(f"{rate:.0f} samples/s  {terms}")
+                        bar.update(step - bar.n)
+                    case Preview(step, path) | Saved(step, path):
+                        say(f"step {step}: {path}")
+                    case Stopped(step):
+                        say(f"stopped at step {step}; the same command goes on from there")
+                        finished = False
+                    case Finished(step, seconds):
+                        say(f"done: {step} steps, {_duration(seconds)}")
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+    return finished
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run a command; what can go wrong for its user is one sentence and exit status 1."""
+    try:
+        command()
+    except (ConfigError, TrainingError, RequestError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except torch.OutOfMemoryError:
+        sys.exit("error: not enough memory; raise --accumulation, add --checkpointing, or lower --batch")
