@@ -1,0 +1,302 @@
+"""Any file in, an upright opaque RGB picture or one sentence out."""
+
+import io
+import os
+import pickle
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from yoso_core.pictures import PIXEL_LIMIT, PictureFileError, open_picture, square
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+
+
+def noise(width=40, height=30, mode="RGB", seed=0):
+    """A picture of random pixels of one mode."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def stored(picture, kind="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def opened(data):
+    return open_picture(io.BytesIO(data))
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of_size(width, height):
+    """A whole PNG whose header promises pixels that are not there."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def same(a, b):
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def refusal(source):
+    """The sentence with which a source is refused."""
+    with pytest.raises(PictureFileError) as caught:
+        open_picture(source)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 200
+    return sentence
+
+
+def test_ordinary_pictures_pass_unchanged_and_without_a_note(tmp_path):
+    picture = noise()
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        data = stored(picture, kind, **options)
+        (tmp_path / "picture").write_bytes(data)  # no suffix: the content decides
+        for source in (tmp_path / "picture", io.BytesIO(data), Image.open(io.BytesIO(data))):
+            result = open_picture(source)
+            assert same(result.picture, picture) and result.notes == ()
+    data = stored(picture, "JPEG")
+    assert same(opened(data).picture, Image.open(io.BytesIO(data))) and opened(data).notes == ()
+
+
+def test_a_picture_in_memory_is_copied():
+    picture = noise()
+    result = open_picture(picture).picture
+    result.paste("red", (0, 0, *result.size))
+    assert same(picture, noise())
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "word"),
+    [
+        ("L", "PNG", "grey"),
+        ("L", "JPEG", "grey"),
+        ("LA", "PNG", "grey"),
+        ("1", "PNG", "black and white"),
+        ("P", "PNG", "palette"),
+        ("P", "GIF", "palette"),
+        ("CMYK", "JPEG", "CMYK"),
+    ],
+)
+def test_other_modes_are_converted_with_a_note(mode, kind, word):
+    picture = noise(mode=mode)
+    result = opened(stored(picture, kind, **({"quality": 100} if kind == "JPEG" else {})))
+    assert result.picture.mode == "RGB" and len(result.notes) == 1 and word in result.notes[0]
+    difference = np.asarray(result.picture).astype(int) - np.asarray(picture.convert("RGB"))
+    assert np.abs(difference).mean() < (8 if kind == "JPEG" else 1e-9)
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    values = np.arange(0, 65536, 13, dtype=np.uint16)[:5000].reshape(50, 100)
+    expected = np.round(values / 257).astype(np.uint8)
+    pictures = [
+        Image.open(io.BytesIO(stored(Image.fromarray(values)))),
+        Image.frombytes("I;16B", (100, 50), values.astype(">u2").tobytes()),
+        Image.fromarray(values.astype(np.int32)),
+        Image.fromarray(values.astype(np.float32)),
+    ]
+    assert [picture.mode for picture in pictures] == ["I;16", "I;16B", "I", "F"]
+    for picture in pictures:
+        result = open_picture(picture)
+        assert (np.asarray(result.picture) == expected[..., None]).all() and "scaled" in result.notes[0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 255), (-3.5, 9.25), (-1e300, 1e300)])
+def test_wide_values_keep_their_darkest_and_brightest(low, high):
+    values = np.linspace(low, high, 64).astype(np.float32 if abs(high) < 1e30 else np.float64).reshape(8, 8)
+    if values.dtype == np.float64:
+        values = (values / 1e262).astype(np.float32)  # about as large as "F" can hold
+    levels = np.asarray(open_picture(Image.fromarray(values)).picture)[..., 0].ravel()
+    assert levels[0] == 0 and levels[-1] == 255 and (np.diff(levels.astype(int)) >= 0).all()
+
+
+def test_values_that_are_no_numbers_are_refused():
+    assert "finite" in refusal(Image.fromarray(np.full((4, 4), np.nan, np.float32)))
+    assert same(open_picture(Image.fromarray(np.full((4, 4), -7.0, np.float32))).picture, Image.new("RGB", (4, 4)))
+
+
+def half_transparent(mode):
+    """Left half red and opaque, right half invisible; as RGBA, LA or with one transparent palette entry or colour."""
+    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 255))
+    picture.paste((0, 255, 0, 0), (4, 0, 8, 8))
+    if mode == "RGB":
+        return stored(picture.convert("RGB"), transparency=(0, 255, 0))
+    if mode == "P":
+        return stored(picture.convert("RGB").quantize(2), transparency=bytes([255, 0]))
+    if mode == "GIF":
+        return stored(picture, "GIF")
+    return stored(picture.convert(mode))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "GIF"])
+@pytest.mark.filterwarnings("error")
+def test_what_is_transparent_becomes_white(mode):
+    result = opened(half_transparent(mode))
+    assert "transparent: put on white" in result.notes
+    pixels = [result.picture.getpixel((x, 4)) for x in (0, 7)]
+    assert sorted(pixels)[1] == (255, 255, 255) and pixels[0] != pixels[1]
+
+
+def test_an_opaque_alpha_channel_is_no_news_and_half_opacity_is_mixed():
+    picture = noise()
+    picture.putalpha(255)
+    assert opened(stored(picture)).notes == ()
+    grey = opened(stored(Image.new("RGBA", (4, 4), (0, 0, 0, 128)))).picture.getpixel((0, 0))
+    assert grey == (127, 127, 127)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_once(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = stored(noise(), kind, exif=exif)
+    result = opened(data)
+    assert same(result.picture, ImageOps.exif_transpose(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert result.notes == (() if orientation == 1 else ("rotated as its EXIF says",))
+    assert same(ImageOps.exif_transpose(result.picture), result.picture)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0rubbish" * 9, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"MM"])
+def test_damaged_exif_is_no_reason_to_refuse(exif):
+    for kind in ("PNG", "JPEG", "WEBP"):
+        assert opened(stored(noise(), kind, exif=exif)).picture.size == (40, 30)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    result = opened(stored(frames[0], kind, save_all=True, append_images=frames[1:], **lossless))
+    assert "animated: first frame used" in result.notes and same(result.picture, frames[0])
+
+
+def test_the_second_picture_of_a_phone_is_no_animation():
+    data = stored(noise(), "MPO", save_all=True, append_images=[noise(20, 15)])
+    result = opened(data)
+    assert result.picture.size == (40, 30) and result.notes == ()
+
+
+def gif_with_a_large_frame(width, height):
+    data = bytearray(stored(Image.new("P", (4, 4)), "GIF"))
+    frame = data.index(b",\0\0\0\0\4\0\4\0")
+    data[frame + 5 : frame + 9] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_of_size(5001, 5000),
+        png_of_size(20_000, 20_000),
+        png_of_size(2**31 - 1, 2**31 - 1),
+        stored(Image.new("RGB", (16383, 1600)), "WEBP", lossless=True, method=0),
+        gif_with_a_large_frame(6000, 6000),
+        gif_with_a_large_frame(65535, 65535),
+    ],
+    ids=["just above", "bomb", "largest", "webp", "gif frame", "gif bomb"],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_large_pictures_are_refused_before_they_are_decoded(data, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.WebPImagePlugin.WebPImageFile.load", lambda self: pytest.fail("decoded"))
+    assert len(data) < 10_000 and "megapixels" in refusal(io.BytesIO(data))
+
+
+def test_the_limit_itself_is_allowed():
+    assert opened(stored(Image.new("1", (5000, PIXEL_LIMIT // 5000)))).picture.size == (5000, 5000)
+    assert "megapixels" in refusal(Image.new("1", (5001, 5000)))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cut_and_damaged_files_are_refused_or_read_but_nothing_else(kind):
+    data = stored(noise(), kind)
+    refused = 0
+    for length in range(0, len(data) * 3 // 4, max(1, len(data) // 60)):
+        refusal(io.BytesIO(data[:length]))
+    picker = random.Random(kind)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(picker.randint(1, 8)):
+            damaged[picker.randrange(min(len(data), 400))] = picker.randrange(256)
+        try:
+            result = opened(bytes(damaged))
+        except PictureFileError:
+            refused += 1
+        else:
+            assert result.picture.mode == "RGB"
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 100,
+        b"no picture at all",
+        pickle.dumps(print),
+        png_of_size(0, 5),
+        png_of_size(5, 0),
+        stored(noise(), "BMP"),
+        stored(noise(), "TIFF"),
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    ],
+)
+def test_what_is_no_picture_of_ours_is_refused(data, tmp_path):
+    assert "PNG, JPEG, WebP or GIF" in refusal(io.BytesIO(data))
+    (tmp_path / "a.png").write_bytes(data)
+    assert "PNG, JPEG, WebP or GIF" in refusal(tmp_path / "a.png")
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # would block for ever
+    for path in (tmp_path / "nothing", tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        assert "no such file" in refusal(path)
+    assert "no pixels" in refusal(Image.new("RGB", (0, 5)))
+
+
+STRIPES = ("red", "lime", "blue")
+
+
+def striped(vertical):
+    """90 x 30 in three stripes, or the same upright."""
+    picture = Image.new("RGB", (90, 30))
+    for index, colour in enumerate(STRIPES):
+        picture.paste(colour, (30 * index, 0, 30 * index + 30, 30))
+    return picture.transpose(Image.Transpose.ROTATE_270) if vertical else picture
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+@pytest.mark.parametrize("size", [16, 30, 120])
+def test_square_keeps_the_middle_or_everything(vertical, size):
+    def colours(how):
+        picture = square(striped(vertical), size, how)
+        assert picture.size == (size, size) and picture.mode == "RGB"
+        places = [size // 6, size // 2, size - 1 - size // 6]
+        pixels = [picture.getpixel((size // 2, at) if vertical else (at, size // 2)) for at in places]
+        return [STRIPES[np.argmax(pixel)] for pixel in pixels], picture
+
+    assert colours("crop")[0] == ["lime"] * 3
+    fitted, picture = colours("fit")
+    assert fitted == list(STRIPES) and np.asarray(picture).min(-1).max() < 128  # no white
+    padded, picture = colours("pad")
+    assert padded == list(STRIPES)
+    assert picture.getpixel((0, 0)) == picture.getpixel((size - 1, size - 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("how", ["crop", "fit", "pad"])
+def test_square_takes_any_shape_and_leaves_squares_alone(how):
+    for width, height in ((1, 900), (900, 1), (1, 1), (7, 5)):
+        assert square(noise(width, height), 16, how).size == (16, 16)
+    assert same(square(noise(16, 16), 16, how), noise(16, 16))
