@@ -1,17 +1,61 @@
-"""Captioned pictures and latents in memory."""
+"""What training sees: captioned pictures from a folder as people have them, and clean latents with their prompts."""
 
+import hashlib
 import json
-from collections.abc import Callable
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from train.randomness import Draws
+from train.config import ConfigError
+from train.randomness import Draws, batch_indices
+from yoso_core.autoencoder import encode
+from yoso_core.pictures import open_picture, square
+from yoso_core.requests import RequestError, check_text
+
+SHORTEST_SIDE = 16  # pixels; what is smaller shows nothing
+AHEAD = 64  # pictures read before they are asked for; the only ones in memory
+READERS = min(8, os.cpu_count() or 1)  # threads; each may hold a picture of 25 megapixels
+ENCODED_AT_ONCE = 2**21  # pixels
+MOMENTS_FROM = 256  # latents
+NO_PICTURES = {".txt", ".md", ".csv", ".json", ".jsonl"}  # lie beside pictures and are not tried
+
+Keep = Callable[[dict], bool]
+
+
+class Problem(NamedTuple):
+    """A file that was skipped, or used in another way than it stands there."""
+
+    file: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The usable pictures of a folder.
+
+    Attributes:
+        rows: one a picture: "file_name", relative to the folder; "captions", a list of phrasings, at least one; and
+            whatever else its line in ``metadata.jsonl`` says.
+        problems: of the files skipped, and of those used with a note.
+    """
+
+    rows: list[dict]
+    problems: list[Problem]
 
 
 @dataclass(frozen=True)
@@ -21,55 +65,222 @@ class CaptionedPictures:
     Attributes:
         pictures: (N, 3, S, S) uint8.
         captions: N lists of phrasings of the same picture.
-        rows: the N lines of metadata.jsonl.
+        rows: the N rows of the listing.
+        problems: as in the listing.
     """
 
     pictures: Tensor
     captions: list[list[str]]
     rows: list[dict]
+    problems: list[Problem]
 
     def __len__(self) -> int:
         return len(self.pictures)
 
 
-def read_listing(folder: Path, keep: Callable[[dict], bool] = lambda row: True) -> list[dict]:
-    """The lines of ``metadata.jsonl`` that `keep` takes.
-
-    Raises:
-        FileNotFoundError: there is no ``metadata.jsonl``.
-    """
-    listing = folder / "metadata.jsonl"
-    if not listing.exists():
-        raise FileNotFoundError(
-            f"{listing} is missing: build the corpus first with python -m train.emoji --out {folder}"
-        )
-    return [row for line in listing.read_text().splitlines() if keep(row := json.loads(line))]
+def not_held_out(row: dict) -> bool:
+    """What may be trained on: all but the lines that say ``"held_out": true``."""
+    return not row.get("held_out")
 
 
-def load_pictures(folder: Path, size: int, keep: Callable[[dict], bool] = lambda row: True) -> CaptionedPictures:
-    """Read a folder of pictures listed in its ``metadata.jsonl``.
+def read_listing(folder: Path, keep: Keep = not_held_out) -> Listing:
+    """What a folder says about its pictures; none is opened.
+
+    If there is a ``metadata.jsonl``, its lines say it: JSON objects with ``file_name``, and ``captions``, ``text`` or
+    ``caption``, a text or a list of texts; a file listed twice has the captions of both lines. Otherwise all files
+    count, subfolders' too, each with the lines of the ``.txt`` file of its name. A picture without a caption gets the
+    words of its file name. No file outside the folder is touched, whatever a line or a link says.
 
     Args:
-        folder: holds ``metadata.jsonl`` with one JSON object a line: ``file_name``, and ``captions`` or ``text``.
-        size: side of the square pictures returned, in pixels.
+        folder: of pictures.
         keep: which lines to take.
 
     Raises:
-        FileNotFoundError: there is no ``metadata.jsonl``.
+        ConfigError: there is no such folder, or nothing usable in it.
     """
-    rows = read_listing(folder, keep)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no folder {folder}; name a folder of captioned pictures, or build the bundled corpus with "
+            f"python -m train.emoji --out {folder}"
+        )
+    root, problems = folder.resolve(), []
+    listed = _listed_rows(root, problems) if (root / "metadata.jsonl").exists() else _found_rows(root, problems)
+    rows: dict[Path, dict] = {}
+    for row in filter(keep, listed):
+        name = row["file_name"]
+        path = _inside(root, name)
+        if path is None:
+            problems.append(_problem(name, "skipped: it leads out of the folder"))
+        elif not _is_file(path):
+            problems.append(_problem(name, "skipped: there is no such file"))
+        elif captions := _captions(row, problems):
+            _add_captions(rows.setdefault(path, row | {"captions": []}), captions)
+    return Listing(_some(list(rows.values()), problems, folder), problems)
 
-    def read(row: dict) -> np.ndarray:
-        with Image.open(folder / row["file_name"]) as picture:
-            picture = picture.convert("RGB")
-            if picture.size != (size, size):
-                picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-            return np.asarray(picture)
 
-    with ThreadPoolExecutor() as pool:
-        stack = np.stack(list(pool.map(read, rows)))
-    captions = [row.get("captions") or [row["text"]] for row in rows]
-    return CaptionedPictures(torch.from_numpy(stack).permute(0, 3, 1, 2), captions, rows)
+def _problem(name: str, sentence: str) -> Problem:
+    """File names may hold bytes that are no text, which could not be printed."""
+    return Problem(name.encode(errors="replace").decode(), sentence)
+
+
+def _some(rows: list, problems: list[Problem], folder: Path) -> list:
+    if not rows:
+        why = f" ({len(problems)} problems, the first: {problems[0]})" if problems else ""
+        raise ConfigError(f"no picture in {folder} can be used{why}")
+    return rows
+
+
+def _inside(root: Path, name: str) -> Path | None:
+    """The file `name` of the folder `root`, links followed; None where that is not inside the folder."""
+    try:
+        path = (root / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # links in a circle, names that no file can have
+        return None
+    return path if path.is_relative_to(root) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _listed_rows(root: Path, problems: list[Problem]) -> Iterator[dict]:
+    name = "metadata.jsonl"
+    listing = _inside(root, name)
+    if listing is None or not _is_file(listing):
+        raise ConfigError(f"{root / name} leads out of the folder or is no file")
+    for number, line in enumerate(listing.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("file_name"), str):
+            yield row
+        else:
+            problems.append(Problem(name, f"skipped: line {number} is no JSON object with a file_name"))
+
+
+def _found_rows(root: Path, problems: list[Problem]) -> Iterator[dict]:
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        folder = path.is_dir() and not path.is_symlink()  # linked folders are not entered, and that is told
+        if hidden or folder or path.suffix.lower() in NO_PICTURES:
+            continue
+        lines: list[str] = []
+        sidecar = _inside(root, str(path.with_suffix(".txt")))
+        if sidecar is not None and _is_file(sidecar):
+            try:
+                lines = sidecar.read_text("utf-8-sig").splitlines()
+            except (OSError, ValueError):
+                problems.append(_problem(name, "its caption file can't be read as UTF-8 text"))
+        yield {"file_name": name, "captions": lines}
+
+
+def _captions(row: dict, problems: list[Problem]) -> list[str]:
+    """The phrasings of a row, or the words of its file name; [] where there are none, which is a problem too."""
+    name = row["file_name"]
+    found = next((row[key] for key in ("captions", "text", "caption") if row.get(key)), [])
+    captions = []
+    for caption in found if isinstance(found, list) else [found]:
+        try:
+            captions += [text] if (text := check_text("A caption", caption).strip()) else []
+        except RequestError as error:
+            problems.append(_problem(name, str(error)))
+    if captions:
+        return captions
+    words = re.sub(r"[\W_]+", " ", Path(name).stem).strip()
+    words = re.sub(r"( \d+)+$", "", words)
+    if not re.search(r"[^\W\d_]", words):
+        problems.append(_problem(name, "skipped: it has no caption"))
+        return []
+    problems.append(_problem(name, f'it has no caption: "{words}", from its file name, is used'))
+    return [words]
+
+
+def _add_captions(row: dict, captions: list[str]) -> None:
+    row["captions"] += [caption for caption in captions if caption not in row["captions"]]
+
+
+class _Read(NamedTuple):
+    row: dict
+    digest: str  # of the file
+    pixels: np.ndarray  # (S, S, 3) uint8
+
+
+def _read(folder: Path, listing: Listing, size: int) -> Iterator[_Read]:
+    """The pictures of a listing in its order, those that can't be used left out, a few in memory at a time.
+
+    Adds to the listing's problems as it goes. A picture that is there twice comes once; the captions of the second are
+    added to the first one's row, which therefore is whole only after the last picture.
+    """
+
+    def read(row: dict) -> tuple[str, list[str], np.ndarray]:
+        path = folder / row["file_name"]
+        opened = open_picture(path)
+        shortest, notes = min(opened.picture.size), list(opened.notes)
+        if shortest < SHORTEST_SIDE:
+            raise RequestError(f"Its shorter side has {shortest} pixels; {SHORTEST_SIDE} are needed.")
+        if shortest < size:
+            notes.append(f"enlarged: its shorter side has {shortest} of {size} pixels")
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, notes, np.asarray(square(opened.picture, size))
+
+    first: dict[str, dict] = {}
+    remaining = iter(listing.rows)
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting = deque((row, pool.submit(read, row)) for row in islice(remaining, AHEAD))
+        while waiting:
+            row, future = waiting.popleft()
+            waiting.extend((row, pool.submit(read, row)) for row in islice(remaining, 1))
+            name = row["file_name"]
+            try:
+                digest, notes, pixels = future.result()
+            except (RequestError, OSError) as error:
+                listing.problems.append(_problem(name, f"skipped: {error}"))
+                continue
+            listing.problems.extend(_problem(name, note) for note in notes)
+            same = first.setdefault(digest, row)
+            if same is row:
+                yield _Read(row, digest, pixels)
+            else:
+                _add_captions(same, row["captions"])
+                sentence = f"the same picture as {same['file_name']}: used once, with the captions of both"
+                listing.problems.append(_problem(name, sentence))
+
+
+def scan(folder: Path, size: int, keep: Keep = not_held_out) -> Listing:
+    """Read a folder as training would, every picture to its last byte, and keep no pixels.
+
+    Args:
+        folder: see `read_listing`.
+        size: side of the pictures that training would take, in pixels.
+        keep: which lines to take.
+
+    Raises:
+        ConfigError: nothing in it is usable.
+    """
+    listing = read_listing(folder, keep)
+    rows = [found.row for found in _read(folder, listing, size)]
+    return Listing(_some(rows, listing.problems, folder), listing.problems)
+
+
+def load_pictures(folder: Path, size: int, keep: Keep = not_held_out) -> CaptionedPictures:
+    """Read a folder of pictures into memory; see `scan`.
+
+    Args:
+        size: side of the square pictures returned, in pixels; the middle of each picture is taken.
+    """
+    listing = read_listing(folder, keep)
+    found = _some(list(_read(folder, listing, size)), listing.problems, folder)
+    stack = torch.from_numpy(np.stack([one.pixels for one in found])).permute(0, 3, 1, 2)
+    rows = [one.row for one in found]
+    return CaptionedPictures(stack, [row["captions"] for row in rows], rows, listing.problems)
 
 
 def to_unit_range(pictures: Tensor) -> Tensor:
@@ -97,28 +308,140 @@ class CaptionedLatents:
         contexts: (M, L, D) bfloat16, the encoded phrasings of all pictures, one after another.
         first: (N + 1,) int64; picture i has the contexts ``first[i]`` to ``first[i + 1] - 1``.
         empty: (1, L, D), the encoded empty prompt.
+        digest: hash of the files that they are made from; "" where there are none.
+        problems: of the folder that they come from.
     """
 
     latents: Tensor
     contexts: Tensor
     first: Tensor
     empty: Tensor
+    digest: str = ""
+    problems: tuple[Problem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.latents)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w) of a latent."""
+        return tuple(self.latents.shape[1:])
+
     def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Latents and one phrasing each; a phrasing is replaced by the empty prompt with probability `drop`."""
+        """Latents (B, C, h, w) and one phrasing of each (B, L, D), float32, on the device of `draws`.
+
+        Args:
+            indices: (B,) on the CPU.
+            drop: probability that a phrasing is replaced by the empty prompt.
+            draws: of the same B rows.
+        """
         first, count = self.first[indices], self.first[indices + 1] - self.first[indices]
-        choice = first + (draws.uniform() * count).long()
-        contexts = self.contexts[choice].float()
-        dropped = draws.uniform() < drop
-        return self.latents[indices], torch.where(dropped[:, None, None], self.empty, contexts)
+        choice = first + (draws.uniform().cpu() * count).long()
+        return self.latents[indices].to(draws.device), _dropped(self.contexts[choice], self.empty, drop, draws)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (C,) and standard deviation (C,) of the latents, for the informative prior."""
+        return self.latents.mean((0, 2, 3)), self.latents.std((0, 2, 3))
+
+    def fingerprint(self) -> str:
+        """A short text that is another for other data: of the files if known, because latents differ by device."""
+        return (self.digest or _digest(map(_bytes, (self.latents, self.contexts, self.first))))[:16]
+
+
+@dataclass(frozen=True)
+class GeneratedLatents:
+    """Captions alone: their clean latents are made when they are asked for, by a model that is fast already.
+
+    Attributes:
+        sample: (noise (B, C, h, w), context (B, L', D')) -> clean latents (B, C, h, w), scaled.
+        shape: (C, h, w) of a latent.
+        maker_contexts: (N, L', D'), the captions as the model behind `sample` reads them.
+        contexts: (N, L, D) bfloat16, the captions as the model in training reads them.
+        empty: (1, L, D), the encoded empty prompt of the model in training.
+        device: where `sample` computes.
+        digest: hash of the captions, see `digest_of`; "" to hash what they are encoded to.
+    """
+
+    sample: Callable[[Tensor, Tensor], Tensor]
+    shape: tuple[int, ...]
+    maker_contexts: Tensor
+    contexts: Tensor
+    empty: Tensor
+    device: torch.device | str = "cpu"
+    digest: str = ""
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
+        """As `CaptionedLatents.batch`; a latent is made of its caption even where that is dropped."""
+        with torch.no_grad():
+            context = self.maker_contexts[indices].float().to(self.device)
+            latents = self.sample(draws.normal(*self.shape).to(self.device), context).float().to(draws.device)
+        return latents, _dropped(self.contexts[indices], self.empty, drop, draws)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """As `CaptionedLatents.moments`, of a few hundred latents, always the same ones."""
+        return self._moments
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        made = []
+        for step in range(MOMENTS_FROM // 16):
+            draws = Draws(seed=0, step=step, batch=16, rows=slice(None))
+            made.append(self.batch(batch_indices(len(self), 16, 0, step), 0.0, draws)[0])
+        latents = torch.cat(made)
+        return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+
+    def fingerprint(self) -> str:
+        """As `CaptionedLatents.fingerprint`."""
+        return (self.digest or _digest(map(_bytes, (self.maker_contexts, self.contexts))))[:16]
+
+
+def _dropped(contexts: Tensor, empty: Tensor, drop: float, draws: Draws) -> Tensor:
+    """(B, L, D) float32 on the device of `draws`, some replaced by the empty prompt."""
+    dropped = draws.uniform() < drop
+    return torch.where(dropped[:, None, None], empty.float().to(draws.device), contexts.to(draws.device).float())
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """A hash of the parts, each by itself: ("ab", "c") is not ("a", "bc")."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()
+
+
+def digest_of(texts: list[str]) -> str:
+    """A hash of texts and their order."""
+    return _digest(text.encode() for text in texts)
+
+
+def read_captions(path: Path) -> list[str]:
+    """The captions of a text file, one a line; empty lines are none.
+
+    Raises:
+        ConfigError: it can't be read as text, holds no caption, or one that is too long.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+        captions = [check_text(f"Line {number} of {path}", line).strip() for number, line in enumerate(lines, 1)]
+    except RequestError as error:
+        raise ConfigError(str(error)) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read as UTF-8 text ({error!s:.80})") from None
+    if not any(captions):
+        raise ConfigError(f"{path} holds no caption; write one a line")
+    return list(filter(None, captions))
 
 
 @torch.no_grad()
 def encode_texts(texts: list[str], tokenizer, text_encoder) -> Tensor:
-    """Prompts as a pipeline encodes them: padded to L tokens, last hidden state, (N, L, D) float32."""
+    """Prompts as a pipeline encodes them: padded to L tokens, last hidden state, (N, L, D) float32 on the CPU."""
     found = []
     for start in range(0, len(texts), 512):
         tokens = tokenizer(
@@ -133,15 +456,42 @@ def encode_texts(texts: list[str], tokenizer, text_encoder) -> Tensor:
 
 
 @torch.no_grad()
-def encode_corpus(data: CaptionedPictures, autoencoder, tokenizer, text_encoder) -> CaptionedLatents:
-    """Run the frozen parts once over the whole training set."""
-    pictures = data.pictures.split(64)
-    latents = torch.cat([autoencoder.encode(to_unit_range(part)).latent_dist.mean.float() for part in pictures])
-    texts = [text for phrasings in data.captions for text in phrasings]
-    first = torch.tensor([0, *map(len, data.captions)]).cumsum(0)
+def encode_folder(
+    folder: Path, size: int, autoencoder: nn.Module, tokenizer, text_encoder, keep: Keep = not_held_out
+) -> CaptionedLatents:
+    """Run the frozen parts of a model once over a folder of pictures, of which a few are in memory at a time.
+
+    Args:
+        folder: see `read_listing`.
+        size: side of the pictures in pixels; the middle of each is taken.
+        autoencoder: on whatever device, as `text_encoder`; the latents are on the CPU.
+        keep: which lines to take.
+
+    Raises:
+        ConfigError: nothing in it is usable.
+    """
+    listing = read_listing(folder, keep)
+    weight = next(autoencoder.parameters())
+    rows: list[dict] = []
+    digests: list[str] = []
+    latents: list[Tensor] = []
+    reading = _read(folder, listing, size)
+    while chunk := list(islice(reading, max(1, min(AHEAD, ENCODED_AT_ONCE // size**2)))):
+        pixels = torch.from_numpy(np.stack([one.pixels for one in chunk])).permute(0, 3, 1, 2).to(weight.device)
+        latents.append(encode(autoencoder, to_unit_range(pixels).to(weight.dtype)).float().cpu())
+        rows += [one.row for one in chunk]
+        digests += [one.digest for one in chunk]
+    captions = [row["captions"] for row in _some(rows, listing.problems, folder)]
+    texts = [text for phrasings in captions for text in phrasings]
+    contexts = [
+        encode_texts(texts[start : start + 512], tokenizer, text_encoder).bfloat16()
+        for start in range(0, len(texts), 512)
+    ]
     return CaptionedLatents(
-        latents * autoencoder.config.scaling_factor,
-        encode_texts(texts, tokenizer, text_encoder).bfloat16(),
-        first,
+        torch.cat(latents),
+        torch.cat(contexts),
+        torch.tensor([0, *map(len, captions)]).cumsum(0),
         encode_texts([""], tokenizer, text_encoder),
+        digest_of([str(size), *digests, json.dumps(captions)]),
+        tuple(listing.problems),
     )

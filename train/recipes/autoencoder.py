@@ -127,13 +127,13 @@ def main() -> None:
     config, folder = parse(AutoencoderConfig, __doc__, "runs/autoencoder")
     corpus = Path(config.data)
     torch.manual_seed(config.seed)
-    data = load_pictures(corpus, config.size, keep=lambda row: not row["held_out"])
+    data = load_pictures(corpus, config.size)
+    unseen = load_pictures(corpus, config.size, keep=lambda row: row.get("held_out"))
     autoencoder = build_autoencoder(config.size).to(PartialState().device)
     trainer = Trainer(AutoencoderTask(autoencoder, data, config), config, folder)
     if not follow(trainer):
         return
     autoencoder = trainer.averages["autoencoder"].cpu()
-    unseen = load_pictures(corpus, config.size, keep=lambda row: row["held_out"])
     print(f"held-out pictures: {psnr(autoencoder, to_unit_range(unseen.pictures)):.2f} dB")
     latents = measure_latents(autoencoder, to_unit_range(data.pictures))
     autoencoder.register_to_config(

@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from train.base import Previewer
 from train.config import parse, setting, with_defaults
 from train.console import follow, run_command
-from train.data import encode_corpus, encode_texts, load_pictures
+from train.data import encode_folder, encode_texts
 from train.diffusion import DenoisingConfig, DiffusionTask
 from train.trainer import Trainer
 from yoso_core.schedule import NoiseSchedule
@@ -100,10 +100,8 @@ def main() -> None:
     torch.manual_seed(config.seed)
     device, model = PartialState().device, Path(config.model)
     autoencoder, tokenizer, text_encoder = load_frozen(model, device)
-    pictures = load_pictures(
-        Path(config.data), autoencoder.config.sample_size, keep=lambda row: not row.get("held_out")
-    )
-    latents = encode_corpus(pictures, autoencoder, tokenizer, text_encoder)
+    size = autoencoder.config.sample_size
+    latents = encode_folder(Path(config.data), size, autoencoder, tokenizer, text_encoder)
     contexts = encode_texts(PREVIEW_PROMPTS, tokenizer, text_encoder)
     previewer = Previewer(autoencoder, contexts, latents.empty, latents.shape)
     unet = UNet2DConditionModel.from_pretrained(config.start_from).float() if config.start_from else build_unet()

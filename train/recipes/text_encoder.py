@@ -190,7 +190,7 @@ def main() -> None:
     out = Path(config.out)
     torch.manual_seed(config.seed)
 
-    rows = read_listing(Path(config.data))
+    rows = read_listing(Path(config.data), keep=lambda row: True).rows
     words = [word for word in top_n_list("en", config.words) if word.isalpha() and len(word) > 2]
     texts = [caption for row in rows for caption in row["captions"]]
     tokenizer = learn_tokenizer(texts + words * 2, config.vocabulary, out / "tokenizer")
