@@ -1,0 +1,298 @@
+"""What a training run hands over: weights that other programs load, and a card that says what they are.
+
+Every file appears whole or not at all: it is written beside its place and then renamed.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin, SchedulerMixin
+from huggingface_hub import ModelCardData
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from train.config import ConfigError, Settings
+from yoso_core.models import Source
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
+KOHYA_FILE = "kohya.safetensors"
+CONFIG_KEY = "yoso_config"
+FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # kohya's names, by the width of the prompt's encoding
+HUB_LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0", "creativeml-openrail-m", "openrail", "openrail++")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says that neither the weights nor the settings tell.
+
+    Attributes:
+        title: name of what was trained.
+        description: what it is, in a sentence or a few.
+        base: the model that it was trained on, and that it needs.
+        licence: name of the licence of the weights, as the hub spells it.
+        data: what it was trained on, in Markdown.
+        prompt: a prompt to begin with.
+        one_step: whether it draws in one evaluation; otherwise it is shown with a multi-step sampler.
+        run: the run's folder, for its last losses and its first and last preview; None to show none.
+    """
+
+    title: str
+    description: str
+    base: Source
+    licence: str
+    data: str
+    prompt: str
+    one_step: bool = True
+    run: Path | None = None
+
+
+def save_lora(
+    network: ModelMixin, folder: Path, config: Settings, card: Card, steps: int, scheduler: SchedulerMixin | None = None
+) -> None:
+    """Write the LoRA of a network, in float16: for diffusers, for programs that read kohya's format, and its card.
+
+    Args:
+        network: a UNet with one adapter from `add_adapter`; compiled or not, on any device; left as it is.
+        folder: gets ``pytorch_lora_weights.safetensors``, ``kohya.safetensors``, ``README.md``, and previews.
+        config: the settings of the run, which go into both files.
+        card: what the card says.
+        steps: optimizer steps done.
+        scheduler: with the noise schedule to use, where it is not the base model's.
+
+    Raises:
+        ValueError: not one adapter, or one whose layers differ in rank or strength, which no reader would get right.
+    """
+    rank, alpha, layers = _adapter(network)
+    diffusers, kohya = {}, {}
+    for name, (down, up) in layers.items():
+        diffusers |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+        stem = f"lora_unet_{name.replace('.', '_')}"
+        kohya |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        kohya[f"{stem}.alpha"] = torch.tensor(float(alpha))
+    # Without r and lora_alpha diffusers takes alpha = rank. In kohya's file they would make it refuse the file.
+    adapter = {"unet.r": rank, "unet.lora_alpha": alpha, "unet.target_modules": sorted(layers)}
+    width = network.config.get("cross_attention_dim")
+    shared = {"format": "pt", CONFIG_KEY: config.to_json()}
+    for_diffusers = shared | {"lora_adapter_metadata": json.dumps(adapter)}
+    for_kohya = shared | {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+        "ss_network_args": json.dumps({"conv_dim": str(rank), "conv_alpha": str(alpha)}),
+        "ss_sd_model_name": card.base.place,
+        "ss_base_model_version": FAMILIES.get(width, "unknown"),
+        "ss_v2": str(FAMILIES.get(width) == "sd_v2"),
+        "ss_steps": str(steps),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / DIFFUSERS_FILE, lambda path: save_file(diffusers, path, for_diffusers))
+    _write(folder / KOHYA_FILE, lambda path: save_file(kohya, path, for_kohya))
+    _save_scheduler(folder, scheduler)
+    _save_card(folder, config, card, steps, scheduler is not None, full=False)
+
+
+def save_network(
+    network: ModelMixin,
+    folder: Path,
+    config: Settings,
+    card: Card,
+    steps: int,
+    scheduler: SchedulerMixin | None = None,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write a whole network, in float16, as a ``unet`` folder of diffusers with a card.
+
+    Args:
+        network: any diffusers model; compiled or not, on any device; left as it is.
+        folder: gets ``unet/``, ``README.md``, previews, and ``scheduler/`` where one is given.
+        config: the settings of the run.
+        card: what the card says.
+        steps: optimizer steps done.
+        scheduler: with the noise schedule to use, where it is not the base model's.
+        max_shard_size: the weights are split into files of at most this size.
+    """
+    network = getattr(network, "_orig_mod", network)
+    with torch.device("meta"):
+        half = type(network).from_config(network.config)
+    half.load_state_dict({_plain(key): _half(value) for key, value in network.state_dict().items()}, assign=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "unet", lambda path: half.save_pretrained(path, max_shard_size=max_shard_size))
+    _save_scheduler(folder, scheduler)
+    _save_card(folder, config, card, steps, scheduler is not None, full=True)
+
+
+def read_config(path: Path) -> dict | None:
+    """The settings that a LoRA was trained with, out of its file; None where it holds none.
+
+    Raises:
+        ConfigError: the file can't be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(CONFIG_KEY)
+        return dict(json.loads(text)) if text is not None else None
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise ConfigError(f"no settings can be read from {path} ({error!s:.80})") from None
+
+
+def _adapter(network: ModelMixin) -> tuple[int, float, dict[str, tuple[Tensor, Tensor]]]:
+    """Rank, alpha and (A, B) of every module that the network's one adapter changes, by the module's name."""
+    adapters = getattr(network, "peft_config", {})
+    if len(adapters) != 1:
+        raise ValueError(f"the network has {len(adapters)} adapters; a LoRA file holds exactly one")
+    [(adapter, lora)] = adapters.items()
+    modules = {_plain(name): module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
+    for name, module in modules.items():
+        if module.r[adapter] != lora.r or module.scaling[adapter] != lora.lora_alpha / lora.r:
+            raise ValueError(
+                f"the LoRA of {name} has rank {module.r[adapter]} and strength {module.scaling[adapter]} where "
+                f"{lora.r} and {lora.lora_alpha / lora.r} are expected; one rank and one alpha must serve all"
+            )
+    pairs = {
+        name: (_half(module.lora_A[adapter].weight), _half(module.lora_B[adapter].weight))
+        for name, module in modules.items()
+    }
+    return lora.r, lora.lora_alpha, pairs
+
+
+def _plain(name: str) -> str:
+    """A dotted name without what torch.compile puts between."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _half(value: Tensor) -> Tensor:
+    """As a safetensors file holds it, whatever device and memory format it is trained in."""
+    return value.detach().to("cpu", torch.float16).contiguous()
+
+
+def _write(path: Path, make: Callable[[Path], object]) -> None:
+    """Let `make` write a file or a folder beside `path`, then put it in its place."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: its shards may be others
+    make(partial)
+    for written in [partial, *partial.rglob("*")]:  # safetensors makes files that nobody else can read
+        if written.is_file():
+            written.chmod(path.parent.stat().st_mode & 0o666)
+    if path.is_dir():
+        shutil.rmtree(path)
+    partial.replace(path)
+
+
+def _save_scheduler(folder: Path, scheduler: SchedulerMixin | None) -> None:
+    if scheduler is not None:
+        _write(folder / "scheduler", scheduler.save_pretrained)
+
+
+def _save_card(folder: Path, config: Settings, card: Card, steps: int, own_schedule: bool, full: bool) -> None:
+    """The card comes last, so that a folder with one is complete."""
+    previews = _copy_previews(card.run, folder)
+    parts = [
+        f"---\n{_front_matter(card, full)}\n---",
+        f"# {card.title}",
+        card.description,
+        f"{'A whole network' if full else 'A LoRA'} for {_link(card.base)}, trained for {steps:,} steps.",
+        "## How to use it",
+        "With plain [diffusers](https://github.com/huggingface/diffusers), in this folder (from a hub, the "
+        'repository\'s name takes the place of `"."`):',
+        f"```python\n{_usage(card, own_schedule, full)}\n```",
+    ]
+    if not full:
+        parts.append(f"Programs that read kohya's format, such as ComfyUI and A1111, take `{KOHYA_FILE}`.")
+    if previews:
+        parts += ["## Previews", *(f"![{caption}]({name})\n\n{caption}" for name, caption in previews.items())]
+    parts += ["## Data", card.data, "## Settings", _table("setting value meaning", _settings(config))]
+    if losses := _last_losses(card.run):
+        rows = [(name, f"{value:.4f}") for name, value in losses.items()]
+        parts += ["## Last losses", "Mean of each term at the end of the run.", _table("term value", rows)]
+    parts += ["## Licence", f"`{card.licence}`. What the base model's licence asks for holds here too."]
+    _write(folder / "README.md", lambda path: path.write_text("\n\n".join(parts) + "\n", encoding="utf-8"))
+
+
+def _front_matter(card: Card, full: bool) -> str:
+    """YAML as the hub checks it: a base model must be on the hub, and a licence in its list or "other"."""
+    base = {} if card.base.is_folder else {"base_model": card.base.place}
+    relation = {"base_model_relation": "finetune" if full else "adapter"} if base else {}
+    known = card.licence in HUB_LICENCES
+    licence = {"license": card.licence} if known else {"license": "other", "license_name": card.licence}
+    tags = ["text-to-image", "diffusers"] + ["one-step", "yoso"] * card.one_step + ["lora"] * (not full)
+    return ModelCardData(
+        **base, **licence, **relation, library_name="diffusers", pipeline_tag="text-to-image", tags=tags
+    ).to_yaml()
+
+
+def _link(base: Source) -> str:
+    if base.is_folder:
+        return f"`{base.place}`"
+    return f"[{base.place}](https://huggingface.co/{base.place}) at `{base.revision}`"
+
+
+def _usage(card: Card, own_schedule: bool, full: bool) -> str:
+    """A program that makes a picture; the published way for a one-step model."""
+    sampler = "LCMScheduler" if card.one_step else "DDIMScheduler"
+    base = json.dumps(card.base.place) + (f', revision="{card.base.revision}"' if card.base.revision else "")
+    schedule = (
+        '.from_pretrained(".", subfolder="scheduler")' if own_schedule else ".from_config(pipeline.scheduler.config)"
+    )
+    lines = [
+        f"from diffusers import {sampler}, StableDiffusionPipeline{', UNet2DConditionModel' * full}",
+        "",
+        *['unet = UNet2DConditionModel.from_pretrained(".", subfolder="unet")'] * full,
+        f"pipeline = StableDiffusionPipeline.from_pretrained({base}{', unet=unet' * full})",
+        f"pipeline.scheduler = {sampler}{schedule}",
+        *['pipeline.load_lora_weights(".")'] * (not full),
+        f"prompt = {json.dumps(card.prompt, ensure_ascii=False)}",
+    ]
+    if card.one_step:
+        lines += [
+            'pipeline(prompt, num_inference_steps=1, guidance_scale=1).images[0].save("one-step.png")',
+            'pipeline(prompt, num_inference_steps=2, guidance_scale=1).images[0].save("two-steps.png")',
+        ]
+    else:
+        lines.append('pipeline(prompt, num_inference_steps=25).images[0].save("picture.png")')
+    return "\n".join(lines)
+
+
+def _settings(config: Settings) -> list[tuple[str, str, str]]:
+    return [
+        (f"`{one.name}`", str(getattr(config, one.name)), one.metadata["help"]) for one in dataclasses.fields(config)
+    ]
+
+
+def _table(heads: str, rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; `heads` are words."""
+    columns = tuple(heads.split())
+    cells = [columns, ("---",) * len(columns), *rows]
+    clean = [[" ".join(cell.replace("|", r"\|").split()) for cell in row] for row in cells]
+    return "\n".join(f"| {' | '.join(row)} |" for row in clean)
+
+
+def _copy_previews(run: Path | None, folder: Path) -> dict[str, str]:
+    """Copy the first and the last preview of a run; file name -> caption."""
+    found = sorted((run / "previews").glob("*.png")) if run else []
+    ends = zip(("preview-first.png", "preview-last.png"), [*found[:1], *found[1:][-1:]], strict=False)
+    captions = {}
+    for name, source in ends:
+        _write(folder / name, lambda path, source=source: shutil.copyfile(source, path))
+        captions[name] = f"After {int(source.stem):,} steps"
+    return captions
+
+
+def _last_losses(run: Path | None) -> dict[str, float]:
+    """The losses of the last report in a run's log; {} where there is none."""
+    log = run / "events.jsonl" if run else None
+    if log is None or not log.exists():
+        return {}
+    for line in reversed(log.read_text().splitlines()):
+        with suppress(ValueError):  # a killed process may leave half a line
+            event = json.loads(line)
+            if event["event"] == "StepDone":
+                return event["losses"]
+    return {}
