@@ -1,5 +1,6 @@
 """python -m yoso_core, as a person calls it."""
 
+import hashlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.tiny import build_unet, random_lora
 from yoso_core.__main__ import main
-from yoso_core.lora import admit
+from yoso_core.lora import admit, read_tensors
 
 
 def test_generate_writes_a_picture_and_says_so(tiny_model, tmp_path, capsys):
@@ -66,3 +67,34 @@ def test_convert_lora_reads_weights_only(tmp_path, capsys):
     torch.save({"x": Bomb()}, source)
     assert main(["convert-lora", str(source), str(out)]) == 1
     assert not bomb.exists() and "\n" not in capsys.readouterr().err.strip()
+
+
+def test_convert_lora_reads_what_trainers_save(tmp_path):
+    pair = torch.randn(2, 4, 4)
+    source, out = tmp_path / "published.bin", tmp_path / "lora.safetensors"
+    torch.save({"state_dict": {"a": torch.nn.Parameter(pair[0]), "b": pair[1].T}, "epoch": 3}, source)
+    assert main(["convert-lora", str(source), str(out)]) == 0
+    tensors, metadata = read_tensors(out)
+    assert torch.equal(tensors.pop("a"), pair[0]) and torch.equal(tensors.pop("b"), pair[1].T) and not tensors
+    assert metadata["converted_from_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([torch.zeros(1)], "no weights by name"),
+        ({}, "no weights by name"),
+        ({"unet.x.lora_A.weight": torch.zeros(1), "rank": 4}, "'rank' in it is no tensor but int"),
+    ],
+)
+def test_convert_lora_says_what_is_wrong(tmp_path, capsys, content, reason):
+    torch.save(content, tmp_path / "odd.bin")
+    assert main(["convert-lora", str(tmp_path / "odd.bin"), str(tmp_path / "lora.safetensors")]) == 1
+    error = capsys.readouterr().err.strip()
+    assert reason in error and "\n" not in error and not (tmp_path / "lora.safetensors").exists()
+
+
+def test_convert_lora_leaves_safetensors_alone(tmp_path, capsys):
+    save_file(random_lora(build_unet()), tmp_path / "published.safetensors")
+    assert main(["convert-lora", str(tmp_path / "published.safetensors"), str(tmp_path / "out.safetensors")]) == 1
+    assert "safetensors already" in capsys.readouterr().err

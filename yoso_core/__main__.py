@@ -5,6 +5,7 @@ python -m yoso_core generate "a red heart, 3d" --seed 7 --steps 1 --out heart.pn
 
 import argparse
 import hashlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -91,9 +92,20 @@ def convert_lora(options: argparse.Namespace) -> None:
     from safetensors.torch import save_file
 
     try:
-        digest = hashlib.sha256(options.source.read_bytes()).hexdigest()
-        tensors = torch.load(options.source, map_location="cpu", weights_only=True)
-        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        data = options.source.read_bytes()  # once, so that the hash is of what is converted
+        if data[8:9] == b"{":
+            raise ValueError(f"it is safetensors already, so copy it to {options.out} as it is")
+        digest = hashlib.sha256(data).hexdigest()
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+            found = found["state_dict"]
+        if not isinstance(found, dict) or not found:
+            raise ValueError("it holds no weights by name")
+        for key, value in found.items():
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{key!r:.80} in it is no tensor but {type(value).__name__}")
+        # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
+        tensors = {str(key): value.detach().clone().contiguous() for key, value in found.items()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, options.out, metadata={"format": "pt", "converted_from_sha256": digest})
     except Exception as error:  # unpickling raises whatever it meets
