@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from train.config import ConfigError, RunConfig, setting
-from train.data import CaptionedLatents, GeneratedLatents, encode_folder, encode_texts, grid, read_captions
+from train.data import CaptionedLatents, GeneratedLatents, digest_of, encode_folder, encode_texts, grid, read_captions
 from train.randomness import generator_for
 from yoso_core.autoencoder import decode
 from yoso_core.denoiser import Denoiser
@@ -88,7 +88,8 @@ def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | G
         return encode_folder(Path(config.data), size, base.autoencoder, base.tokenizer, base.text_encoder)
     if not config.maker:
         raise ConfigError("captions need a maker: the one-step model that makes latents of them")
-    maker = _load(config.maker, base.unet.device, keep_lora=True)
+    device = base.unet.device
+    maker = _load(config.maker, device, keep_lora=True)
     if maker.autoencoder.config.latent_channels != base.autoencoder.config.latent_channels:
         raise ConfigError(
             f"{config.maker} and {config.model} have different latents; choose a maker of the same family"
@@ -96,16 +97,23 @@ def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | G
     maker.loras.apply([(maker.one_step, 1.0)])
     denoise = Denoiser(maker.unet, maker.schedule, maker.prediction)
     phrases = read_captions(Path(config.captions))
-    contexts = encode_texts(phrases, maker.tokenizer, maker.text_encoder)
-    own = contexts if maker.spec == base.spec else encode_texts(phrases, base.tokenizer, base.text_encoder)
+    read = encode_texts(phrases, maker.tokenizer, maker.text_encoder)
+    same = maker.spec.source == base.spec.source
+    contexts = read if same else encode_texts(phrases, base.tokenizer, base.text_encoder)
 
     def sample(noise: Tensor, context: Tensor) -> Tensor:
         start = prior_start(maker.schedule, noise, maker.prior_mean, maker.prior_deviation)
         return one_step(denoise, start, context, maker.schedule.last)
 
-    side = base.spec.resolution // base.pixels_per_latent
-    shape = (base.unet.config.in_channels, side, side)
-    return GeneratedLatents(sample, shape, contexts, own, encode_texts([""], base.tokenizer, base.text_encoder))
+    return GeneratedLatents(
+        sample,
+        shape=(base.unet.config.in_channels, *[base.spec.resolution // base.pixels_per_latent] * 2),
+        maker_contexts=read,
+        contexts=contexts.bfloat16(),
+        empty=encode_texts([""], base.tokenizer, base.text_encoder),
+        device=device,
+        digest=digest_of(phrases),
+    )
 
 
 def trainable(unet: UNet2DConditionModel, config: ModelRunConfig) -> UNet2DConditionModel:

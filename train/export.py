@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ModelMixin, SchedulerMixin
@@ -20,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from train.config import ConfigError, Settings
-from yoso_core.models import Source
+from yoso_core.lora import PRIOR_KEY
+from yoso_core.models import TRAINED_HERE, Source
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 KOHYA_FILE = "kohya.safetensors"
@@ -42,6 +44,7 @@ class Card:
         prompt: a prompt to begin with.
         one_step: whether it draws in one evaluation; otherwise it is shown with a multi-step sampler.
         run: the run's folder, for its last losses and its first and last preview; None to show none.
+        prior: mean and deviation (C,) of the latents that it was trained on, for the informative prior.
     """
 
     title: str
@@ -52,6 +55,7 @@ class Card:
     prompt: str
     one_step: bool = True
     run: Path | None = None
+    prior: tuple[Tensor, Tensor] | None = None
 
 
 def save_lora(
@@ -80,14 +84,17 @@ def save_lora(
     # Without r and lora_alpha diffusers takes alpha = rank. In kohya's file they would make it refuse the file.
     adapter = {"unet.r": rank, "unet.lora_alpha": alpha, "unet.target_modules": sorted(layers)}
     width = network.config.get("cross_attention_dim")
-    shared = {"format": "pt", CONFIG_KEY: config.to_json()}
+    shared = {"format": "pt", CONFIG_KEY: json.dumps(_public(config))}
+    if card.prior is not None:
+        mean, deviation = (moment.tolist() for moment in card.prior)
+        shared[PRIOR_KEY] = json.dumps({"mean": mean, "deviation": deviation})
     for_diffusers = shared | {"lora_adapter_metadata": json.dumps(adapter)}
     for_kohya = shared | {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(alpha),
         "ss_network_args": json.dumps({"conv_dim": str(rank), "conv_alpha": str(alpha)}),
-        "ss_sd_model_name": card.base.place,
+        "ss_sd_model_name": Path(card.base.place).name,
         "ss_base_model_version": FAMILIES.get(width, "unknown"),
         "ss_v2": str(FAMILIES.get(width) == "sd_v2"),
         "ss_steps": str(steps),
@@ -112,7 +119,7 @@ def save_network(
 
     Args:
         network: any diffusers model; compiled or not, on any device; left as it is.
-        folder: gets ``unet/``, ``README.md``, previews, and ``scheduler/`` where one is given.
+        folder: gets ``unet/``, ``yoso_config.json``, ``README.md``, previews, and ``scheduler/`` where one is given.
         config: the settings of the run.
         card: what the card says.
         steps: optimizer steps done.
@@ -125,6 +132,8 @@ def save_network(
     half.load_state_dict({_plain(key): _half(value) for key, value in network.state_dict().items()}, assign=True)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "unet", lambda path: half.save_pretrained(path, max_shard_size=max_shard_size))
+    settings = json.dumps(_public(config), indent=2)
+    _write(folder / TRAINED_HERE, lambda path: path.write_text(settings + "\n", encoding="utf-8"))
     _save_scheduler(folder, scheduler)
     _save_card(folder, config, card, steps, scheduler is not None, full=True)
 
@@ -230,7 +239,7 @@ def _front_matter(card: Card, full: bool) -> str:
 
 def _link(base: Source) -> str:
     if base.is_folder:
-        return f"`{base.place}`"
+        return f"`{Path(base.place).name}`"
     return f"[{base.place}](https://huggingface.co/{base.place}) at `{base.revision}`"
 
 
@@ -260,10 +269,19 @@ def _usage(card: Card, own_schedule: bool, full: bool) -> str:
     return "\n".join(lines)
 
 
+def _public(config: Settings) -> dict[str, Any]:
+    """The settings without the folders of whoever trained: of a path, its last part."""
+    values = dataclasses.asdict(config)
+    return {key: _name(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def _name(text: str) -> str:
+    return Path(text).name if Path(text).expanduser().exists() or Path(text).is_absolute() else text
+
+
 def _settings(config: Settings) -> list[tuple[str, str, str]]:
-    return [
-        (f"`{one.name}`", str(getattr(config, one.name)), one.metadata["help"]) for one in dataclasses.fields(config)
-    ]
+    values = _public(config)
+    return [(f"`{one.name}`", str(values[one.name]), one.metadata["help"]) for one in dataclasses.fields(config)]
 
 
 def _table(heads: str, rows: list[tuple[str, ...]]) -> str:

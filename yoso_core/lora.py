@@ -24,6 +24,7 @@ from yoso_core.requests import RequestError
 
 HEADER_LIMIT = 1_000_000  # bytes
 KEY_LIMIT = 5000
+PRIOR_KEY = "yoso_prior"  # metadata of a one-step LoRA: moments of its latents, for the informative prior
 RANK_LIMIT = 256
 SUFFIX = re.compile(r"\.(?:(lora_A|lora_down|lora\.down|lora_B|lora_up|lora\.up)(?:\.default)?\.weight|(alpha))$")
 DOWN = {"lora_A", "lora_down", "lora.down"}
@@ -78,6 +79,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise LoraError(
             f"{path.name} can't be read as safetensors ({error!s:.80}); please choose another file."
         ) from None
+
+
+def read_prior(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation (C,) of the scaled latents that a one-step LoRA was trained on, where its file says them."""
+    try:
+        with safe_open(path, "pt") as file:
+            stored = json.loads((file.metadata() or {})[PRIOR_KEY])
+        mean, deviation = torch.tensor(stored["mean"]), torch.tensor(stored["deviation"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    sound = mean.ndim == 1 and mean.shape == deviation.shape and (torch.isfinite(mean) & (deviation >= 0)).all()
+    return (mean.float(), deviation.float()) if sound else None
 
 
 def _flat(name: str) -> str:

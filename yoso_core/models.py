@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yoso_core.lora import Lora, LoraStack, admit
+from yoso_core.lora import Lora, LoraStack, admit, read_prior
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
@@ -71,6 +71,7 @@ class ModelSpec:
 
 
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
 SD15_CONTEXT = 768  # width of the prompt's encoding, which tells the Stable Diffusion 1 family
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
 
@@ -131,12 +132,14 @@ def local_model(folder: str) -> ModelSpec:
 
     Args:
         folder: holds ``model_index.json``; a ``yoso_lora.safetensors`` in it is its one-step LoRA, a ``tiny_decoder``
-            folder its fast decoder. A fine-tune of Stable Diffusion 1.5 without a LoRA takes the published one.
+            folder its fast decoder. A fine-tune of Stable Diffusion 1.5 without a LoRA takes the published one, unless
+            `train` wrote the folder: then its network is what it should be.
     """
     path, like = Path(folder).expanduser(), MODELS["sd15-yoso"]
     lora, tiny = path / "yoso_lora.safetensors", path / "tiny_decoder"
     if not lora.exists():
-        lora = like.lora if _config(path / "unet").get("cross_attention_dim") == SD15_CONTEXT else None
+        like_sd15 = _config(path / "unet").get("cross_attention_dim") == SD15_CONTEXT
+        lora = like.lora if like_sd15 and not (path / TRAINED_HERE).exists() else None
     try:  # pixels a side that the networks were made for
         levels = len(_config(path / "vae")["block_out_channels"])
         resolution = int(_config(path / "unet")["sample_size"]) * 2 ** (levels - 1)
@@ -169,6 +172,7 @@ class LoadedModel:
     Attributes:
         unet, text_encoder, tokenizer, autoencoder: the parts of the pipeline.
         decoder: what turns latents into pictures; the autoencoder itself or a tiny one.
+        scheduler: the pipeline's scheduler, whose config the schedule comes from.
         schedule: noise schedule.
         prediction: what the UNet returns.
         prior_mean, prior_deviation: (C,) moments of clean scaled latents, for the informative prior.
@@ -182,6 +186,7 @@ class LoadedModel:
     tokenizer: object
     autoencoder: nn.Module
     decoder: nn.Module
+    scheduler: object
     schedule: NoiseSchedule
     prediction: Prediction
     prior_mean: Tensor
@@ -248,8 +253,7 @@ def load_model(
     for network in (pipeline.unet, pipeline.vae, decoder):
         network.to(memory_format=torch.channels_last)
     parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
-    config = pipeline.vae.config
-    channels = config.latent_channels
+    mean, deviation = _prior(spec, pipeline.vae.config)
     return LoadedModel(
         spec=spec,
         unet=pipeline.unet,
@@ -257,14 +261,25 @@ def load_model(
         tokenizer=pipeline.tokenizer,
         autoencoder=pipeline.vae,
         decoder=decoder,
+        scheduler=pipeline.scheduler,
         schedule=schedule,
         prediction=prediction,
-        prior_mean=torch.tensor(config.latents_mean or [0.0] * channels) * config.scaling_factor,
-        prior_deviation=torch.tensor(config.latents_std or [1 / config.scaling_factor] * channels)
-        * config.scaling_factor,
+        prior_mean=mean,
+        prior_deviation=deviation,
         loras=LoraStack(parts),
         one_step=admit(spec.lora, parts) if spec.lora is not None else {},
     )
+
+
+def _prior(spec: ModelSpec, autoencoder) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (C,) of scaled latents: as the one-step LoRA was trained with, or as the autoencoder's config
+    says, or those of the standard normal distribution.
+    """
+    if spec.lora is not None and (prior := read_prior(spec.lora)) and len(prior[0]) == autoencoder.latent_channels:
+        return prior
+    scale, channels = autoencoder.scaling_factor, autoencoder.latent_channels
+    mean = torch.tensor(autoencoder.get("latents_mean") or [0.0] * channels) * scale
+    return mean, torch.tensor(autoencoder.get("latents_std") or [1 / scale] * channels) * scale
 
 
 def _schedule(spec: ModelSpec, config) -> NoiseSchedule:
