@@ -11,7 +11,7 @@ from torch import nn
 from tests.tiny import build_unet
 from train.checkpoint import checkpoints, save_checkpoint
 from train.config import RunConfig, load_config
-from train.data import CaptionedLatents, batch_indices, generator_for, grid, load_pictures
+from train.data import CaptionedLatents, batch_indices, generator_for
 from train.discriminator import LatentDiscriminator, UNetEncoder
 from train.losses import (
     consistency_weight,
@@ -157,16 +157,6 @@ def tiny_latents(count=12):
     )
 
 
-def test_dropped_captions_are_the_empty_prompt():
-    data = tiny_latents()
-    _, context = data.batch(torch.arange(12), 1.0, generator_for(0))
-    assert (context == 0).all()
-    latents, context = data.batch(torch.arange(12), 0.0, generator_for(0))
-    assert torch.equal(latents, data.latents)
-    for index in range(12):
-        assert any(torch.equal(context[index], data.contexts[index * 2 + k].float()) for k in range(2))
-
-
 def test_encoder_features_are_those_of_the_network():
     unet = build_unet().eval()
     caught = []
@@ -216,21 +206,3 @@ def test_the_real_side_is_the_generators_own_sample_from_less_noise():
     task.timesteps = lambda count, generator: torch.full((count,), 100)
     shared = task.forward(torch.arange(4), generator_for(0))
     torch.testing.assert_close(shared.real, SCHEDULE.alpha[0] * shared.clean, atol=0.2, rtol=0)  # near the data itself
-
-
-def test_pictures_are_read_with_their_captions(tmp_path):
-    Image.new("RGBA", (20, 10), "red").save(tmp_path / "a.png")
-    (tmp_path / "metadata.jsonl").write_text(
-        '{"file_name": "a.png", "text": "red"}\n{"file_name": "b.png", "text": "x"}\n'
-    )
-    data = load_pictures(tmp_path, 8, keep=lambda row: row["text"] == "red")
-    assert data.pictures.shape == (1, 3, 8, 8) and data.captions == [["red"]]
-    with pytest.raises(FileNotFoundError, match=r"train\.emoji"):
-        load_pictures(tmp_path / "nowhere", 8)
-
-
-def test_grid_places_pictures_row_by_row():
-    pictures = torch.stack([torch.full((3, 2, 2), value) for value in (-1.0, 0.0, 1.0)])
-    picture = grid(pictures, 2)
-    assert picture.size == (4, 4)
-    assert [picture.getpixel(place)[0] for place in ((0, 0), (2, 0), (0, 2), (2, 2))] == [0, 128, 255, 255]
