@@ -19,30 +19,33 @@ def follow(trainer: Trainer) -> bool:
     SIGINT and SIGTERM end the run after the step in progress, with a checkpoint.
     """
     before = {sign: signal.signal(sign, lambda *_: trainer.stop()) for sign in (signal.SIGINT, signal.SIGTERM)}
-    quiet = not PartialState().is_main_process
-    steps, finished = trainer.config.steps, True
+    main, steps, finished = PartialState().is_main_process, trainer.config.steps, True
+    seen = main and sys.stderr.isatty()  # a log file gets lines instead
     try:
-        with tqdm(total=steps, unit="step", disable=quiet, dynamic_ncols=True, mininterval=2) as bar:
-            say = bar.write if not quiet else lambda text: None
+        with tqdm(total=steps, unit="step", disable=not seen, dynamic_ncols=True) as bar:
             for event in trainer.run():
                 match event:
+                    case StepDone(step, losses, rate, eta):
+                        terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+                        bar.set_postfix_str(f"{rate:.0f} samples/s  {terms}", refresh=False)
+                        bar.update(step - bar.n)
+                        line = f"step {step}/{steps}  {rate:.0f} samples/s  {_duration(eta)} left  {terms}"
+                        line = "" if seen else line
                     case Started(step, seconds, memory, disk):
                         bar.update(step - bar.n)
-                        say(
+                        line = (
                             f"from step {step} to {steps}: about {_duration(seconds)}, {memory / 1e9:.1f} GB of "
                             f"memory, {disk / 1e9:.2f} GB on disk in {trainer.folder}"
                         )
-                    case StepDone(step, losses, rate):
-                        terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-                        bar.set_postfix_str(f"{rate:.0f} samples/s  {terms}")
-                        bar.update(step - bar.n)
                     case Preview(step, path) | Saved(step, path):
-                        say(f"step {step}: {path}")
+                        line = f"step {step}: {path}"
                     case Stopped(step):
-                        say(f"stopped at step {step}; the same command goes on from there")
+                        line = f"stopped at step {step}; the same command goes on from there"
                         finished = False
                     case Finished(step, seconds):
-                        say(f"done: {step} steps, {_duration(seconds)}")
+                        line = f"done: {step} steps, {_duration(seconds)}"
+                if main and line:
+                    bar.write(line) if seen else print(line, flush=True)
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)

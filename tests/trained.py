@@ -1,0 +1,35 @@
+"""Small data and settings that the tests of training share."""
+
+from dataclasses import replace
+
+import torch
+from PIL import Image
+
+from train.data import CaptionedLatents
+from train.randomness import Draws
+from train.yoso import YosoConfig
+from yoso_core.schedule import NoiseSchedule
+
+SCHEDULE = NoiseSchedule.from_config({"rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"})
+SHORT = {"steps": 3, "batch": 4, "warmup": 1, "checkpoint_every": 3, "preview_every": 3, "precision": "fp32"}
+TINY_YOSO = YosoConfig(**SHORT, learning_rate=1e-3, rank=2)
+
+
+def tiny_latents(count: int = 12) -> CaptionedLatents:
+    """Latents for `tests.tiny.build_unet`, two phrasings each."""
+    generator = torch.Generator().manual_seed(0)
+    contexts = torch.randn(count * 2, 32, 32, generator=generator).bfloat16()
+    latents = torch.randn(count, 8, 8, 8, generator=generator)
+    return CaptionedLatents(latents, contexts, torch.arange(0, count * 2 + 1, 2), torch.zeros(1, 32, 32))
+
+
+def draws(batch: int = 4, step: int = 0) -> Draws:
+    return Draws(0, step, batch, slice(0, batch))
+
+
+def no_preview(sample) -> Image.Image:
+    return Image.new("RGB", (4, 4))
+
+
+def changed(**values) -> YosoConfig:
+    return replace(TINY_YOSO, **values)
