@@ -239,6 +239,13 @@ def test_cut_and_damaged_files_are_refused_or_read_but_nothing_else(kind):
     assert refused > 10
 
 
+def test_errors_of_any_type_are_one_sentence():
+    bomb = chunk(b"zTXt", b"name\0\0" + zlib.compress(bytes(10_000_000)))  # PIL raises ValueError
+    data = stored(noise())
+    assert "can't be read" in refusal(io.BytesIO(data[:33] + bomb + data[33:]))
+    assert "can't be read" in refusal(Image.new("La", (4, 4)))
+
+
 @pytest.mark.parametrize(
     "data",
     [
