@@ -65,7 +65,9 @@ def test_kernel_distance_is_the_estimator_of_the_paper():
 
 def test_kernel_distance_does_not_depend_on_the_number_of_pictures():
     """Unlike Fréchet's: small sets of one distribution are at distance 0 on average."""
-    small, large = (kernel_distance(normal(2000), normal(2000, seed=1), 200, size, generator_for(2)) for size in (20, 500))
+    small, large = (
+        kernel_distance(normal(2000), normal(2000, seed=1), 200, size, generator_for(2)) for size in (20, 500)
+    )
     assert abs(small) < 0.1 and abs(large) < 0.02
     assert kernel_distance(normal(), normal(seed=1) + 1, 10, 100, generator_for(2)) > 1
 
@@ -108,7 +110,7 @@ def test_vectors_that_say_nothing_find_nothing():
 
 @pytest.mark.parametrize("count", [20, 300, 301, 1000])
 def test_every_picture_counts_once_whatever_their_number(count):
-    """One picture in four has the caption of its neighbour: three in four are found."""
+    """One picture in four says nothing: the other three are found."""
     vectors = torch.eye(count)
     pictures = vectors.clone()
     pictures[::4] = 0

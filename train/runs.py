@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from train.base import ModelRunConfig, load_base, load_data, previewer, trainable, weights_fingerprint
 from train.config import ConfigError
 from train.console import follow
+from train.data import CaptionedLatents, GeneratedLatents
 from train.diffusion import DiffusionConfig, DiffusionTask
 from train.export import Card, save_lora, save_network
 from train.scratch import ScratchConfig, ScratchDiffusionConfig, build_task
@@ -17,12 +18,14 @@ from train.yoso import YosoConfig, YosoTask
 from yoso_core.models import LoadedModel
 from yoso_core.schedule import NoiseSchedule
 
+SHOWN = 10  # notes on the data that are printed
+
 
 def train_yoso(config: YosoConfig, folder: Path) -> None:
     """Make a text-to-image model draw in one evaluation; writes a LoRA, or the whole network, and its card."""
     torch.manual_seed(config.seed)
     base = load_base(config, PartialState().device)
-    data = load_data(config, base)
+    data = _load_told(config, base, folder)
     generator = trainable(base.unet, config)
     pictures = previewer(config, base, data)
     task = YosoTask(base.unet, generator, base.schedule, base.prediction, data, config, pictures)
@@ -47,13 +50,25 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
             f"{config.model} predicts {base.prediction}; a LoRA can't carry another prediction or noise schedule: "
             f"use adapter full, or keep to prediction {base.prediction}"
         )
-    data = load_data(config, base)
+    data = _load_told(config, base, folder)
     network = trainable(base.unet, config)
     task = DiffusionTask(network, schedule, data, config, previewer(config, base, data), weights_fingerprint(base.unet))
     trainer = Trainer(task, config, folder)
     if follow(trainer):
         scheduler = type(base.scheduler).from_config(scheduler) if moved else None
         _hand_over(trainer, "network", config, base, scheduler, one_step=False)
+
+
+def _load_told(config: ModelRunConfig, base: LoadedModel, folder: Path) -> CaptionedLatents | GeneratedLatents:
+    """The data; what was wrong with its files is said, and written to ``problems.txt`` in the run folder."""
+    data = load_data(config, base)
+    problems = getattr(data, "problems", ())
+    if problems and PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "problems.txt").write_text("\n".join(map(str, problems)) + "\n")
+        print(*problems[:SHOWN], sep="\n")
+        print(f"{len(problems)} notes on the data, all in {folder / 'problems.txt'}; {len(data)} samples are used")
+    return data
 
 
 def adapted_scheduler(scheduler: dict, config: DiffusionConfig) -> dict:

@@ -1,0 +1,206 @@
+"""`python -m train` from end to end on the tiny model: what is handed over, what is refused, and two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+from train.__main__ import main
+from train.base import weights_fingerprint
+from train.console import run_command
+from train.export import read_config
+from yoso_core.engine import Engine
+from yoso_core.models import load_model, local_model
+from yoso_core.requests import GenerateRequest, LoraUse
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = "--steps 2 --batch 4 --warmup 1 --checkpoint-every 2 --preview-every 2 --precision fp32".split()
+TINY_LORA = "--rank 2 --learning-rate 1e-2".split()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Six captioned pictures, and three that no run can use."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, colour in enumerate(("red", "green", "blue", "yellow", "black", "white")):
+        picture = Image.new("RGB", (80, 64), "grey")
+        ImageDraw.Draw(picture).ellipse((10 + index, 10, 50, 50), fill=colour)
+        picture.save(folder / f"{colour}_ball.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG nothing")
+    Image.new("RGB", (4, 4)).save(folder / "tiny.png")
+    Image.new("CMYK", (64, 64)).save(folder / "cmyk_square.jpg")
+    return folder
+
+
+def run(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+    run_command(main)
+
+
+def refused(monkeypatch, capsys, *arguments) -> str:
+    """The one sentence that a command ends with."""
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, *arguments)
+    message = str(caught.value) if isinstance(caught.value.code, str) else capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+def test_yoso_hands_over_a_lora_that_draws_another_picture(tmp_path, monkeypatch, tiny_model, tiny_spec, pictures):
+    folder = tmp_path / "run"
+    run(monkeypatch, "yoso", "--model", tiny_model, "--data", pictures, "--run", folder, *SHORT, *TINY_LORA)
+    out = folder / "output"
+    stored = read_config(out / "pytorch_lora_weights.safetensors")
+    assert stored["rank"] == 2 and stored["data"] == pictures.name and str(tmp_path) not in json.dumps(stored)
+    assert (out / "README.md").exists() and (out / "preview-last.png").exists()
+    problems = (folder / "problems.txt").read_text()
+    assert "broken.png: skipped" in problems and "tiny.png: skipped" in problems and "cmyk_square.jpg" in problems
+    engine = Engine({"tiny": tiny_spec}, device="cpu")
+    found = []
+    for name in ("pytorch_lora_weights", "kohya"):
+        engine.add_lora(name, out / f"{name}.safetensors")
+        found.append(engine.run(GenerateRequest("a ball", model="tiny", loras=(LoraUse(name, 1.0),))).pictures[0])
+    assert found[0].tobytes() == found[1].tobytes()
+    assert found[0].tobytes() != engine.run(GenerateRequest("a ball", model="tiny")).pictures[0].tobytes()
+
+
+def test_the_moments_of_the_prior_travel_with_the_lora(tmp_path, monkeypatch, tiny_model, pictures):
+    folder = tmp_path / "run"
+    run(monkeypatch, "yoso", "--model", tiny_model, "--data", pictures, "--run", folder, *SHORT, *TINY_LORA)
+    spec = local_model(str(tiny_model))
+    trained = load_model(spec.__class__(**vars(spec) | {"lora": folder / "output/pytorch_lora_weights.safetensors"}))
+    assert trained.prior_mean.abs().sum() > 0 and (trained.prior_deviation != 1).all()
+    assert not torch.equal(trained.prior_mean, load_model(spec).prior_mean)
+
+
+def test_full_training_hands_over_a_pipeline(tmp_path, monkeypatch, tiny_model, pictures):
+    folder = tmp_path / "run"
+    common = ("--model", tiny_model, "--data", pictures, *SHORT)
+    run(monkeypatch, "yoso", "--run", folder, "--adapter", "full", *common)
+    spec = local_model(str(folder / "output"))
+    assert spec.lora is None  # its network is one-step by itself
+    assert weights_fingerprint(load_model(spec).unet) != weights_fingerprint(
+        load_model(local_model(str(tiny_model))).unet
+    )
+
+
+def test_adaptation_then_yoso(tmp_path, monkeypatch, tiny_model, pictures):
+    """A model that predicts noise, moved to velocity and zero terminal SNR, is a base like any other."""
+    common = ("--data", pictures, *SHORT)
+    epsilon = ("--prediction", "epsilon", "--no-zero-terminal-snr")
+    run(monkeypatch, "teacher", "--model", tiny_model, "--run", tmp_path / "epsilon", *epsilon, *common)
+    noisy = load_model(local_model(str(tmp_path / "epsilon/output")))
+    assert noisy.prediction == "epsilon" and noisy.schedule.alpha[-1] > 0
+    run(monkeypatch, "teacher", "--model", tmp_path / "epsilon/output", "--run", tmp_path / "adapted", *common)
+    adapted = load_model(local_model(str(tmp_path / "adapted/output")))
+    assert adapted.prediction == "v_prediction" and adapted.schedule.alpha[-1] == 0
+    run(monkeypatch, "yoso", "--model", tmp_path / "epsilon/output", "--run", tmp_path / "yoso", *common, *TINY_LORA)
+    assert (tmp_path / "yoso/output/kohya.safetensors").exists()
+
+
+def test_captions_alone_are_data_enough(tmp_path, monkeypatch, tiny_model):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a red ball\na green ball\n\na blue ball\n")
+    common = ("--model", tiny_model, "--captions", captions, "--maker", tiny_model, *SHORT, *TINY_LORA)
+    run(monkeypatch, "yoso", "--run", tmp_path / "run", *common)
+    assert (tmp_path / "run/output/README.md").exists()
+
+
+@pytest.mark.parametrize("command", ["scratch", "scratch-diffusion"])
+def test_from_nothing(tmp_path, monkeypatch, pictures, command):
+    common = ("--data", pictures, "--size", 8, "--channels", 16, 32)
+    run(monkeypatch, command, "--run", tmp_path / "run", *common, *SHORT)
+    assert (tmp_path / "run/output/unet/config.json").exists()
+    assert len(list((tmp_path / "run/previews").glob("*.png"))) == 2
+
+
+def test_the_same_command_goes_on_and_another_is_refused(tmp_path, monkeypatch, capsys, tiny_model, pictures):
+    common = ("yoso", "--model", tiny_model, "--data", pictures, "--run", tmp_path, *SHORT, *TINY_LORA)
+    run(monkeypatch, *common)
+    run(monkeypatch, *common, "--steps", 4)
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "Started"] == [0, 2]
+    assert "seed = 0, not 5" in refused(monkeypatch, capsys, *common, "--seed", 5)
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (64, 64), "pink").save(other / "pink_square.png")
+    assert "data and base model" in refused(monkeypatch, capsys, *common, "--data", other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--data", "nowhere"), "nowhere"),
+        ((), "name the training data"),
+        (("--captions", "nowhere.txt", "--maker", "yoso-emoji"), "nowhere.txt"),
+        (("--data", "{pictures}", "--model", "nobody/nothing"), "40 hex digits"),
+        (("--data", "{pictures}", "--model", "{pictures}"), "not a whole diffusers model"),
+        (("--data", "{pictures}", "--learning-rate", "nan"), "learning_rate"),
+        (("--data", "{pictures}", "--batch", "0"), "batch"),
+        (("--config", "{pictures}/broken.png"), "JSON"),
+        (("--data", "{pictures}", "--adapter", "both"), "adapter"),
+    ],
+)
+def test_what_can_not_be_done_is_one_sentence(tmp_path, monkeypatch, capsys, tiny_model, pictures, arguments, named):
+    given = [argument.format(pictures=pictures) for argument in arguments]
+    message = refused(monkeypatch, capsys, "yoso", "--model", tiny_model, "--run", tmp_path, *given)
+    assert named in message and not (tmp_path / "checkpoints").exists()
+
+
+def test_an_unknown_setting_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.json").write_text('{"lerning_rate": 1e-3}')
+    message = refused(monkeypatch, capsys, "yoso", "--config", tmp_path / "mine.json")
+    assert "unknown field 'lerning_rate'" in message and "learning_rate" in message
+
+
+def test_a_lora_can_not_carry_another_prediction(tmp_path, monkeypatch, capsys, tiny_model, pictures):
+    given = ("--adapter", "lora", "--prediction", "epsilon", "--no-zero-terminal-snr")
+    where = ("--model", tiny_model, "--data", pictures, "--run", tmp_path)
+    assert "adapter full" in refused(monkeypatch, capsys, "teacher", *where, *given)
+
+
+def test_a_model_of_another_family_is_refused(tmp_path, monkeypatch, capsys, tiny_model, pictures):
+    """An unconditional network has no place for prompts."""
+    import shutil
+
+    from train.scratch import ScratchConfig, build_network
+
+    shutil.copytree(tiny_model, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other/unet")
+    build_network(ScratchConfig(size=8, channels=(16, 32))).save_pretrained(tmp_path / "other/unet")
+    message = refused(monkeypatch, capsys, "yoso", "--model", tmp_path / "other", "--data", pictures)
+    assert "only text-to-image models" in message
+
+
+def test_two_processes_train_as_one(tmp_path, tiny_model, pictures):
+    """The same batch on one process and on two: the same gradients, the same weights, up to the order of a sum."""
+    common = ["-m", "train", "yoso", "--model", tiny_model, "--data", pictures, *SHORT, *TINY_LORA]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    for name, before in (("one", []), ("two", launch)):
+        arguments = [*before, *common, "--run", tmp_path / name]
+        subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, check=True, timeout=240)
+    for file in ("generator", "generator.average", "discriminator"):
+        one, two = (
+            load_file(tmp_path / name / f"checkpoints/step-0000002/{file}.safetensors") for name in ("one", "two")
+        )
+        for key in one:
+            torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-4)
+    # AdamW's first moments are the gradients of the joined batch, averaged over two steps.
+    for file in ("generator.optimizer", "discriminator.optimizer"):
+        one, two = (
+            load_file(tmp_path / name / f"checkpoints/step-0000002/{file}.safetensors") for name in ("one", "two")
+        )
+        moments = [key for key in one if key.endswith("exp_avg")]
+        assert moments and any(one[key].abs().max() > 1e-6 for key in moments)
+        for key in moments:
+            torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-6)
+    logs = [(tmp_path / name / "events.jsonl").read_text() for name in ("one", "two")]
+    assert logs[0].count("Finished") == logs[1].count("Finished") == 1
