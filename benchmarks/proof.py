@@ -2,7 +2,7 @@
 
     python -m benchmarks.proof train      # the runs of every table, into runs/proof; each resumes
     python -m benchmarks.proof measure    # 2,000 pictures a seed for every row, into benchmarks/proof.json
-    python -m benchmarks.proof report     # the tables in Markdown, and docs/proof-curves.png
+    python -m benchmarks.proof report     # docs/proof.md and docs/proof-curves.png; needs requirements-recipes.txt
 
 All on the bundled family: the same teacher, data, judge, noise. `train` and `measure` take names, to do a part.
 Tables 2 and 3 compare equal and small budgets (`BUDGET`), each method from the same recipe with what makes it another
@@ -12,11 +12,13 @@ method changed; the bundled LoRA of table 1 had more.
 import argparse
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 
 from train.config import load_config
 from train.console import run_command
@@ -33,20 +35,27 @@ from train.evaluate import (
     load_judge,
     make_pictures,
     measure,
+    to_levels,
 )
 from train.export import DIFFUSERS_FILE
-from train.runs import train_diffusion, train_yoso
+from train.randomness import generator_for
+from train.runs import load, train_diffusion, train_scratch, train_yoso
+from train.scratch import CONTEXT, TIMESTEPS, ScratchConfig, ScratchDiffusionConfig
 from train.yoso import YosoConfig
+from yoso_core.denoiser import Denoiser
+from yoso_core.sampling import ddim, few_step, few_step_timesteps
+from yoso_core.schedule import NoiseSchedule
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS, RESULTS, CURVES = ROOT / "runs/proof", ROOT / "benchmarks/proof.json", ROOT / "docs/proof-curves.png"
+RUNS, RESULTS = ROOT / "runs/proof", ROOT / "benchmarks/proof.json"
+PAGE, CURVES = ROOT / "docs/proof.md", ROOT / "docs/proof-curves.png"
 RECIPE = ROOT / "train/recipes/yoso.json"
 BUNDLED, CORPUS = "models/yoso-emoji", ROOT / "data/emoji"
 BUDGET = {"steps": 300, "batch": 32, "warmup": 30, "ema": 0.98, "compile": False, "preview_every": 300}
 SEEDS, COUNT = (0, 1, 2), 2000
 TEACHER_STEPS = (1, 2, 4, 8, 25, 50)
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
-SEARCHED = 8  # above this many steps the best guidance of this many is taken: the search would cost more than the rows
+SEARCHED, SEARCH_COUNT = 25, 500  # guidance is searched up to so many steps, on so many pictures of one seed
 
 
 @dataclass(frozen=True)
@@ -91,36 +100,53 @@ EPSILON_BASE = DiffusionConfig(
     ema=0.98,
     preview_guidance=2.0,
 )
+SCRATCH_BUDGET = {"steps": 400, "batch": 32, "warmup": 40, "ema": 0.98, "preview_every": 400, "data": str(CORPUS)}
+SCRATCH = {"scratch": ScratchConfig(**SCRATCH_BUDGET), "scratch-diffusion": ScratchDiffusionConfig(**SCRATCH_BUDGET)}
+SCRATCH_STEPS = {"scratch": (1, 2), "scratch-diffusion": (1, 4, 10, 25)}
 TABLES = {
+    "0. What can be reached": ["ceilings"],
     "1. Teacher and student": ["teacher", "bundled"],
     "2. Other ways to one step, at equal budget": ["yoso", "distillation", "diffusion-gan"],
     "3. Without its parts, at equal budget": [
         *("yoso", "no-cooperation", "plain-distance", "no-reconstruction", "full", "epsilon", "epsilon-no-prior"),
     ],
     "4. Three seeds of training": ["yoso", "yoso-seed-1", "yoso-seed-2"],
+    "5. From scratch, on pixels": ["scratch", "scratch-diffusion"],
 }
+
+NOTES = """# Is one step enough?
+
+Written by `python -m benchmarks.proof report`; figures of `benchmarks/proof.json`.
+"""
 
 
 def train(names: list[str]) -> None:
-    for name in names or METHODS:
+    loaded = {}
+    for name in names or [*METHODS, *SCRATCH]:
+        if name in SCRATCH:
+            train_scratch(SCRATCH[name], RUNS / name)
+            continue
         method = METHODS[name]
         if method.model == NO_PRIOR_BASE:
             train_diffusion(EPSILON_BASE, RUNS / "epsilon-base")
-        recipe = load_config(YosoConfig, RECIPE)
-        train_yoso(dataclasses.replace(recipe, **BUDGET | {"model": method.model} | method.changes), RUNS / name)
+        config = dataclasses.replace(
+            load_config(YosoConfig, RECIPE), **BUDGET | {"model": method.model} | method.changes
+        )
+        if method.model not in loaded:
+            loaded[method.model] = load(config, RUNS / name)
+        train_yoso(config, RUNS / name, loaded[method.model])
 
 
-def rows_of(title: str, model, sampling: Sampling, reference: Reference, seeds=SEEDS, count=COUNT) -> list[Row]:
+def rows_of(title: str, model, sampling: Sampling, reference: Reference, seeds=SEEDS) -> list[Row]:
     """A row a split: pictures of every seed, measured."""
     rows = []
     for name, split in reference.splits.items():
         scores = []
         for seed in seeds:
-            captions = split.captions[:count]
             with torch.autocast(model.unet.device.type, torch.bfloat16):  # twice as fast; the same for every row
-                made = make_pictures(model, captions, seed, sampling)
+                made = make_pictures(model, split.captions, seed, sampling)
             scores.append(measure(made.pictures, reference, name, made.seconds))
-        rows.append(Row(title, name, sampling.evaluations, len(captions), tuple(scores)))
+        rows.append(Row(title, name, sampling.evaluations, len(split.captions), tuple(scores)))
         print(
             f"{title}, {name}: Fréchet {rows[-1].mean('frechet'):.2f}, R@5 {rows[-1].mean('first_five'):.3f}",
             flush=True,
@@ -128,21 +154,55 @@ def rows_of(title: str, model, sampling: Sampling, reference: Reference, seeds=S
     return rows
 
 
+@torch.inference_mode()
+def measure_scratch(name: str, judge, done: Callable[[str, list[Row]], None]) -> None:
+    """Pictures without prompts against the real ones at the same size; there are no captions to be retrieved."""
+    config, out = SCRATCH[name], RUNS / name / "output/unet"
+    real = Reference.load(CORPUS, judge, COUNT, config.size).splits["trained"]
+    reference = Reference({"trained": dataclasses.replace(real, vectors=None)}, judge, torch.device("cpu"))
+    network = UNet2DConditionModel.from_pretrained(out).eval().to(memory_format=torch.channels_last)
+    schedule, one_step = NoiseSchedule.from_config(TIMESTEPS), name == "scratch"
+    denoise = Denoiser(network, schedule, "v_prediction", consistent=one_step)
+    for steps in SCRATCH_STEPS[name]:
+        scores = []
+        for seed in SEEDS:
+            noises = torch.randn(steps if one_step else 1, COUNT, 3, 32, 32, generator=generator_for(seed))
+            parts, started = [], time.perf_counter()
+            for start in range(0, COUNT, 100):
+                part = [noise[start : start + 100] for noise in noises]
+                empty = torch.zeros(len(part[0]), 1, CONTEXT)
+                with torch.autocast("cpu", torch.bfloat16):
+                    timesteps = few_step_timesteps(steps)
+                    if one_step:
+                        parts.append(few_step(denoise, schedule, part[0], empty, timesteps, part[1:]))
+                    else:
+                        parts.append(ddim(denoise, schedule, part[0], empty, steps))
+            seconds = (time.perf_counter() - started) / COUNT
+            scores.append(measure(to_levels(torch.cat(parts)), reference, "trained", seconds))
+        title = f"{'YOSO' if one_step else 'diffusion'} from scratch, {steps} step{'s' * (steps > 1)}"
+        done(f"{name}-{steps}", [Row(title, "trained", steps, COUNT, tuple(scores))])
+
+
 def measure_teacher(reference: Reference, done: Callable[[str, list[Row]], None]) -> None:
-    """DDIM at every number of steps, at the guidance of least Fréchet distance over the trained pairs of one seed."""
-    model, search = (
-        load_generator(BUNDLED, "none"),
-        dataclasses.replace(reference, splits={"trained": reference.splits["trained"]}),
+    """DDIM at every number of steps, at the guidance of least Fréchet distance over some of the trained pairs.
+
+    The most steps take the guidance that was best at the most searched.
+    """
+    model = load_generator(BUNDLED, "none")
+    model.unet.compile()  # a third faster; hours become one
+    trained = reference.splits["trained"]
+    some = dataclasses.replace(
+        trained, captions=trained.captions[:SEARCH_COUNT], vectors=trained.vectors[:SEARCH_COUNT]
     )
-    best = GUIDANCES[0]
+    search, best = dataclasses.replace(reference, splits={"trained": some}), GUIDANCES[0]
     for steps in TEACHER_STEPS:
         if steps <= SEARCHED:
             found = {
-                guidance: rows_of(f"search {guidance:g}", model, Sampling("ddim", steps, guidance), search, (0,))[0]
+                guidance: rows_of(f"search {guidance:g}", model, Sampling("ddim", steps, guidance), search, SEEDS[:1])
                 for guidance in GUIDANCES
             }
-            best = min(found, key=lambda guidance: found[guidance].mean("frechet"))
-        title = f"teacher, {steps} steps, guidance {best:g}"
+            best = min(found, key=lambda guidance: found[guidance][0].mean("frechet"))
+        title = f"teacher, {steps} step{'s' * (steps > 1)}, guidance {best:g}"
         done(f"teacher-{steps}", rows_of(title, model, Sampling("ddim", steps, best), reference))
 
 
@@ -154,8 +214,10 @@ def measure_all(names: list[str]) -> None:
         results[key] = [dataclasses.asdict(row) for row in rows]
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
-    for name in names or ["ceilings", "bundled", *METHODS, "teacher"]:
-        if name == "ceilings":
+    for name in names or ["ceilings", "bundled", *METHODS, *SCRATCH, "teacher"]:
+        if name in SCRATCH:
+            measure_scratch(name, reference.judge, done)
+        elif name == "ceilings":
             done(name, ceilings(load_generator(BUNDLED, "none"), reference))
         elif name == "teacher":
             measure_teacher(reference, done)
@@ -185,20 +247,59 @@ def read_results() -> dict[str, list[Row]]:
 
 
 def report() -> None:
+    """Write all tables as Markdown, and the curves of the three seeds."""
     results = read_results()
-    for title, keys in {"0. What can be reached": ["ceilings"], **TABLES}.items():
-        found = [key for wanted in keys for key in results if key == wanted or key.rsplit("-", 1)[0] == wanted]
-        found = sorted(dict.fromkeys(found), key=lambda key: _order(key, keys))
+    parts = [NOTES]
+    for title, keys in TABLES.items():
+        found = [key for key in results if any(_belongs(key, wanted) for wanted in keys)]
+        found.sort(key=lambda key: _order(key, keys))
         rows = [row for key in found for row in results[key]]
         if rows:
-            print(f"### {title}\n\n{Report(EvaluateConfig(), tuple(rows)).to_markdown()}")
+            parts.append(f"## {title}\n\n{Report(EvaluateConfig(), tuple(rows)).to_markdown()}")
+        if title.startswith("4."):
+            parts.append(f"![Loss terms and logits of three seeds]({CURVES.name})\n")
+    PAGE.write_text("\n".join(parts))
+    draw_curves([name for name in TABLES["4. Three seeds of training"] if (RUNS / name / "events.jsonl").exists()])
+
+
+def _belongs(key: str, wanted: str) -> bool:
+    """A row of that name, or of that name at some number of steps."""
+    name, _, number = key.rpartition("-")
+    return key == wanted or (name == wanted and number.isdigit() and wanted in ("bundled", "teacher", *SCRATCH))
+
+
+def draw_curves(names: list[str]) -> None:
+    """One panel a loss term, one line a seed."""
+    if not names:
+        return
+    from matplotlib import pyplot
+
+    panels = [("discriminator",), ("logit_real", "logit_fake"), ("consistency",), ("reconstruction",)]
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(14, 3), layout="constrained")
+    for name in names:
+        lines = [json.loads(line) for line in (RUNS / name / "events.jsonl").read_text().splitlines()]
+        points = [line for line in lines if line["event"] == "StepDone"]
+        for axis, terms in zip(axes, panels, strict=True):
+            for term, style in zip(terms, ("-", ":"), strict=False):
+                steps, values = [one["step"] for one in points], [one["losses"][term] for one in points]
+                axis.plot(steps, _smooth(values), style, label=f"{METHODS[name].title}: {term}", linewidth=1)
+            axis.set_title(" and ".join(terms), fontsize=9)
+            axis.set_xlabel("step", fontsize=8)
+    figure.savefig(CURVES, dpi=110)
+
+
+def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
+    """Running mean, so that the course shows through the noise of batches."""
+    found = values[:1]
+    for value in values[1:]:
+        found.append(weight * found[-1] + (1 - weight) * value)
+    return found
 
 
 def _order(key: str, keys: list[str]) -> tuple[int, int]:
-    if key in keys:
-        return keys.index(key), 0
-    name, number = key.rsplit("-", 1)
-    return keys.index(name), int(number)
+    """As the table lists them, then by number of steps."""
+    wanted = next(one for one in keys if _belongs(key, one))
+    return keys.index(wanted), 0 if key == wanted else int(key.rpartition("-")[2])
 
 
 def main() -> None:

@@ -202,7 +202,7 @@ def test_whoever_may_enter_the_folder_may_read_the_files(tmp_path):
         save_lora(with_adapter(bare()), out, CONFIG, card(), 7)
         save_network(bare(), out, CONFIG, card(), 7)
         files = [path for path in out.rglob("*") if path.is_file()]
-        assert len(files) == 5 and {path.stat().st_mode & 0o777 for path in files} == {mode & 0o666}
+        assert len(files) == 6 and {path.stat().st_mode & 0o777 for path in files} == {mode & 0o666}
 
 
 def run_folder(folder):

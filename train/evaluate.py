@@ -24,7 +24,6 @@ from train.metrics import frechet_distance, kernel_distance, precision_recall, r
 from train.randomness import generator_for
 from yoso_core.autoencoder import decode, encode
 from yoso_core.denoiser import Denoiser, guided
-from yoso_core.engine import PictureError
 from yoso_core.models import LoadedModel, find_model, load_model
 from yoso_core.requests import RequestError
 from yoso_core.sampling import LCM_STEPS, ddim, few_step, few_step_timesteps, prior_start
@@ -163,7 +162,7 @@ def to_levels(pictures: Tensor) -> Tensor:
     return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def look_at(judge: Judge, pictures: Tensor, device: torch.device | str = "cpu") -> Seen:
     """What a judge sees in pictures (N, 3, H, W) uint8; in parts, on the CPU in the end."""
     seen = [judge.look(to_unit_range(part.to(device))) for part in pictures.split(128)]
@@ -226,7 +225,7 @@ class Reference:
                 data = load_pictures(folder, size, keep)
                 chosen = torch.randperm(len(data), generator=generator_for(0, PROMPTS))[:count].tolist()
                 captions = [data.captions[index][0] for index in chosen]
-                with torch.inference_mode():
+                with torch.no_grad():
                     vectors = judge.read(captions)
                 features = look_at(judge, data.pictures, device).features
                 vectors = None if vectors is None else vectors.cpu()
@@ -302,7 +301,7 @@ def _with_network(loaded: LoadedModel, folder: Path) -> LoadedModel:
         raise ConfigError(f"{folder} holds no network for {loaded.spec.title} ({cause})") from error
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: Sampling, batch: int = 50) -> Made:
     """One picture of each caption.
 
@@ -310,7 +309,7 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
     table that differ in model or sampling share it.
 
     Raises:
-        PictureError: the networks returned NaN.
+        ConfigError: the networks returned NaN.
     """
     side = model.spec.resolution // model.pixels_per_latent
     shape = (model.unet.config.in_channels, side, side)
@@ -341,12 +340,12 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
             clean = few_step(denoise, model.schedule, noises[0], context(texts), timesteps, noises[1:])
         decoded = decode(model.decoder, clean)
         if not decoded.isfinite().all():
-            raise PictureError(f"{model.spec.title} returned NaN for seed {seed}.")
+            raise ConfigError(f"{model.spec.title} returned NaN for seed {seed}; its weights are broken")
         made.append(to_levels(decoded).cpu())
     return Made(torch.cat(made), (time.perf_counter() - started) / len(captions))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def through_autoencoder(model: LoadedModel, pictures: Tensor, batch: int = 50) -> Made:
     """Real pictures (N, 3, S, S) uint8 encoded and decoded: the best that a network on these latents can do."""
     started = time.perf_counter()
@@ -481,8 +480,7 @@ def evaluate(config: EvaluateConfig, report: Callable[[str], None] = lambda mess
         report: told in a few words what is happening.
 
     Raises:
-        ConfigError: a model, weights, a judge or pictures are missing.
-        PictureError: the networks returned NaN.
+        ConfigError: a model, weights, a judge or pictures are missing or broken.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report(f"Loading {config.model}")

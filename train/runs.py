@@ -21,11 +21,25 @@ from yoso_core.schedule import NoiseSchedule
 SHOWN = 10  # notes on the data that are printed
 
 
-def train_yoso(config: YosoConfig, folder: Path) -> None:
-    """Make a text-to-image model draw in one evaluation; writes a LoRA, or the whole network, and its card."""
-    torch.manual_seed(config.seed)
+Data = CaptionedLatents | GeneratedLatents
+
+
+def load(config: ModelRunConfig, folder: Path) -> tuple[LoadedModel, Data]:
+    """The base model of a run and its data as that model's latents."""
     base = load_base(config, PartialState().device)
-    data = _load_told(config, base, folder)
+    return base, _load_told(config, base, folder)
+
+
+def train_yoso(config: YosoConfig, folder: Path, loaded: tuple[LoadedModel, Data] | None = None) -> None:
+    """Make a text-to-image model draw in one evaluation; writes a LoRA, or the whole network, and its card.
+
+    Args:
+        config: the settings.
+        folder: of the run; gets ``output/`` when it is done.
+        loaded: from `load`, for several runs on the same model and data, which leave both as they are.
+    """
+    base, data = loaded or load(config, folder)
+    torch.manual_seed(config.seed)
     generator = trainable(base.unet, config)
     pictures = previewer(config, base, data)
     task = YosoTask(base.unet, generator, base.schedule, base.prediction, data, config, pictures)
@@ -59,7 +73,7 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
         _hand_over(trainer, "network", config, base, scheduler, one_step=False)
 
 
-def _load_told(config: ModelRunConfig, base: LoadedModel, folder: Path) -> CaptionedLatents | GeneratedLatents:
+def _load_told(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
     """The data; what was wrong with its files is said, and written to ``problems.txt`` in the run folder."""
     data = load_data(config, base)
     problems = getattr(data, "problems", ())
