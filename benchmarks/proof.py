@@ -2,7 +2,7 @@
 
     python -m benchmarks.proof train      # the runs of every table, into runs/proof; each resumes
     python -m benchmarks.proof measure    # 2,000 pictures a seed for every row, into benchmarks/proof.json
-    python -m benchmarks.proof report     # docs/proof.md and docs/proof-curves.png; needs requirements-recipes.txt
+    python -m benchmarks.proof report     # fills the tables of docs/proof.md, draws docs/proof-curves.png
 
 All on the bundled family: the same teacher, data, judge, noise. `train` and `measure` take names, to do a part.
 Tables 2 and 3 compare equal and small budgets (`BUDGET`), each method from the same recipe with what makes it another
@@ -86,6 +86,15 @@ METHODS = {
     "no-cooperation": Method("YOSO without cooperation", {"cooperation_offset": 1000}),
     "plain-distance": Method("YOSO, plain squared distance", {"consistency_distance": "mse"}),
     "no-reconstruction": Method("YOSO without reconstruction", {"reconstruction_weight": 0.0}),
+    "paper": Method(
+        "YOSO, the paper's own weights",
+        {
+            "adversarial_weight": 1.0,
+            "consistency_floor": 0.0,
+            "reconstruction_floor": 0.0,
+            "last_timestep_share": 0.0,
+        },
+    ),
     "full": Method("YOSO, all weights trained", {"adapter": "full", "learning_rate": 2e-4}),
     "epsilon": Method("YOSO on an epsilon teacher", {}, NO_PRIOR_BASE),
 }
@@ -103,21 +112,17 @@ EPSILON_BASE = DiffusionConfig(
 SCRATCH_BUDGET = {"steps": 400, "batch": 32, "warmup": 40, "ema": 0.98, "preview_every": 400, "data": str(CORPUS)}
 SCRATCH = {"scratch": ScratchConfig(**SCRATCH_BUDGET), "scratch-diffusion": ScratchDiffusionConfig(**SCRATCH_BUDGET)}
 SCRATCH_STEPS = {"scratch": (1, 2), "scratch-diffusion": (1, 4, 10, 25)}
-TABLES = {
-    "0. What can be reached": ["ceilings"],
-    "1. Teacher and student": ["teacher", "bundled"],
-    "2. Other ways to one step, at equal budget": ["yoso", "distillation", "diffusion-gan"],
-    "3. Without its parts, at equal budget": [
-        *("yoso", "no-cooperation", "plain-distance", "no-reconstruction", "full", "epsilon", "epsilon-no-prior"),
+TABLES = {  # where `report` puts them: between marks of these names in `PAGE`
+    "ceilings": ["ceilings"],
+    "teacher and student": ["teacher", "bundled"],
+    "other ways": ["yoso", "distillation", "diffusion-gan"],
+    "parts": [
+        *("yoso", "no-cooperation", "plain-distance", "no-reconstruction", "paper", "full"),
+        *("epsilon", "epsilon-no-prior"),
     ],
-    "4. Three seeds of training": ["yoso", "yoso-seed-1", "yoso-seed-2"],
-    "5. From scratch, on pixels": ["scratch", "scratch-diffusion"],
+    "seeds": ["yoso", "yoso-seed-1", "yoso-seed-2"],
+    "scratch": ["scratch", "scratch-diffusion"],
 }
-
-NOTES = """# Is one step enough?
-
-Written by `python -m benchmarks.proof report`; figures of `benchmarks/proof.json`.
-"""
 
 
 def train(names: list[str]) -> None:
@@ -247,42 +252,37 @@ def read_results() -> dict[str, list[Row]]:
 
 
 def report() -> None:
-    """Write all tables as Markdown, and the curves of the three seeds."""
-    results = read_results()
-    parts = [NOTES]
-    for title, keys in TABLES.items():
-        found = [key for key in results if any(_belongs(key, wanted) for wanted in keys)]
-        found.sort(key=lambda key: _order(key, keys))
-        rows = [row for key in found for row in results[key]]
-        if rows:
-            parts.append(f"## {title}\n\n{Report(EvaluateConfig(), tuple(rows)).to_markdown()}")
-        if title.startswith("4."):
-            parts.append(f"![Loss terms and logits of three seeds]({CURVES.name})\n")
-    PAGE.write_text("\n".join(parts))
-    draw_curves([name for name in TABLES["4. Three seeds of training"] if (RUNS / name / "events.jsonl").exists()])
+    """Fill the tables of the page with all that has been measured, and draw the curves of the three seeds."""
+    results, page = read_results(), PAGE.read_text()
+    for name, wanted in TABLES.items():
+        rows = [row for one in wanted for key in found(results, one) for row in results[key]]
+        table = Report(EvaluateConfig(), tuple(rows)).to_markdown()
+        start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+        before, _, rest = page.partition(start)
+        page = before + start + "\n" + table + "\n" + rest[rest.index(end) :]
+    PAGE.write_text(page)
+    draw_curves(TABLES["seeds"])
 
 
-def _belongs(key: str, wanted: str) -> bool:
-    """A row of that name, or of that name at some number of steps."""
-    name, _, number = key.rpartition("-")
-    return key == wanted or (name == wanted and number.isdigit() and wanted in ("bundled", "teacher", *SCRATCH))
+def found(results: dict[str, list[Row]], name: str) -> list[str]:
+    """The key of that name, or its keys by number of steps."""
+    keys = [key for key in results if key == name or (key.startswith(f"{name}-") and key[len(name) + 1 :].isdigit())]
+    return sorted(keys, key=lambda key: (len(key), key))
 
 
 def draw_curves(names: list[str]) -> None:
     """One panel a loss term, one line a seed."""
-    if not names:
-        return
     from matplotlib import pyplot
 
     panels = [("discriminator",), ("logit_real", "logit_fake"), ("consistency",), ("reconstruction",)]
     figure, axes = pyplot.subplots(1, len(panels), figsize=(14, 3), layout="constrained")
-    for name in names:
+    for index, name in enumerate(names):
         lines = [json.loads(line) for line in (RUNS / name / "events.jsonl").read_text().splitlines()]
         points = [line for line in lines if line["event"] == "StepDone"]
         for axis, terms in zip(axes, panels, strict=True):
             for term, style in zip(terms, ("-", ":"), strict=False):
                 steps, values = [one["step"] for one in points], [one["losses"][term] for one in points]
-                axis.plot(steps, _smooth(values), style, label=f"{METHODS[name].title}: {term}", linewidth=1)
+                axis.plot(steps, _smooth(values), style, color=f"C{index}", linewidth=1)
             axis.set_title(" and ".join(terms), fontsize=9)
             axis.set_xlabel("step", fontsize=8)
     figure.savefig(CURVES, dpi=110)
@@ -294,12 +294,6 @@ def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
     for value in values[1:]:
         found.append(weight * found[-1] + (1 - weight) * value)
     return found
-
-
-def _order(key: str, keys: list[str]) -> tuple[int, int]:
-    """As the table lists them, then by number of steps."""
-    wanted = next(one for one in keys if _belongs(key, one))
-    return keys.index(wanted), 0 if key == wanted else int(key.rpartition("-")[2])
 
 
 def main() -> None:

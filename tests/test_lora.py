@@ -54,6 +54,25 @@ def test_three_spellings_are_one_lora(unet, tensors, tmp_path):
         torch.testing.assert_close(dense(kohya[place]), dense(change) * 2 / 4)  # alpha / rank
 
 
+def test_strength_is_what_peft_would_take(unet, tensors, tmp_path):
+    """An alpha for all, one for some modules, and 1 / sqrt(r): in diffusers' metadata, and in peft's file beside."""
+    settings = {"r": 4, "lora_alpha": 2, "alpha_pattern": {"to_k": 12}, "use_rslora": True}
+    stored = json.dumps({f"unet.{key}": value for key, value in settings.items()})
+    ours = admit(save(tensors, tmp_path / "diffusers.safetensors", lora_adapter_metadata=stored), {"unet": unet})
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    peft = admit(save(as_peft(tensors), tmp_path / "adapter_model.safetensors"), {"unet": unet})
+    for place, change in ours.items():
+        assert change.scale == peft[place].scale == (12 if place[1].endswith("to_k") else 2) / 2
+    assert {change.scale for change in ours.values()} == {6.0, 1.0}
+
+
+@pytest.mark.parametrize("stored", ["{", "[1]", '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}'])
+def test_strength_that_can_not_be_read_is_refused(unet, tensors, tmp_path, stored):
+    path = save(tensors, tmp_path / "lora.safetensors", lora_adapter_metadata=stored)
+    with pytest.raises(LoraError, match=r"adapter settings|alpha"):
+        admit(path, {"unet": unet})
+
+
 def test_equals_peft_in_the_network(tiny_model, tmp_path):
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model)
     torch.manual_seed(1)

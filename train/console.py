@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import torch
 from accelerate import PartialState
+from diffusers.utils import logging as diffusers_logging
 from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
 from train.config import ConfigError
 from train.trainer import Finished, Preview, Saved, Started, StepDone, Stopped, Trainer, TrainingError
@@ -64,6 +66,8 @@ def _duration(seconds: float) -> str:
 
 def run_command(command: Callable[[], None]) -> None:
     """Run a command; what can go wrong for its user is one sentence and exit status 1."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # one bar is enough
     try:
         command()
     except (ConfigError, TrainingError, RequestError, FileNotFoundError) as error:

@@ -79,7 +79,7 @@ def build_network(config: PixelConfig) -> UNet2DConditionModel:
 
 def load_pixels(config: PixelConfig) -> CaptionedLatents:
     """Pictures in [-1, 1] as if they were latents, all under one empty prompt."""
-    pictures = load_pictures(Path(config.data), config.size, keep=lambda row: not row.get("held_out")).pictures
+    pictures = load_pictures(Path(config.data), config.size).pictures
     empty = torch.zeros(1, 1, CONTEXT)
     first = torch.arange(len(pictures) + 1)
     return CaptionedLatents(to_unit_range(pictures), empty.expand(len(pictures), -1, -1).bfloat16(), first, empty)

@@ -127,7 +127,7 @@ def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
         }
         for part, network in parts.items()
     }
-    alphas = _metadata_alphas(metadata)
+    settings = _adapter_settings(path, metadata)
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = SUFFIX.search(key)
@@ -140,16 +140,38 @@ def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
         found.setdefault(place, {})[role] = tensor
     if not found:
         raise LoraError(f"{path.name} has no LoRA weights; please choose another file.")
-    return {place: _low_rank(path, place, roles, parts, alphas) for place, roles in found.items()}
+    return {place: _low_rank(path, place, roles, parts, settings) for place, roles in found.items()}
 
 
-def _metadata_alphas(metadata: dict[str, str]) -> dict[str, float]:
-    """alpha by part, from the config that diffusers stores with an adapter."""
+def _adapter_settings(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
+    """What peft knew of the adapter of each part: as diffusers stores it in the file, or peft beside it.
+
+    Raises:
+        LoraError: it is there and can't be read; the LoRA's strength is unknown without it.
+    """
+    beside = path.with_name("adapter_config.json")
     try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        return {part: float(config[f"{part}.lora_alpha"]) for part in PREFIXES if f"{part}.lora_alpha" in config}
-    except (ValueError, TypeError, AttributeError):
-        return {}
+        if "lora_adapter_metadata" in metadata:
+            stored = json.loads(metadata["lora_adapter_metadata"])
+        elif path.name == "adapter_model.safetensors" and beside.exists():
+            with open(beside, encoding="utf-8") as file:
+                stored = {f"unet.{key}": value for key, value in json.loads(file.read(HEADER_LIMIT)).items()}
+        else:
+            stored = {}
+        return {
+            part: {key.removeprefix(f"{part}."): value for key, value in stored.items() if key.startswith(f"{part}.")}
+            for part in PREFIXES
+        }
+    except (OSError, ValueError, AttributeError) as error:
+        raise LoraError(f"The adapter settings of {path.name} can't be read ({error!s:.60}).") from None
+
+
+def _declared_scale(settings: dict, name: str, rank: int) -> float:
+    """alpha / r of one module as peft computes it: an alpha of its own by pattern, and 1 / sqrt(r) where asked."""
+    patterns = settings.get("alpha_pattern") or {}
+    own = (alpha for pattern, alpha in patterns.items() if name == pattern or name.endswith(f".{pattern}"))
+    alpha = float(next(own, settings.get("lora_alpha", rank)))
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def _low_rank(
@@ -157,7 +179,7 @@ def _low_rank(
     place: tuple[str, str],
     roles: dict[str, Tensor],
     parts: Mapping[str, nn.Module],
-    alphas: dict[str, float],
+    settings: dict[str, dict],
 ) -> LowRank:
     part, name = place
     if "down" not in roles or "up" not in roles:
@@ -175,10 +197,14 @@ def _low_rank(
             f"{path.name} is for another model: {name!r} is {tuple(weight.shape)} here "
             f"and {tuple(up.shape)} times {tuple(down.shape)} in the file."
         )
-    alpha = roles["alpha"].float().mean().item() if "alpha" in roles else alphas.get(part, rank)
-    if not math.isfinite(alpha):
+    try:
+        alpha = roles.get("alpha")
+        scale = _declared_scale(settings[part], name, rank) if alpha is None else alpha.float().mean().item() / rank
+    except (ValueError, TypeError, AttributeError):
+        scale = math.nan
+    if not math.isfinite(scale):
         raise LoraError(f"{path.name} has no finite alpha at {name!r}; the file is broken.")
-    return LowRank(down, up, alpha / rank)
+    return LowRank(down, up, scale)
 
 
 def _rows_last(weight: Tensor) -> Tensor:
