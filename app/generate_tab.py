@@ -371,7 +371,7 @@ class GenerateTab:
         """Load a model while the page shows how far it is; back to the bundled one if it can't be."""
         progress(0, desc="Loading")
         try:
-            spec = self.engine.load(name, report=lambda message: progress(0.5, desc=message))
+            spec = self.engine.load(name, report=lambda message: progress(0.5, desc=message)).spec
         except (RequestError, PictureError) as error:
             gr.Warning(str(error), title="Model not loaded")
             name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]

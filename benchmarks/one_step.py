@@ -142,7 +142,7 @@ def bare(model: LoadedModel, size: int, unet: Callable | None = None) -> Callabl
 def engine_rows(spec: ModelSpec, size: int, repeats: int, compile: bool) -> Iterator[Row]:
     """Ours with its defaults, and the bare limit on the same weights."""
     engine = Engine({"sd15": spec}, device="cpu")
-    model = engine._model("sd15", say)  # the limit is taken on the very weights that the engine holds
+    model = engine.load("sd15", say)  # the limit is taken on the very weights that the engine holds
 
     def ours(prompt: str) -> object:
         return engine.run(GenerateRequest(prompt, model="sd15", size=size)).pictures[0]
@@ -162,7 +162,7 @@ def bundled(repeats: int) -> dict | None:
     spec = engine.models[DEFAULT_MODEL]
     if not (Path(spec.source.place) / "unet").is_dir() or not (spec.lora and spec.lora.exists()):
         return None
-    model = engine._model(DEFAULT_MODEL, say)
+    model = engine.load(DEFAULT_MODEL, say)
     stages: list[dict[str, float]] = []
 
     def ours(prompt: str) -> object:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.proof train      # the runs of every table, into runs/proof; each resumes
     python -m benchmarks.proof measure    # 2,000 pictures a seed for every row, into benchmarks/proof.json
-    python -m benchmarks.proof report     # fills the tables of docs/proof.md, draws docs/proof-curves.png
+    python -m benchmarks.proof report     # fills the tables of the pages, draws docs/proof-*.png
 
 All on the bundled family: the same teacher, data, judge, noise. `train` and `measure` take names, to do a part.
 Tables 2 and 3 compare equal and small budgets (`BUDGET`), each method from the same recipe with what makes it another
@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image, ImageDraw, ImageFont
 
 from train.config import load_config
 from train.console import run_command
@@ -48,7 +50,8 @@ from yoso_core.schedule import NoiseSchedule
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs/proof", ROOT / "benchmarks/proof.json"
-PAGE, CURVES = ROOT / "docs/proof.md", ROOT / "docs/proof-curves.png"
+PAGES = (ROOT / "docs/proof.md", ROOT / "README.md")
+CURVES, PICTURES = ROOT / "docs/proof-curves.png", ROOT / "docs/proof-pictures.png"
 RECIPE = ROOT / "train/recipes/yoso.json"
 BUNDLED, CORPUS = "models/yoso-emoji", ROOT / "data/emoji"
 BUDGET = {"steps": 300, "batch": 32, "warmup": 30, "ema": 0.98, "compile": False, "preview_every": 300}
@@ -112,7 +115,7 @@ EPSILON_BASE = DiffusionConfig(
 SCRATCH_BUDGET = {"steps": 400, "batch": 32, "warmup": 40, "ema": 0.98, "preview_every": 400, "data": str(CORPUS)}
 SCRATCH = {"scratch": ScratchConfig(**SCRATCH_BUDGET), "scratch-diffusion": ScratchDiffusionConfig(**SCRATCH_BUDGET)}
 SCRATCH_STEPS = {"scratch": (1, 2), "scratch-diffusion": (1, 4, 10, 25)}
-TABLES = {  # where `report` puts them: between marks of these names in `PAGE`
+TABLES = {  # where `report` puts them: between marks of these names in `PAGES`
     "ceilings": ["ceilings"],
     "teacher and student": ["teacher", "bundled"],
     "other ways": ["yoso", "distillation", "diffusion-gan"],
@@ -252,16 +255,20 @@ def read_results() -> dict[str, list[Row]]:
 
 
 def report() -> None:
-    """Fill the tables of the page with all that has been measured, and draw the curves of the three seeds."""
-    results, page = read_results(), PAGE.read_text()
-    for name, wanted in TABLES.items():
-        rows = [row for one in wanted for key in found(results, one) for row in results[key]]
-        table = Report(EvaluateConfig(), tuple(rows)).to_markdown()
-        start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
-        before, _, rest = page.partition(start)
-        page = before + start + "\n" + table + "\n" + rest[rest.index(end) :]
-    PAGE.write_text(page)
+    """Fill the tables of the pages with all that has been measured; draw the curves and the pictures."""
+    results = read_results()
+    for path in PAGES:
+        page = path.read_text()
+        for name, wanted in TABLES.items():
+            start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+            if start in page:
+                rows = [row for one in wanted for key in found(results, one) for row in results[key]]
+                before, _, rest = page.partition(start)
+                table = Report(EvaluateConfig(), tuple(rows)).to_markdown()
+                page = f"{before}{start}\n{table}\n{rest[rest.index(end) :]}"
+        path.write_text(page)
     draw_curves(TABLES["seeds"])
+    draw_pictures(results)
 
 
 def found(results: dict[str, list[Row]], name: str) -> list[str]:
@@ -294,6 +301,36 @@ def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
     for value in values[1:]:
         found.append(weight * found[-1] + (1 - weight) * value)
     return found
+
+
+def draw_pictures(results: dict[str, list[Row]], columns: int = 6, side: int = 80) -> None:
+    """The first captions of both splits, from the same noise: real, teacher, YOSO. None is chosen."""
+    splits = Reference.load(CORPUS, load_judge("emoji")).splits.values()
+    captions = [caption for split in splits for caption in split.captions[:columns]]
+    teacher, student = load_generator(BUNDLED, "none"), load_generator(BUNDLED)
+    rows = [("real", torch.cat([split.pictures[:columns] for split in splits]))]
+    for steps in (1, 4, 25):
+        evaluations = results[f"teacher-{steps}"][0].evaluations
+        guidance = float(results[f"teacher-{steps}"][0].name.rpartition(" ")[2])
+        made = make_pictures(teacher, captions, 0, Sampling("ddim", steps, guidance))
+        rows.append((f"teacher, {evaluations}", made.pictures))
+    rows.append(("YOSO, 1", make_pictures(student, captions, 0, Sampling()).pictures))
+    canvas = Image.new("RGB", (side * (len(captions) + 1) + 12, side * len(rows) + 40), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    for top, (title, pictures) in enumerate(rows):
+        draw.text((4, (top + 0.5) * side), title, fill="#555", font=font, anchor="lm")
+        for index, picture in enumerate(pictures):
+            tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC)
+            canvas.paste(tile, (_left(index, columns, side), top * side))
+    for index, caption in enumerate(captions):
+        middle = _left(index, columns, side) + side / 2, len(rows) * side + 4
+        draw.multiline_text(middle, fill(caption, 13), fill="#555", font=font, anchor="ma", align="center")
+    canvas.save(PICTURES, optimize=True)
+
+
+def _left(index: int, columns: int, side: int) -> int:
+    """Of a column; the held-out ones stand a little apart."""
+    return (index + 1) * side + 12 * (index >= columns)
 
 
 def main() -> None:

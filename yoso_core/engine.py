@@ -110,10 +110,10 @@ class Engine:
             self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
             self._contexts.clear()  # they are told apart by the identity of LoRAs that may be gone now
 
-    def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> ModelSpec:
-        """Bring a model into memory ahead of its first request; raises as `run` does."""
+    def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
+        """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does."""
         with self.lock, memory_guard():
-            return self._model(name, report).spec
+            return self._model(name, report)
 
     def run(self, request: GenerateRequest, report: Callable[[str], None] = lambda message: None) -> Result:
         """Make the pictures of a request.
