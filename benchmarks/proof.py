@@ -5,8 +5,8 @@
     python -m benchmarks.proof report     # fills the tables of the pages, draws docs/proof-*.png
 
 All on the bundled family: the same teacher, data, judge, noise. `train` and `measure` take names, to do a part.
-Tables 2 and 3 compare equal and small budgets (`BUDGET`), each method from the same recipe with what makes it another
-method changed; the bundled LoRA of table 1 had more.
+Methods are compared at equal and small budgets (`BUDGET`), each from the same recipe with what makes it another method
+changed; the bundled LoRA had more.
 """
 
 import argparse
@@ -39,7 +39,6 @@ from train.evaluate import (
     measure,
     to_levels,
 )
-from train.export import DIFFUSERS_FILE
 from train.randomness import generator_for
 from train.runs import load, train_diffusion, train_scratch, train_yoso
 from train.scratch import CONTEXT, TIMESTEPS, ScratchConfig, ScratchDiffusionConfig
@@ -55,7 +54,7 @@ CURVES, PICTURES = ROOT / "docs/proof-curves.png", ROOT / "docs/proof-pictures.p
 RECIPE = ROOT / "train/recipes/yoso.json"
 BUNDLED, CORPUS = "models/yoso-emoji", ROOT / "data/emoji"
 BUDGET = {"steps": 300, "batch": 32, "warmup": 30, "ema": 0.98, "compile": False, "preview_every": 300}
-SEEDS, COUNT = (0, 1, 2), 2000
+SEEDS, COUNT, NOISE = (0, 1, 2), 2000, 3
 TEACHER_STEPS = (1, 2, 4, 8, 25, 50)
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
 SEARCHED, SEARCH_COUNT = 25, 500  # guidance is searched up to so many steps, on so many pictures of one seed
@@ -70,7 +69,7 @@ class Method:
     model: str = BUNDLED
 
 
-NO_PRIOR_BASE = str(RUNS / "epsilon-base" / "output")
+EPSILON_OUTPUT = str(RUNS / "epsilon-base" / "output")
 METHODS = {
     "yoso": Method("YOSO", {}),
     "yoso-seed-1": Method("YOSO, another seed", {"seed": 1}),
@@ -85,7 +84,9 @@ METHODS = {
             "consistency_floor": 1.0,
         },
     ),
-    "diffusion-gan": Method("diffusion GAN on real data", {"cooperation_offset": 1000, "consistency_weight": 0.0}),
+    "diffusion-gan": Method(
+        "diffusion GAN on real data, with reconstruction", {"cooperation_offset": 1000, "consistency_weight": 0.0}
+    ),
     "no-cooperation": Method("YOSO without cooperation", {"cooperation_offset": 1000}),
     "plain-distance": Method("YOSO, plain squared distance", {"consistency_distance": "mse"}),
     "no-reconstruction": Method("YOSO without reconstruction", {"reconstruction_weight": 0.0}),
@@ -99,7 +100,7 @@ METHODS = {
         },
     ),
     "full": Method("YOSO, all weights trained", {"adapter": "full", "learning_rate": 2e-4}),
-    "epsilon": Method("YOSO on an epsilon teacher", {}, NO_PRIOR_BASE),
+    "epsilon": Method("YOSO on an epsilon teacher", {}, EPSILON_OUTPUT),
 }
 EPSILON_BASE = DiffusionConfig(
     model=BUNDLED,
@@ -135,7 +136,7 @@ def train(names: list[str]) -> None:
             train_scratch(SCRATCH[name], RUNS / name)
             continue
         method = METHODS[name]
-        if method.model == NO_PRIOR_BASE:
+        if method.model == EPSILON_OUTPUT:
             train_diffusion(EPSILON_BASE, RUNS / "epsilon-base")
         config = dataclasses.replace(
             load_config(YosoConfig, RECIPE), **BUDGET | {"model": method.model} | method.changes
@@ -174,7 +175,8 @@ def measure_scratch(name: str, judge, done: Callable[[str, list[Row]], None]) ->
     for steps in SCRATCH_STEPS[name]:
         scores = []
         for seed in SEEDS:
-            noises = torch.randn(steps if one_step else 1, COUNT, 3, 32, 32, generator=generator_for(seed))
+            shape = (steps if one_step else 1, COUNT, 3, config.size, config.size)
+            noises = torch.randn(shape, generator=generator_for(seed, NOISE))
             parts, started = [], time.perf_counter()
             for start in range(0, COUNT, 100):
                 part = [noise[start : start + 100] for noise in noises]
@@ -205,11 +207,11 @@ def measure_teacher(reference: Reference, done: Callable[[str, list[Row]], None]
     search, best = dataclasses.replace(reference, splits={"trained": some}), GUIDANCES[0]
     for steps in TEACHER_STEPS:
         if steps <= SEARCHED:
-            found = {
+            tried = {
                 guidance: rows_of(f"search {guidance:g}", model, Sampling("ddim", steps, guidance), search, SEEDS[:1])
                 for guidance in GUIDANCES
             }
-            best = min(found, key=lambda guidance: found[guidance][0].mean("frechet"))
+            best = min(tried, key=lambda guidance: tried[guidance][0].mean("frechet"))
         title = f"teacher, {steps} step{'s' * (steps > 1)}, guidance {best:g}"
         done(f"teacher-{steps}", rows_of(title, model, Sampling("ddim", steps, best), reference))
 
@@ -235,9 +237,9 @@ def measure_all(names: list[str]) -> None:
                 title = f"YOSO, {steps} step{'s' * (steps > 1)}"
                 done(f"bundled-{steps}", rows_of(title, model, Sampling("consistency", steps), reference))
         else:
-            method, out = METHODS[name], RUNS / name / "output"
-            lora = out / DIFFUSERS_FILE
-            model = load_generator(method.model, str(lora if lora.exists() else out))
+            method, out = METHODS[name], str(RUNS / name / "output")
+            whole = method.changes.get("adapter") == "full"
+            model = load_generator(out, "own") if whole else load_generator(method.model, out)
             if name == "epsilon":
                 for key, prior in (("epsilon", True), ("epsilon-no-prior", False)):
                     title = f"{method.title}, {'with' if prior else 'without'} informative prior"
@@ -262,7 +264,7 @@ def report() -> None:
         for name, wanted in TABLES.items():
             start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
             if start in page:
-                rows = [row for one in wanted for key in found(results, one) for row in results[key]]
+                rows = [row for one in wanted for key in keys_of(results, one) for row in results[key]]
                 before, _, rest = page.partition(start)
                 table = Report(EvaluateConfig(), tuple(rows)).to_markdown()
                 page = f"{before}{start}\n{table}\n{rest[rest.index(end) :]}"
@@ -271,7 +273,7 @@ def report() -> None:
     draw_pictures(results)
 
 
-def found(results: dict[str, list[Row]], name: str) -> list[str]:
+def keys_of(results: dict[str, list[Row]], name: str) -> list[str]:
     """The key of that name, or its keys by number of steps."""
     keys = [key for key in results if key == name or (key.startswith(f"{name}-") and key[len(name) + 1 :].isdigit())]
     return sorted(keys, key=lambda key: (len(key), key))
@@ -297,10 +299,10 @@ def draw_curves(names: list[str]) -> None:
 
 def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
     """Running mean, so that the course shows through the noise of batches."""
-    found = values[:1]
+    smooth = values[:1]
     for value in values[1:]:
-        found.append(weight * found[-1] + (1 - weight) * value)
-    return found
+        smooth.append(weight * smooth[-1] + (1 - weight) * value)
+    return smooth
 
 
 def draw_pictures(results: dict[str, list[Row]], columns: int = 6, side: int = 80) -> None:
@@ -336,8 +338,11 @@ def _left(index: int, columns: int, side: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "measure", "report"))
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(METHODS)}; to measure also ceilings, bundled, teacher")
+    names = [*METHODS, *SCRATCH, "ceilings", "bundled", "teacher"]
+    parser.add_argument("names", nargs="*", help=f"all, or of {', '.join(names)}; the last three are only measured")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     if options.what == "report":
         report()
     else:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from safetensors.torch import save_file
 
 from tests.tiny import build_unet, random_lora
 from yoso_core.__main__ import main
+from yoso_core.engine import Engine
 from yoso_core.lora import admit, read_tensors
+from yoso_core.models import LORA_FILE, local_model
+from yoso_core.requests import GenerateRequest
 
 
 def test_generate_writes_a_picture_and_says_so(tiny_model, tmp_path, capsys):
@@ -33,9 +37,20 @@ def test_json_count_size_and_loras(tiny_model, tmp_path, capsys):
     assert all(Image.open(path).size == (64, 64) for path in summary["files"])
 
 
+def test_weights_take_the_place_of_the_models_own(tiny_model, tmp_path):
+    """What a training run hands over is the one-step LoRA, not one on top of another."""
+    save_file(random_lora(build_unet(), 0.5), tmp_path / LORA_FILE)
+    out = tmp_path / "a.png"
+    assert main(["generate", "a", "--model", str(tiny_model), "--weights", str(tmp_path), "--out", str(out)]) == 0
+    spec = replace(local_model(str(tiny_model)), lora=tmp_path / LORA_FILE)
+    wanted = Engine({"tiny": spec}, device="cpu").run(GenerateRequest("a", model="tiny")).pictures[0]
+    assert Image.open(out).convert("RGB").tobytes() == wanted.tobytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--weights", "missing.safetensors"], "missing.safetensors"),
         (["--seed", "-1"], "seed"),
         (["--steps", "3"], "Steps"),
         (["--guidance", "nan"], "Guidance"),

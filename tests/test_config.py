@@ -70,6 +70,6 @@ def test_all_weights_at_zero_are_refused():
 
 
 def test_learning_rate_rises_stays_and_falls():
-    config = RunConfig(steps=100, warmup=10, decay=0.2)
+    config = RunConfig(steps=100, warmup=10, cooldown=0.2)
     factors = [config.learning_rate_factor(step) for step in range(100)]
     assert factors[0] == 0.1 and factors[50] == 1.0 and factors[-1] == pytest.approx(0.05)

@@ -66,11 +66,13 @@ def test_from_nothing_there_is_no_teacher_to_ask():
         ScratchConfig(consistency_path="teacher")
 
 
-def test_pixel_network_draws_without_prompts(tmp_path):
-    network = build_network(ScratchConfig(size=8, channels=(16, 32)))
-    noisy, t = torch.randn(2, 3, 8, 8), torch.tensor([0, 999])
-    a, b = (network(noisy, t, encoder_hidden_states=torch.zeros(2, 1, 8), return_dict=False)[0] for _ in range(2))
-    assert a.shape == noisy.shape and torch.equal(a, b)
+def test_pixel_network_is_the_same_for_both_methods():
+    noisy, t, context = torch.randn(2, 3, 8, 8), torch.tensor([0, 999]), torch.zeros(2, 1, 8)
+    made = []
+    for config in (ScratchConfig(size=8, channels=(16, 32)), ScratchDiffusionConfig(size=8, channels=(16, 32))):
+        torch.manual_seed(0)
+        made.append(build_network(config)(noisy, t, encoder_hidden_states=context, return_dict=False)[0])
+    assert made[0].shape == noisy.shape and torch.equal(*made)
 
 
 def test_a_network_learns(tmp_path):

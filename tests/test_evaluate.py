@@ -2,18 +2,18 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from tests.tiny import TOKENIZER, random_lora
+from tests.tiny import TOKENIZER, build_unet, random_lora
 from tests.trained import draws
 from train.config import ConfigError
 from train.data import CaptionedPictures, load_pictures, to_unit_range
@@ -33,6 +33,8 @@ from train.evaluator import EVALUATOR_FOLDER, Evaluator
 from train.metrics import frechet_distance, kernel_distance
 from train.randomness import generator_for
 from train.recipes.evaluator import EvaluatorConfig, EvaluatorTask, augment, calibrate, hit_rates
+from yoso_core.models import LORA_FILE
+from yoso_core.schedule import NoiseSchedule
 
 CORPUS = Path(__file__).resolve().parent.parent / "data" / "emoji"
 HELD_OUT = Path(__file__).resolve().parent.parent / "train" / "emoji_held_out.json"
@@ -218,31 +220,27 @@ def test_a_seed_means_the_same_noise_in_every_row(tiny):
 
 
 def test_the_prior_starts_elsewhere_only_where_noise_is_not_pure(tiny):
-    """The tiny model's schedule ends in pure noise, where both starts are the same."""
-    with_prior, without = (make_pictures(tiny, ["a"], 0, Sampling(prior=prior)).pictures for prior in (True, False))
-    assert torch.equal(with_prior, without)
+    def same(model):
+        made = [make_pictures(model, ["a"], 0, Sampling(prior=prior)).pictures for prior in (True, False)]
+        return torch.equal(*made)
+
+    moments = {"prior_mean": torch.full((8,), 3.0), "prior_deviation": torch.full((8,), 0.5)}
+    assert tiny.schedule.alpha[-1] == 0 and same(replace(tiny, **moments))
+    ends_noisy = NoiseSchedule.from_config({"beta_schedule": "scaled_linear"})
+    assert not same(replace(tiny, schedule=ends_noisy, **moments))
 
 
 def test_weights_of_every_kind_are_measured(tmp_path, tiny_model):
     def made(weights):
         return make_pictures(load_generator(str(tiny_model), weights), ["a"], 0, Sampling()).pictures.int()
 
-    own, none = made("own"), made("none")
-    assert not torch.equal(own, none)
+    own = made("own")
+    assert not torch.equal(own, made("none"))
     assert torch.equal(made(str(tiny_model / "yoso_lora.safetensors")), own)
-    assert torch.equal(made(str(tiny_model)), none) and torch.equal(made(str(tiny_model / "unet")), none)
-    network = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
     torch.manual_seed(1)
-    save_file(random_lora(network, 0.5), tmp_path / "other.safetensors")
-    assert not torch.equal(made(str(tmp_path / "other.safetensors")), own)
-    network.conv_out.weight.data *= 2
-    network.save_pretrained(tmp_path / "unet")
-    changed = made(str(tmp_path))
-    assert not torch.equal(changed, none)
-    (tmp_path / "scheduler").mkdir()
-    scheduler = json.loads((tiny_model / "scheduler" / "scheduler_config.json").read_text())
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler | {"prediction_type": "sample"}))
-    assert not torch.equal(made(str(tmp_path)), changed)
+    save_file(random_lora(build_unet(), 0.5), tmp_path / LORA_FILE)
+    other = made(str(tmp_path / LORA_FILE))
+    assert torch.equal(made(str(tmp_path)), other) and not torch.equal(other, own)
 
 
 @pytest.mark.parametrize("weights", ["missing.safetensors", "README.md", "tests"])

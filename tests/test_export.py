@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import build_unet
 from train.base import LORA_TARGETS, add_lora
 from train.config import ConfigError
-from train.export import CONFIG_KEY, DIFFUSERS_FILE, KOHYA_FILE, Card, read_config, save_lora, save_network
+from train.export import CONFIG_KEY, KOHYA_FILE, Card, read_config, save_lora, save_network
 from train.recipes.teacher import build_scheduler
 from train.yoso import YosoConfig
 from yoso_core.lora import LoraStack, admit, read_tensors
-from yoso_core.models import Source
+from yoso_core.models import LORA_FILE, Source
 
 RANK, ALPHA = 4, 6
 CONFIG = YosoConfig(steps=7, rank=RANK, alpha=ALPHA)
-FILES = [DIFFUSERS_FILE, KOHYA_FILE]
+FILES = [LORA_FILE, KOHYA_FILE]
 
 
 def card(base=Source("owner/name", "0" * 40), **changes):

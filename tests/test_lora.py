@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from tests.tiny import build_unet, dense, random_lora
-from yoso_core.lora import HEADER_LIMIT, KEY_LIMIT, LoraError, LoraStack, admit
+from yoso_core.lora import HEADER_LIMIT, KEY_LIMIT, LoraError, LoraStack, admit, read_prior
 
 
 @pytest.fixture
@@ -52,6 +52,33 @@ def test_three_spellings_are_one_lora(unet, tensors, tmp_path):
     for place, change in ours.items():
         assert torch.equal(dense(change), dense(peft[place]))
         torch.testing.assert_close(dense(kohya[place]), dense(change) * 2 / 4)  # alpha / rank
+
+
+def test_a_header_of_any_length_is_read(unet, tensors, tmp_path):
+    """The first bytes are the header's length, and some lengths look like the start of a pickle."""
+    starts = set()
+    for length in range(0, 300, 8):
+        path = save(tensors, tmp_path / "lora.safetensors", note="x" * length)
+        starts.add(path.read_bytes()[:1])
+        admit(path, {"unet": unet})
+    assert b"\x80" in starts
+
+
+def test_a_checkpoint_is_no_lora_to_use(unet, tensors, tmp_path):
+    """It has the right names, and not the strength."""
+    path = save(tensors, tmp_path / "generator.safetensors", yoso_checkpoint="generator")
+    with pytest.raises(LoraError, match="checkpoint"):
+        admit(path, {"unet": unet})
+
+
+@pytest.mark.parametrize("key", ["lora_adapter_metadata", "yoso_prior"])
+def test_metadata_nested_without_end_is_refused_or_ignored(unet, tensors, tmp_path, key):
+    path = save(tensors, tmp_path / "lora.safetensors", **{key: "[" * 100_000})
+    if key == "yoso_prior":
+        assert read_prior(path) is None
+    else:
+        with pytest.raises(LoraError, match="settings"):
+            admit(path, {"unet": unet})
 
 
 def test_strength_is_what_peft_would_take(unet, tensors, tmp_path):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from train.losses import (
-    consistency_weight,
+    consistency_sample_weight,
     discriminator_loss,
     generator_loss,
-    reconstruction_weight,
+    reconstruction_sample_weight,
     weighted_mse,
 )
 
@@ -27,7 +27,7 @@ def test_softplus_comes_before_the_mean():
 
 
 def test_weights_of_the_paper():
-    assert reconstruction_weight(torch.tensor([0.0, 3.0, 9.0]), 5).tolist() == [0, 3, 5]
-    weight = consistency_weight(torch.tensor([1.0, 1.0, 0.0, 100.0]), torch.tensor([4.0, 1.0, 0.01, 101.0]), 5)
+    assert reconstruction_sample_weight(torch.tensor([0.0, 3.0, 9.0]), 5).tolist() == [0, 3, 5]
+    weight = consistency_sample_weight(torch.tensor([1.0, 1.0, 0.0, 100.0]), torch.tensor([4.0, 1.0, 0.01, 101.0]), 5)
     assert weight.tolist() == [2, 5, 0, 5]  # 1 / (1 - 1/2); coinciding; pure noise; nearly coinciding
     assert torch.isfinite(weight).all()

@@ -102,17 +102,23 @@ def test_true_captions_are_found_and_shuffled_ones_as_by_guessing():
     assert rates[1] == pytest.approx(1 / 300, abs=0.004) and rates[5] == pytest.approx(5 / 300, abs=0.008)
 
 
-def test_vectors_that_say_nothing_find_nothing():
-    vectors = normal(600, 8)
-    assert retrieval(torch.zeros(600, 8), vectors, 300, generator_for(0)) == {1: 0, 5: 0}
-    assert retrieval(vectors, torch.ones(600, 8), 300, generator_for(0)) == {1: 0, 5: 0}
+def test_vectors_that_say_nothing_score_as_guessing_does():
+    vectors, guessing = normal(600, 8), pytest.approx({1: 1 / 300, 5: 5 / 300})
+    assert retrieval(torch.zeros(600, 8), vectors, 300, generator_for(0)) == guessing
+    assert retrieval(vectors, torch.ones(600, 8), 300, generator_for(0)) == guessing
+
+
+def test_a_tie_for_the_first_place_is_half_a_hit():
+    captions = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert retrieval(captions, captions, 2, generator_for(0)) == {1: 0.5, 5: 1}
 
 
 @pytest.mark.parametrize("count", [20, 300, 301, 1000])
 def test_every_picture_counts_once_whatever_their_number(count):
-    """One picture in four says nothing: the other three are found."""
+    """One picture in four says nothing and is found by guessing alone: the other three are found."""
     vectors = torch.eye(count)
     pictures = vectors.clone()
     pictures[::4] = 0
     found = retrieval(pictures, vectors, 300, generator_for(0))[1]
-    assert found == pytest.approx(1 - len(pictures[::4]) / count)
+    silent = len(pictures[::4]) / count
+    assert found == pytest.approx(1 - silent + silent / min(count, 300))

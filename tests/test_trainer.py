@@ -69,11 +69,6 @@ def assert_same(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-def losses_by_step(folder):
-    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    return {line["step"]: line["losses"] for line in lines if line["event"] == "StepDone"}
-
-
 def test_events_tell_the_run(tmp_path):
     events = list(Trainer(LineTask(), CONFIG, tmp_path).run())
     assert [event.step for event in events if isinstance(event, Preview)] == [0, 6, 12]
@@ -114,9 +109,6 @@ def test_resume_is_exact_from_every_step(tmp_path, stop):
             for trainer in (whole, second)
         ]
         assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
-    last = [losses_by_step(tmp_path / name)[12] for name in ("whole", "parts")]
-    if stop == 11:
-        assert last[0].keys() == last[1].keys()
 
 
 def test_fp16_scale_is_part_of_the_checkpoint(tmp_path):

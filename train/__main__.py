@@ -45,11 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     options = build_parser().parse_args()
     if options.command == "evaluate":
-        report = evaluate(from_arguments(EvaluateConfig, options), lambda text: print(text, file=sys.stderr))
-        print(report.to_markdown())
+        config = from_arguments(EvaluateConfig, options)
         if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.parent.mkdir(parents=True, exist_ok=True)  # before the minutes of work, not after
+        report = evaluate(config, lambda text: print(text, file=sys.stderr))
+        if options.json:
             options.json.write_text(report.to_json() + "\n")
+        print(report.to_markdown())
     else:
         config, train, _ = RUNS[options.command]
         train(*from_run_arguments(config, options))

@@ -13,15 +13,26 @@ from PIL import Image
 from torch import Tensor, nn
 
 from train.config import ConfigError, RunConfig, setting
-from train.data import CaptionedLatents, GeneratedLatents, digest_of, encode_folder, encode_texts, grid, read_captions
+from train.data import (
+    CaptionedLatents,
+    GeneratedLatents,
+    digest_of,
+    encode_folder,
+    encode_texts,
+    grid,
+    read_captions,
+    weights_fingerprint,
+)
 from train.randomness import generator_for
 from yoso_core.autoencoder import decode
 from yoso_core.denoiser import Denoiser
+from yoso_core.lora import RANK_LIMIT, SCALE_LIMIT
 from yoso_core.models import LoadedModel, ModelError, find_model, load_model
 from yoso_core.sampling import one_step, prior_start
 
 ADAPTERS = ("lora", "full")
 PREVIEWS = 16  # pictures in a preview grid where no prompts are given
+FEW_TOKENS = 256  # up to here plain attention is faster to train than the fused one
 
 # Attention projections, feed-forward, resnet convolutions, shortcuts, samplers and time-embedding projections.
 LORA_TARGETS = [
@@ -35,21 +46,30 @@ class ModelRunConfig(RunConfig):
     """A run that trains the network of a text-to-image model."""
 
     model: str = setting(
-        "yoso-emoji", "what is trained: a known model, a diffusers folder, or OWNER/NAME@COMMIT of a hub"
+        "yoso-emoji",
+        "what is trained: a known model, a diffusers folder, or OWNER/NAME@COMMIT of a hub",
+        on_resume=True,
     )
-    data: str = setting("", "folder of captioned pictures")
-    captions: str = setting("", "text file of captions, one a line; their latents are made on the fly by `maker`")
-    maker: str = setting("", "one-step model with the same autoencoder that makes latents of captions")
+    data: str = setting("", "folder of captioned pictures", on_resume=True)
+    captions: str = setting(
+        "", "text file of captions, one a line; their latents are made on the fly by `maker`", on_resume=True
+    )
+    maker: str = setting("", "one-step model with the same autoencoder that makes latents of captions", on_resume=True)
     adapter: str = setting("lora", "train a LoRA, or the full network", ADAPTERS)
     rank: int = setting(64, "rank of the LoRA")
     alpha: int = setting(8, "alpha of the LoRA: its change is scaled by alpha / rank")
     preview_prompts: tuple[str, ...] = setting(
-        (), "prompts of the preview pictures; none: captions of the data", (), True
+        (), "prompts of the preview pictures; none: captions of the data", on_resume=True
+    )
+    checkpointing: bool = setting(
+        False, "compute the network's activations twice instead of keeping them, to save memory", on_resume=True
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "rank", "alpha")
+        self._at_most(RANK_LIMIT, "rank")  # what is read back
+        self._at_most(SCALE_LIMIT, "alpha")
 
 
 def load_base(config: ModelRunConfig, device: torch.device) -> LoadedModel:
@@ -71,7 +91,8 @@ def _load(name: str, device: torch.device, keep_lora: bool) -> LoadedModel:
         raise ConfigError(f"{name} has a {type(model.unet).__name__}; only models with a UNet can be trained")
     if "CrossAttnDownBlock2D" not in model.unet.config.down_block_types:
         raise ConfigError(f"{name} does not read prompts; only text-to-image models can be trained")
-    model.unet.set_attn_processor(AttnProcessor())  # its backward is faster than fused attention on few tokens
+    if (model.unet.config.sample_size or 64) ** 2 <= FEW_TOKENS:
+        model.unet.set_attn_processor(AttnProcessor())  # its backward is faster there; on many it takes memory
     return model
 
 
@@ -83,6 +104,8 @@ def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | G
     """
     if bool(config.data) == bool(config.captions):
         raise ConfigError("name the training data: either data, a folder of pictures, or captions, a text file")
+    if config.maker and not config.captions:
+        raise ConfigError("a maker makes latents of captions; name a text file of captions, or leave maker out")
     if config.data:
         size = base.spec.resolution
         return encode_folder(Path(config.data), size, base.autoencoder, base.tokenizer, base.text_encoder)
@@ -112,7 +135,7 @@ def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | G
         contexts=contexts.bfloat16(),
         empty=encode_texts([""], base.tokenizer, base.text_encoder),
         device=device,
-        digest=digest_of(phrases),
+        digest=digest_of([*phrases, weights_fingerprint(maker.unet, maker.text_encoder, base.text_encoder)]),
     )
 
 
@@ -132,14 +155,6 @@ def add_lora(unet: UNet2DConditionModel, rank: int, alpha: int) -> None:
     """Freeze the network and put a trainable LoRA on everything that YOSO's has it on."""
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=LORA_TARGETS))
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """A short text that changes with the weights: cheap, because it reads a few numbers of each tensor."""
-    total = torch.stack(
-        [value.detach().double().flatten()[:: max(1, value.numel() // 64)].sum().cpu() for value in module.parameters()]
-    )
-    return f"{len(total)}:{(total * torch.arange(1, len(total) + 1)).sum().item():.9g}"
 
 
 class Previewer:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from train.config import ConfigError
+from yoso_core.lora import CHECKPOINT_KEY
+
+NAME = re.compile(r"step-\d{7,}")
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -21,12 +25,14 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        parameter = parameters[int(index)]
-        if value.shape == parameter.shape:  # in the parameter's memory format, which fused kernels take for granted
-            value = torch.empty_like(parameter).copy_(value)
-        state.setdefault(int(index), {})[name] = value
+    moved = {int(key.split(".")[0]) for key in tensors}  # what never had a gradient has no moments
+    for index, parameter in ((index, parameters[index]) for index in sorted(moved)):
+        step, moments = tensors[f"{index}.step"], [tensors[f"{index}.{name}"] for name in ("exp_avg", "exp_avg_sq")]
+        if any(moment.shape != parameter.shape or not moment.isfinite().all() for moment in moments):
+            raise ValueError(f"the moments of parameter {index} do not fit it")
+        # In the parameter's memory format, which fused kernels take for granted.
+        first, second = (torch.empty_like(parameter).copy_(moment) for moment in moments)
+        state[index] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -58,20 +64,28 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         for name, tensors in weights.items():
             whole = {key: value.contiguous() for key, value in tensors.items()}
-            save_file(whole, partial / f"{name}.safetensors")
+            save_file(whole, partial / f"{name}.safetensors", {CHECKPOINT_KEY: name})
         for name, optimizer in optimizers.items():
             save_file(_optimizer_tensors(optimizer), partial / f"{name}.optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(state))
         for path in [*partial.iterdir(), partial]:
             _flush(path)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            _remove(target)
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return target
+
+
+def _remove(checkpoint: Path) -> None:
+    """Renamed first, so that a half removed one never looks whole."""
+    gone = checkpoint.with_name(f".partial-{checkpoint.name}")
+    checkpoint.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -85,13 +99,13 @@ def _flush(path: Path) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """All whole checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
+    whole = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and (path / "state.json").exists()]
+    return sorted(whole, key=lambda path: int(path.name[len("step-") :]))
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half written, or half removed."""
-    whole = set(checkpoints(folder))
-    for path in [*folder.glob(".partial-*"), *(path for path in folder.glob("step-*") if path not in whole)]:
+    for path in folder.glob(".partial-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -102,14 +116,20 @@ def load_checkpoint(
 
     Raises:
         ConfigError: the checkpoint is of another network.
+        OSError, SafetensorError, ValueError, KeyError: it is damaged.
     """
+    state = json.loads((path / "state.json").read_text())
+    if f"step-{state['step']:07d}" != path.name:
+        raise ValueError(f"it is of step {state['step']}")
     for name, tensors in weights.items():
         found = load_file(path / f"{name}.safetensors")
         shapes = {key: tuple(value.shape) for key, value in found.items()}
         if shapes != {key: tuple(value.shape) for key, value in tensors.items()}:
             raise ConfigError(f"{path} was made by another network; give this run another folder")
+        if not all(value.is_floating_point() and value.isfinite().all() for value in found.values()):
+            raise ValueError(f"{name} is not finite")
         for key, value in tensors.items():
             value.copy_(found[key])
     for name, optimizer in optimizers.items():
         _restore_optimizer(optimizer, load_file(path / f"{name}.optimizer.safetensors"))
-    return json.loads((path / "state.json").read_text())
+    return state

@@ -25,7 +25,8 @@ def setting(default: Any, help: str, choices: tuple[str, ...] = (), on_resume: b
         default: its value where none is given; a tuple makes a field of several values.
         help: what it does, with its unit.
         choices: the only values it takes, where it is a word.
-        on_resume: whether a run may go on with another value, because what is learned does not depend on it.
+        on_resume: whether a run may go on with another value: what is learned does not depend on it, or is told apart
+            by what it names (paths), or changing it is the point (steps).
     """
     return field(default=default, metadata={"help": help, "choices": choices, "on_resume": on_resume})
 
@@ -74,6 +75,11 @@ class Settings:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
+    def _at_most(self, most: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most:g}, got {getattr(self, name)}")
+
     def _above_zero(self, *names: str) -> None:
         for name in names:
             if not getattr(self, name) > 0:
@@ -97,18 +103,19 @@ class RunConfig(Settings):
 
     steps: int = setting(1000, "optimizer steps in all", on_resume=True)
     batch: int = setting(64, "samples a step, over all processes")
-    accumulation: int = setting(1, "parts that a process computes its share of a batch in, to save memory", (), True)
+    accumulation: int = setting(
+        1, "parts that a process computes its share of a batch in, to save memory", on_resume=True
+    )
     learning_rate: float = setting(1e-3, "learning rate after the warm-up")
     warmup: int = setting(100, "steps over which the learning rate rises from 0")
-    decay: float = setting(0.3, "last part of the run over which the learning rate falls to 0, as a fraction")
+    cooldown: float = setting(0.3, "last part of the run over which the learning rate falls to 0, as a fraction")
     weight_decay: float = setting(1e-2, "AdamW weight decay")
     clip: float = setting(1.0, "largest norm of a gradient")
     ema: float = setting(0.999, "decay of the moving average of the weights")
     seed: int = setting(0, "seed of sample order, noise and initial weights")
     precision: str = setting("bf16", "what the networks compute in; weights stay in float32", PRECISIONS)
-    checkpointing: bool = setting(False, "compute activations twice instead of keeping them, to save memory", (), True)
     compile: bool = setting(
-        False, "compile the networks with torch.compile: a minute at the start, then faster", (), True
+        False, "compile the networks with torch.compile: minutes at the start, then faster", on_resume=True
     )
     checkpoint_every: int = setting(500, "steps between checkpoints", on_resume=True)
     preview_every: int = setting(500, "steps between preview pictures", on_resume=True)
@@ -118,12 +125,15 @@ class RunConfig(Settings):
         super().__post_init__()
         self._at_least(1, "steps", "batch", "accumulation", "checkpoint_every", "preview_every")
         self._at_least(0, "warmup", "weight_decay", "seed")
+        self._at_most(2**63 - 1, "seed")
+        self._at_most(10**9, "steps", "checkpoint_every", "preview_every", "warmup")
+        self._at_most(10**6, "batch")
         self._above_zero("learning_rate", "clip")
-        self._fraction("decay", "ema")
+        self._fraction("cooldown", "ema")
 
     def learning_rate_factor(self, step: int) -> float:
-        """Trapezoid: up over `warmup` steps, flat, down over the last `decay` of the run."""
-        falling = max(1.0, self.decay * self.steps)
+        """Trapezoid: up over `warmup` steps, flat, down over the last `cooldown` of the run."""
+        falling = max(1.0, self.cooldown * self.steps)
         return min((step + 1) / max(1, self.warmup), 1.0, (self.steps - step) / falling)
 
 
@@ -195,10 +205,21 @@ def load_config(config: type[Config], path: Path) -> Config:
         ConfigError: not JSON, a field that `config` does not have, or a value of another kind; named.
     """
     try:
-        values = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        values = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_once)
+        if not isinstance(values, dict):
+            raise ValueError("it is something else")
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} can't be read as a JSON object of settings ({error!s:.80})") from None
     return from_values(config, values, str(path))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"the setting {twice[0]!r} is given twice; keep one")
+    return dict(pairs)
 
 
 def from_values(config: type[Config], values: dict[str, Any], origin: str) -> Config:
@@ -218,9 +239,9 @@ def _checked(name: str, value: Any, kind: Any, origin: str) -> Any:
     if get_origin(kind) is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(_checked(name, one, get_args(kind)[0], origin) for one in value)
-    elif kind is float and type(value) is int:
+    elif kind is float and type(value) is int and abs(value) < 1e300:
         return float(value)
-    elif type(value) is kind:
+    elif type(value) is kind and not (kind is str and not value.isprintable()):
         return value
     wanted = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
     raise ConfigError(f"{origin}: {name} must be {wanted.get(getattr(kind, '__name__', ''), 'a list')}, got {value!r}")

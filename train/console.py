@@ -1,10 +1,10 @@
 """What a run looks like in a terminal: a progress bar, errors in one sentence, Ctrl-C that loses nothing."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable
 
-import torch
 from accelerate import PartialState
 from diffusers.utils import logging as diffusers_logging
 from tqdm import tqdm
@@ -12,15 +12,19 @@ from transformers.utils import logging as transformers_logging
 
 from train.config import ConfigError
 from train.trainer import Finished, Preview, Saved, Started, StepDone, Stopped, Trainer, TrainingError
+from yoso_core.engine import is_out_of_memory
 from yoso_core.requests import RequestError
+
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def follow(trainer: Trainer) -> bool:
     """Run to the end with a progress bar; True if it got there, False if it was stopped on the way.
 
-    SIGINT and SIGTERM end the run after the step in progress, with a checkpoint.
+    SIGINT, SIGTERM, a terminal that is closed and an output that nobody reads any more end the run after the step in
+    progress, with a checkpoint.
     """
-    before = {sign: signal.signal(sign, lambda *_: trainer.stop()) for sign in (signal.SIGINT, signal.SIGTERM)}
+    before = {sign: signal.signal(sign, lambda *_: trainer.stop()) for sign in STOPPING}
     main, steps, finished = PartialState().is_main_process, trainer.config.steps, True
     seen = main and sys.stderr.isatty()  # a log file gets lines instead
     try:
@@ -47,7 +51,10 @@ def follow(trainer: Trainer) -> bool:
                     case Finished(step, seconds):
                         line = f"done: {step} steps, {_duration(seconds)}"
                 if main and line:
-                    bar.write(line) if seen else print(line, flush=True)
+                    try:
+                        bar.write(line) if seen else print(line, flush=True)
+                    except OSError:
+                        trainer.stop()
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
@@ -68,9 +75,16 @@ def run_command(command: Callable[[], None]) -> None:
     """Run a command; what can go wrong for its user is one sentence and exit status 1."""
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # one bar is enough
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a table must not fail on a terminal that has no arrows
     try:
         command()
-    except (ConfigError, TrainingError, RequestError, FileNotFoundError) as error:
+    except (ConfigError, TrainingError, RequestError, OSError) as error:
         sys.exit(f"error: {error}")
-    except torch.OutOfMemoryError:
-        sys.exit("error: not enough memory; raise --accumulation, add --checkpointing, or lower --batch")
+    except KeyboardInterrupt:
+        sys.exit("stopped before the first step")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit("error: not enough memory; raise --accumulation or lower --batch")

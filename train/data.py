@@ -41,7 +41,8 @@ class Problem(NamedTuple):
     sentence: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.sentence}"
+        """In one line that any terminal takes: file names may hold bytes that are no text, and control characters."""
+        return "".join(one if one.isprintable() else "?" for one in f"{self.file}: {self.sentence}")
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,14 @@ class CaptionedPictures:
         captions: N lists of phrasings of the same picture.
         rows: the N rows of the listing.
         problems: as in the listing.
+        digest: hash of files and captions; "" where there are none.
     """
 
     pictures: Tensor
     captions: list[list[str]]
     rows: list[dict]
     problems: list[Problem]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -105,22 +108,19 @@ def read_listing(folder: Path, keep: Keep = not_held_out) -> Listing:
         )
     root, problems = folder.resolve(), []
     listed = _listed_rows(root, problems) if (root / "metadata.jsonl").exists() else _found_rows(root, problems)
+    listed = list(listed)
+    held_out = {row["file_name"] for row in listed if row.get("held_out")}  # saying it once is enough
     rows: dict[Path, dict] = {}
-    for row in filter(keep, listed):
+    for row in filter(keep, (row | {"held_out": True} if row["file_name"] in held_out else row for row in listed)):
         name = row["file_name"]
         path = _inside(root, name)
         if path is None:
-            problems.append(_problem(name, "skipped: it leads out of the folder"))
+            problems.append(Problem(name, "skipped: it leads out of the folder"))
         elif not _is_file(path):
-            problems.append(_problem(name, "skipped: there is no such file"))
+            problems.append(Problem(name, "skipped: there is no such file"))
         elif captions := _captions(row, problems):
             _add_captions(rows.setdefault(path, row | {"captions": []}), captions)
     return Listing(_some(list(rows.values()), problems, folder), problems)
-
-
-def _problem(name: str, sentence: str) -> Problem:
-    """File names may hold bytes that are no text, which could not be printed."""
-    return Problem(name.encode(errors="replace").decode(), sentence)
 
 
 def _some(rows: list, problems: list[Problem], folder: Path) -> list:
@@ -177,7 +177,7 @@ def _found_rows(root: Path, problems: list[Problem]) -> Iterator[dict]:
             try:
                 lines = sidecar.read_text("utf-8-sig").splitlines()
             except (OSError, ValueError):
-                problems.append(_problem(name, "its caption file can't be read as UTF-8 text"))
+                problems.append(Problem(name, "its caption file can't be read as UTF-8 text"))
         yield {"file_name": name, "captions": lines}
 
 
@@ -190,15 +190,15 @@ def _captions(row: dict, problems: list[Problem]) -> list[str]:
         try:
             captions += [text] if (text := check_text("A caption", caption).strip()) else []
         except RequestError as error:
-            problems.append(_problem(name, str(error)))
+            problems.append(Problem(name, str(error)))
     if captions:
         return captions
     words = re.sub(r"[\W_]+", " ", Path(name).stem).strip()
     words = re.sub(r"( \d+)+$", "", words)
     if not re.search(r"[^\W\d_]", words):
-        problems.append(_problem(name, "skipped: it has no caption"))
+        problems.append(Problem(name, "skipped: it has no caption"))
         return []
-    problems.append(_problem(name, f'it has no caption: "{words}", from its file name, is used'))
+    problems.append(Problem(name, f'it has no caption: "{words}", from its file name, is used'))
     return [words]
 
 
@@ -242,16 +242,16 @@ def _read(folder: Path, listing: Listing, size: int) -> Iterator[_Read]:
             try:
                 digest, notes, pixels = future.result()
             except (RequestError, OSError) as error:
-                listing.problems.append(_problem(name, f"skipped: {error}"))
+                listing.problems.append(Problem(name, f"skipped: {error}"))
                 continue
-            listing.problems.extend(_problem(name, note) for note in notes)
+            listing.problems.extend(Problem(name, note) for note in notes)
             same = first.setdefault(digest, row)
             if same is row:
                 yield _Read(row, digest, pixels)
             else:
                 _add_captions(same, row["captions"])
                 sentence = f"the same picture as {same['file_name']}: used once, with the captions of both"
-                listing.problems.append(_problem(name, sentence))
+                listing.problems.append(Problem(name, sentence))
 
 
 def scan(folder: Path, size: int, keep: Keep = not_held_out) -> Listing:
@@ -280,7 +280,9 @@ def load_pictures(folder: Path, size: int, keep: Keep = not_held_out) -> Caption
     found = _some(list(_read(folder, listing, size)), listing.problems, folder)
     stack = torch.from_numpy(np.stack([one.pixels for one in found])).permute(0, 3, 1, 2)
     rows = [one.row for one in found]
-    return CaptionedPictures(stack, [row["captions"] for row in rows], rows, listing.problems)
+    captions = [row["captions"] for row in rows]
+    digest = _digest_of_data(size, [one.digest for one in found], captions)
+    return CaptionedPictures(stack, captions, rows, listing.problems, digest)
 
 
 def to_unit_range(pictures: Tensor) -> Tensor:
@@ -308,7 +310,7 @@ class CaptionedLatents:
         contexts: (M, L, D) bfloat16, the encoded phrasings of all pictures, one after another.
         first: (N + 1,) int64; picture i has the contexts ``first[i]`` to ``first[i + 1] - 1``.
         empty: (1, L, D), the encoded empty prompt.
-        digest: hash of the files that they are made from; "" where there are none.
+        digest: hash of the files and the networks that they are made from; "" where there are none.
         problems: of the folder that they come from.
     """
 
@@ -421,6 +423,17 @@ def digest_of(texts: list[str]) -> str:
     return _digest(text.encode() for text in texts)
 
 
+def _digest_of_data(size: int, files: list[str], captions: list[list[str]]) -> str:
+    return digest_of([str(size), *files, json.dumps(captions)])
+
+
+def weights_fingerprint(*modules: nn.Module) -> str:
+    """A short text that changes with the weights: cheap, because it reads a few numbers of each tensor."""
+    tensors = [value.detach().double().flatten() for module in modules for value in module.parameters()]
+    sums = torch.stack([value[:: max(1, value.numel() // 64)].sum().cpu() for value in tensors])
+    return f"{len(sums)}:{(sums * torch.arange(1, len(sums) + 1)).sum().item():.9g}"
+
+
 def read_captions(path: Path) -> list[str]:
     """The captions of a text file, one a line; empty lines are none.
 
@@ -492,6 +505,6 @@ def encode_folder(
         torch.cat(contexts),
         torch.tensor([0, *map(len, captions)]).cumsum(0),
         encode_texts([""], tokenizer, text_encoder),
-        digest_of([str(size), *digests, json.dumps(captions)]),
+        digest_of([_digest_of_data(size, digests, captions), weights_fingerprint(autoencoder, text_encoder)]),
         tuple(listing.problems),
     )

@@ -31,8 +31,8 @@ class DenoisingConfig(RunConfig):
     zero_terminal_snr: bool = setting(True, "end the noise schedule in pure noise")
     drop_caption: float = setting(0.1, "share of captions replaced by the empty prompt, for guidance")
     high_noise: float = setting(1.0, "timesteps are T u^high_noise, u uniform: below 1 favours noisy ones")
-    preview_guidance: float = setting(2.0, "guidance of the preview pictures")
-    preview_steps: int = setting(10, "evaluations a preview picture")
+    preview_guidance: float = setting(2.0, "guidance of the preview pictures", on_resume=True)
+    preview_steps: int = setting(10, "evaluations a preview picture", on_resume=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,10 +24,9 @@ from train.metrics import frechet_distance, kernel_distance, precision_recall, r
 from train.randomness import generator_for
 from yoso_core.autoencoder import decode, encode
 from yoso_core.denoiser import Denoiser, guided
-from yoso_core.models import LoadedModel, find_model, load_model
+from yoso_core.models import LoadedModel, find_model, load_model, with_weights
 from yoso_core.requests import RequestError
 from yoso_core.sampling import LCM_STEPS, ddim, few_step, few_step_timesteps, prior_start
-from yoso_core.schedule import NoiseSchedule
 
 NOISE, POOLS, SUBSETS, PROMPTS = 3, 4, 6, 7  # what the numbers after a seed are for, see `generator_for`
 POOL = 300  # captions that a picture's own one is looked for among
@@ -44,7 +43,7 @@ class EvaluateConfig(Settings):
 
     model: str = setting("yoso-emoji", "a known model, a diffusers folder, or OWNER/NAME@COMMIT of a hub")
     weights: str = setting(
-        "own", "one-step weights: own (the model's LoRA), none, a LoRA file, or the folder of a fine-tuned network"
+        "own", "one-step weights: own (the model's), none, a LoRA file, or the output folder of a training run"
     )
     sampler: str = setting("consistency", "consistency for one-step models, ddim for teachers", ("consistency", "ddim"))
     steps: tuple[int, ...] = setting((1, 2, 4), "network evaluations a picture, guidance aside; a row each")
@@ -71,6 +70,8 @@ class EvaluateConfig(Settings):
             self._refuse("steps", "name at least one number, each at least 1")
         if self.sampler == "consistency" and max(self.steps) > LCM_STEPS:
             self._refuse("steps", f"consistency sampling has at most {LCM_STEPS}")
+        if self.steps and max(self.steps) > 1000:
+            self._refuse("steps", "there are 1000 timesteps")
         if not self.seeds or min(self.seeds) < 0:
             self._refuse("seeds", "name at least one, each at least 0")
 
@@ -260,45 +261,17 @@ def load_generator(model: str, weights: str = "own", device: torch.device | str 
 
     Args:
         model: see `yoso_core.models.find_model`.
-        weights: "own", the model's one-step LoRA; "none"; a LoRA file; or a diffusers folder of a UNet, itself or in
-            its ``unet``, that takes the place of the model's, with its ``scheduler`` if that lies beside.
+        weights: see `yoso_core.models.with_weights`.
 
     Raises:
         ConfigError: one of them is missing or does not fit.
     """
-    path = Path(weights)
-    if weights not in ("own", "none") and not path.exists():
-        raise ConfigError(f"there is no LoRA file or folder {weights}; or choose weights own or none")
     try:
-        spec = find_model(model)
-        if weights != "own":
-            spec = dataclasses.replace(spec, lora=path if path.is_file() else None)
-        loaded = load_model(spec, device)
+        loaded = load_model(with_weights(find_model(model), weights), device)
     except RequestError as error:
         raise ConfigError(str(error)) from error
-    if path.is_dir():
-        loaded = _with_network(loaded, path)
     loaded.loras.apply([(loaded.one_step, 1.0)])
     return loaded
-
-
-def _with_network(loaded: LoadedModel, folder: Path) -> LoadedModel:
-    """The same with another UNet, and the noise schedule beside that, if there is one."""
-    from diffusers import UNet2DConditionModel
-
-    place = folder / "unet" if (folder / "unet").is_dir() else folder
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    try:
-        network = UNet2DConditionModel.from_pretrained(place, use_safetensors=True, local_files_only=True)
-        loaded.unet.load_state_dict(network.state_dict())
-        if not scheduler.exists():
-            return loaded
-        config = json.loads(scheduler.read_text())
-        prediction = config.get("prediction_type", "epsilon")
-        return dataclasses.replace(loaded, schedule=NoiseSchedule.from_config(config), prediction=prediction)
-    except (OSError, ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:100]
-        raise ConfigError(f"{folder} holds no network for {loaded.spec.title} ({cause})") from error
 
 
 @torch.no_grad()

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from train.config import ConfigError, Settings
 from yoso_core.lora import PRIOR_KEY
-from yoso_core.models import TRAINED_HERE, Source
+from yoso_core.models import LORA_FILE, TRAINED_HERE, Source
 
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 KOHYA_FILE = "kohya.safetensors"
 CONFIG_KEY = "yoso_config"
 FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # kohya's names, by the width of the prompt's encoding
@@ -100,7 +99,7 @@ def save_lora(
         "ss_steps": str(steps),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / DIFFUSERS_FILE, lambda path: save_file(diffusers, path, for_diffusers))
+    _write(folder / LORA_FILE, lambda path: save_file(diffusers, path, for_diffusers))
     _write(folder / KOHYA_FILE, lambda path: save_file(kohya, path, for_kohya))
     _save_scheduler(folder, scheduler)
     _save_card(folder, config, card, steps, scheduler is not None, full=False)
@@ -179,7 +178,10 @@ def _plain(name: str) -> str:
 
 def _half(value: Tensor) -> Tensor:
     """As a safetensors file holds it, whatever device and memory format it is trained in."""
-    return value.detach().to("cpu", torch.float16).contiguous()
+    half = value.detach().to("cpu", torch.float16).contiguous()
+    if not half.isfinite().all():
+        raise ConfigError("the trained weights are not finite in float16; train again with a lower learning_rate")
+    return half
 
 
 def _write(path: Path, make: Callable[[Path], object]) -> None:
@@ -294,7 +296,7 @@ def _table(heads: str, rows: list[tuple[str, ...]]) -> str:
 
 def _copy_previews(run: Path | None, folder: Path) -> dict[str, str]:
     """Copy the first and the last preview of a run; file name -> caption."""
-    found = sorted((run / "previews").glob("*.png")) if run else []
+    found = sorted(path for path in (run / "previews").glob("*.png") if path.stem.isdigit()) if run else []
     ends = zip(("preview-first.png", "preview-last.png"), [*found[:1], *found[1:][-1:]], strict=False)
     captions = {}
     for name, source in ends:
@@ -308,7 +310,7 @@ def _last_losses(run: Path | None) -> dict[str, float]:
     log = run / "events.jsonl" if run else None
     if log is None or not log.exists():
         return {}
-    for line in reversed(log.read_text().splitlines()):
+    for line in reversed(log.read_text(errors="replace").splitlines()):
         with suppress(ValueError):  # a killed process may leave half a line
             event = json.loads(line)
             if event["event"] == "StepDone":

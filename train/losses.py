@@ -28,12 +28,12 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
 
 
-def reconstruction_weight(snr: Tensor, cap: float) -> Tensor:
+def reconstruction_sample_weight(snr: Tensor, cap: float) -> Tensor:
     """min(SNR_t, cap), the weight of the YOSO reconstruction term."""
     return snr.clamp(max=cap)
 
 
-def consistency_weight(snr: Tensor, snr_target: Tensor, cap: float) -> Tensor:
+def consistency_sample_weight(snr: Tensor, snr_target: Tensor, cap: float) -> Tensor:
     """min(1 / (1/sqrt(SNR_t) - 1/sqrt(SNR_t'')), cap), for a target at the less noisy t''.
 
     Where the two timesteps coincide the student is its own target and the weight is `cap`; at SNR 0 it is 0.

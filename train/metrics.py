@@ -108,13 +108,13 @@ def retrieval(pictures: Tensor, captions: Tensor, pool: int, generator: torch.Ge
     pictures, captions = pictures.double(), captions.double()
     pool = min(pool, len(pictures))
     order = torch.randperm(len(pictures), generator=generator)
-    ranks = []
+    hits: dict[int, list[Tensor]] = {1: [], 5: []}
     for start in range(0, len(order), pool):
         members = order[start : start + pool].to(pictures.device)
         others = order[: pool - len(members)].to(pictures.device)
         similarity = pictures[members] @ captions[torch.cat([members, others])].T
         own = similarity.diagonal()[:, None]
         nearer, equal = (similarity > own).sum(1), (similarity == own).sum(1) - 1
-        ranks.append(nearer + equal / 2)
-    ranks = torch.cat(ranks)
-    return {k: (ranks < k).double().mean().item() for k in (1, 5)}
+        for k, found in hits.items():
+            found.append(((k - nearer) / (equal + 1)).clamp(0, 1))
+    return {k: torch.cat(found).double().mean().item() for k, found in hits.items()}

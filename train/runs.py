@@ -1,33 +1,34 @@
 """From settings to what a run hands over: load, train, write ``output/`` in the run folder."""
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 
-from train.base import ModelRunConfig, load_base, load_data, previewer, trainable, weights_fingerprint
+from train.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.config import ConfigError
 from train.console import follow
-from train.data import CaptionedLatents, GeneratedLatents
+from train.data import CaptionedLatents, GeneratedLatents, Problem, weights_fingerprint
 from train.diffusion import DiffusionConfig, DiffusionTask
 from train.export import Card, save_lora, save_network
 from train.scratch import ScratchConfig, ScratchDiffusionConfig, build_task
-from train.trainer import Trainer
+from train.trainer import Trainer, writing
 from train.yoso import YosoConfig, YosoTask
 from yoso_core.models import LoadedModel
 from yoso_core.schedule import NoiseSchedule
 
 SHOWN = 10  # notes on the data that are printed
-
-
 Data = CaptionedLatents | GeneratedLatents
 
 
 def load(config: ModelRunConfig, folder: Path) -> tuple[LoadedModel, Data]:
     """The base model of a run and its data as that model's latents."""
     base = load_base(config, PartialState().device)
-    return base, _load_told(config, base, folder)
+    return base, _load_data(config, base, folder)
 
 
 def train_yoso(config: YosoConfig, folder: Path, loaded: tuple[LoadedModel, Data] | None = None) -> None:
@@ -38,11 +39,12 @@ def train_yoso(config: YosoConfig, folder: Path, loaded: tuple[LoadedModel, Data
         folder: of the run; gets ``output/`` when it is done.
         loaded: from `load`, for several runs on the same model and data, which leave both as they are.
     """
+    begin(folder, config.data)
     base, data = loaded or load(config, folder)
     torch.manual_seed(config.seed)
     generator = trainable(base.unet, config)
-    pictures = previewer(config, base, data)
-    task = YosoTask(base.unet, generator, base.schedule, base.prediction, data, config, pictures)
+    preview = previewer(config, base, data)
+    task = YosoTask(base.unet, generator, base.schedule, base.prediction, data, config, preview)
     trainer = Trainer(task, config, folder)
     if follow(trainer):
         _hand_over(trainer, "generator", config, base, None, one_step=True)
@@ -54,6 +56,7 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
     Raises:
         ConfigError: a LoRA is asked to carry another prediction or schedule, which no LoRA file can say.
     """
+    begin(folder, config.data)
     torch.manual_seed(config.seed)
     base = load_base(config, PartialState().device)
     scheduler = adapted_scheduler(base.scheduler.config, config)
@@ -64,25 +67,43 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
             f"{config.model} predicts {base.prediction}; a LoRA can't carry another prediction or noise schedule: "
             f"use adapter full, or keep to prediction {base.prediction}"
         )
-    data = _load_told(config, base, folder)
+    data = _load_data(config, base, folder)
     network = trainable(base.unet, config)
     task = DiffusionTask(network, schedule, data, config, previewer(config, base, data), weights_fingerprint(base.unet))
     trainer = Trainer(task, config, folder)
     if follow(trainer):
-        scheduler = type(base.scheduler).from_config(scheduler) if moved else None
+        scheduler = DDIMScheduler.from_config(scheduler) if moved else None  # not all can end in pure noise
         _hand_over(trainer, "network", config, base, scheduler, one_step=False)
 
 
-def _load_told(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
-    """The data; what was wrong with its files is said, and written to ``problems.txt`` in the run folder."""
+def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
+    """The data of a run, and a word on what was wrong with it."""
     data = load_data(config, base)
-    problems = getattr(data, "problems", ())
-    if problems and PartialState().is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "problems.txt").write_text("\n".join(map(str, problems)) + "\n")
-        print(*problems[:SHOWN], sep="\n")
-        print(f"{len(problems)} notes on the data, all in {folder / 'problems.txt'}; {len(data)} samples are used")
+    tell(getattr(data, "problems", ()), len(data), folder)
     return data
+
+
+def begin(folder: Path, data: str) -> None:
+    """Make a run's folder, before anything that takes time.
+
+    Raises:
+        ConfigError: it lies among the training pictures, where its previews would become some of them.
+        TrainingError: it can't be made.
+    """
+    if data and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise ConfigError(f"the run's folder {folder} lies in the data folder {data}; choose one outside")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def tell(problems: Sequence[Problem], used: int, folder: Path) -> None:
+    """Say what was wrong with the data's files, and write all of it to ``problems.txt``."""
+    if not problems or not PartialState().is_main_process:
+        return
+    with writing(folder):
+        (folder / "problems.txt").write_text("\n".join(map(str, problems)) + "\n")
+    print(*problems[:SHOWN], sep="\n")
+    print(f"{len(problems)} notes on the data, all in {folder / 'problems.txt'}; {used} samples are used")
 
 
 def adapted_scheduler(scheduler: dict, config: DiffusionConfig) -> dict:
@@ -94,10 +115,14 @@ def adapted_scheduler(scheduler: dict, config: DiffusionConfig) -> dict:
 
 def train_scratch(config: ScratchConfig | ScratchDiffusionConfig, folder: Path) -> None:
     """Train a network on pixels from nothing; writes it as a diffusers ``unet`` folder."""
-    trainer = Trainer(build_task(config, PartialState().device), config, folder)
+    begin(folder, config.data)
+    task = build_task(config, PartialState().device)
+    tell(task.data.problems, len(task.data), folder)
+    trainer = Trainer(task, config, folder)
     if follow(trainer) and PartialState().is_main_process:
         (network,) = trainer.averages.values()
-        network.save_pretrained(folder / "output" / "unet")
+        with writing(folder):
+            network.save_pretrained(folder / "output" / "unet")
 
 
 def _hand_over(
@@ -122,11 +147,25 @@ def _hand_over(
         run=trainer.folder,
         prior=trainer.task.data.moments() if one_step else None,
     )
-    if config.adapter == "lora":
-        save_lora(trainer.averages[player], out, config, card, trainer.step, scheduler)
-        return
+    with writing(trainer.folder):
+        if config.adapter == "lora":
+            save_lora(trainer.averages[player], out, config, card, trainer.step, scheduler)
+        else:
+            _save_pipeline(trainer.averages[player], out, config, card, trainer.step, base, scheduler)
+
+
+def _save_pipeline(
+    network: UNet2DConditionModel,
+    out: Path,
+    config: ModelRunConfig,
+    card: Card,
+    steps: int,
+    base: LoadedModel,
+    scheduler: object | None,
+) -> None:
+    """The whole model, for which no other is needed."""
     pipeline = StableDiffusionPipeline(
-        vae=base.autoencoder,
+        vae=_with_moments(base.autoencoder, card.prior),
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
         unet=base.unet,
@@ -135,7 +174,17 @@ def _hand_over(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_config(out)  # what makes the folder a pipeline of its own, which needs no other
+    pipeline.save_config(out)
     for name in ("vae", "text_encoder", "tokenizer"):
         getattr(pipeline, name).save_pretrained(out / name)
-    save_network(trainer.averages[player], out, config, card, trainer.step, scheduler or base.scheduler)
+    save_network(network, out, config, card, steps, scheduler or base.scheduler)
+
+
+def _with_moments(autoencoder: AutoencoderKL, prior: tuple[Tensor, Tensor] | None) -> AutoencoderKL:
+    """The same network with the moments (C,) of its scaled latents in its config, for the informative prior."""
+    if prior is None:
+        return autoencoder
+    mean, deviation = ((moment.cpu() / autoencoder.config.scaling_factor).tolist() for moment in prior)
+    changed = copy.copy(autoencoder)
+    changed.register_to_config(latents_mean=mean, latents_std=deviation)
+    return changed

@@ -5,6 +5,7 @@ text-to-image model, with a discriminator that starts from nothing too. Beside i
 and budget.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from train.randomness import generator_for
 from train.yoso import CooperationConfig, YosoTask
 from yoso_core.schedule import NoiseSchedule
 
-CONTEXT = 8  # width of the empty prompt that an unconditional network is handed and never reads
+CONTEXT = 8  # width of the one prompt, all zeros, that an unconditional network is always handed
 TIMESTEPS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": True}
 
 
@@ -58,7 +59,7 @@ class ScratchDiffusionConfig(DenoisingConfig, PixelConfig):
 
 
 def build_network(config: PixelConfig) -> UNet2DConditionModel:
-    """Convolutions everywhere, self-attention in the middle; prompts are not read."""
+    """Convolutions everywhere, attention in the middle alone; there is one prompt, all zeros."""
     levels = len(config.channels)
     network = UNet2DConditionModel(
         sample_size=config.size,
@@ -79,10 +80,15 @@ def build_network(config: PixelConfig) -> UNet2DConditionModel:
 
 def load_pixels(config: PixelConfig) -> CaptionedLatents:
     """Pictures in [-1, 1] as if they were latents, all under one empty prompt."""
-    pictures = load_pictures(Path(config.data), config.size).pictures
-    empty = torch.zeros(1, 1, CONTEXT)
-    first = torch.arange(len(pictures) + 1)
-    return CaptionedLatents(to_unit_range(pictures), empty.expand(len(pictures), -1, -1).bfloat16(), first, empty)
+    data, empty = load_pictures(Path(config.data), config.size), torch.zeros(1, 1, CONTEXT)
+    return CaptionedLatents(
+        to_unit_range(data.pictures),
+        contexts=empty.expand(len(data), -1, -1).bfloat16(),
+        first=torch.arange(len(data) + 1),
+        empty=empty,
+        digest=data.digest,
+        problems=tuple(data.problems),
+    )
 
 
 class PixelPreviewer:
@@ -105,6 +111,4 @@ def build_task(config: ScratchConfig | ScratchDiffusionConfig, device: torch.dev
     schedule = NoiseSchedule.from_config(TIMESTEPS)
     if isinstance(config, ScratchDiffusionConfig):
         return DiffusionTask(network, schedule, data, config, previewer)
-    start = build_network(config).to(device)
-    start.load_state_dict(network.state_dict())
-    return YosoTask(start, network, schedule, "v_prediction", data, config, previewer)
+    return YosoTask(copy.deepcopy(network), network, schedule, "v_prediction", data, config, previewer)

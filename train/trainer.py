@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -85,11 +85,13 @@ class Player:
         module: on the device where it is trained; what requires a gradient when the trainer is made is trained.
         learning_rate: after the warm-up.
         betas: of AdamW.
+        weight_decay: of AdamW; None takes the run's.
     """
 
     module: nn.Module
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float | None = None
 
 
 class Losses(NamedTuple):
@@ -170,7 +172,7 @@ class Trainer:
     A run whose folder has a checkpoint goes on from it; sample order and noise depend on (seed, step) alone, so it
     goes on exactly. Under ``accelerate launch`` each process computes its rows of the same batch with its rows of the
     same noise and the gradients are added up: how many processes there are, or rounds of accumulation, changes
-    nothing but the order of a sum.
+    nothing but the order of a sum. All processes read the run's folder, so nodes have to share it.
 
     Raises:
         ConfigError: the folder holds another run, or `config` does not go with the processes there are.
@@ -195,7 +197,7 @@ class Trainer:
                 self.trained[name].values(),
                 lr=player.learning_rate,
                 betas=player.betas,
-                weight_decay=config.weight_decay,
+                weight_decay=config.weight_decay if player.weight_decay is None else player.weight_decay,
                 fused=True,
             )
             for name, player in task.players.items()
@@ -218,15 +220,30 @@ class Trainer:
         """Load the newest checkpoint of the folder, if any, and return the steps done.
 
         Raises:
-            ConfigError: it is of another run: other settings, other data, another base model or another network.
+            ConfigError: it is damaged, or of another run: other settings, other data, another base model or network.
         """
         found = checkpoints(self.folder / "checkpoints")
         if found:
-            self._check_identity(found[-1])
-            state = load_checkpoint(found[-1], self.weights, self.optimizers)
-            self.step = state["step"]
-            self.scaler.load_state_dict(state["scaler"])
+            try:
+                self._check_identity(found[-1])
+                state = load_checkpoint(found[-1], self.weights, self.optimizers)
+                self.step = int(state["step"])
+                self.scaler.load_state_dict(state["scaler"])
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                if isinstance(error, ConfigError):
+                    raise
+                raise ConfigError(
+                    f"{found[-1]} is damaged ({error!s:.80}); remove that folder to go on from the one before"
+                ) from error
+        if self._over_all(self.step, "mean") != self.step:
+            raise ConfigError(f"not every process finds the same checkpoints in {self.folder}; nodes have to share it")
         return self.step
+
+    def _over_all(self, value: float, kind: str) -> float:
+        """A number of every process, as their mean or sum."""
+        if self.processes.num_processes == 1:
+            return value
+        return reduce(torch.tensor(float(value), device=self.device), kind).item()
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -238,7 +255,7 @@ class Trainer:
         # JSON knows no tuples, so both sides are compared as it writes them.
         before = json.loads((checkpoint / "state.json").read_text())["identity"]
         now = json.loads(json.dumps(self._identity()))
-        for name in now.keys() | before.keys():
+        for name in now | before:  # in this order: what it is of, then its settings
             if before.get(name) != now.get(name):
                 raise ConfigError(
                     f"{self.folder} holds a run with {name} = {before.get(name)!r}, not {now.get(name)!r}; "
@@ -256,60 +273,41 @@ class Trainer:
             ConfigError: see `resume`; or another process is training in this folder.
             TrainingError: a loss diverged, or the disk is full.
         """
-        main = self.processes.is_main_process
-        lock = FileLock(self.folder / "lock")
-        try:
-            if main:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=0)  # let go by the system when the process dies, however it dies
-                remove_leftovers(self.folder / "checkpoints")
+        if not self.processes.is_main_process:
             self.resume()
-            with closing(self._log()) as log:
+            yield from self._events()
+            return
+        with self._locked():
+            self.resume()
+            with closing(_Log(self.config, self.folder)) as log:
                 for event in self._events():
-                    log.send(event)
+                    log.write(event)
                     yield event
-        except Timeout:
-            raise ConfigError(f"another process is training in {self.folder}; wait for it or choose another") from None
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise TrainingError(
-                f"{self.folder} can't be written to ({reason:.120}); make room, then give the same command again: "
-                f"it goes on from the last checkpoint"
-            ) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The run's folder, made and kept for this process alone."""
+        lock = FileLock(self.folder / "lock")
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)  # let go by the system when the process dies, however it dies
+            except Timeout:
+                raise ConfigError(f"another process trains in {self.folder}; wait for it or choose another") from None
+            if (self.folder / "checkpoints").exists() and not (self.folder / "events.jsonl").exists():
+                raise ConfigError(f"{self.folder} holds checkpoints of something else; choose another folder")
+            remove_leftovers(self.folder / "checkpoints")
+        try:
+            yield
         finally:
             lock.release()
-
-    def _log(self):
-        """A coroutine that is sent events and writes events.jsonl and the tracker; primed, and idle elsewhere."""
-
-        def write():
-            if not self.processes.is_main_process:
-                while True:
-                    yield
-            (self.folder / "config.json").write_text(self.config.to_json())
-            tracker = _tracker(self.config, self.folder)
-            try:
-                with open(self.folder / "events.jsonl", "a+", buffering=1) as log:
-                    _end_torn_line(log)
-                    while True:
-                        event = yield
-                        record = {"event": type(event).__name__, "time": time.time()} | asdict(event)
-                        log.write(json.dumps(record) + "\n")
-                        if tracker and isinstance(event, StepDone):
-                            tracker.log(event.losses, step=event.step)
-            finally:
-                if tracker:
-                    tracker.finish()
-
-        coroutine = write()
-        next(coroutine)
-        return coroutine
 
     def _events(self) -> Iterator[Event]:
         config = self.config
         self._share_weights()
         first = self.step
         if first >= config.steps:
+            yield Finished(first, 0.0)
             return
         if first == 0:
             yield self._preview()
@@ -326,7 +324,7 @@ class Trainer:
                 means = {name: value / done for name, value in report.sums.items()}
                 yield StepDone(self.step, means, rate, (config.steps - self.step) * config.batch / rate)
                 report = _Report(self.step, now)
-            stop = self._stop and not last
+            stop = self._over_all(self._stop, "sum") > 0 and not last  # a signal may reach one process first
             if self.step % config.preview_every == 0 or last:
                 yield self._preview()
             if self.step % config.checkpoint_every == 0 or last or stop:
@@ -421,12 +419,14 @@ class Trainer:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         one = moments + sum(4 * value.numel() for named in self.weights.values() for value in named.values())
         disk = 3 * one  # two are kept while a third is written
-        free = shutil.disk_usage(self.folder).free
-        if free < disk:
-            raise TrainingError(
-                f"the checkpoints take {disk / 1e9:.1f} GB and {self.folder} has {free / 1e9:.1f} GB free; make room "
-                "or choose another folder"
-            )
+        if self.processes.is_main_process:
+            missing = disk - one * len(checkpoints(self.folder / "checkpoints"))
+            free = shutil.disk_usage(self.folder).free
+            if free < missing:
+                raise TrainingError(
+                    f"the checkpoints take {missing / 1e9:.2f} GB more and {self.folder} has {free / 1e9:.2f} GB free; "
+                    "make room or choose another folder"
+                )
         return Started(self.step, seconds * (self.config.steps - self.step), peak + moments, disk)
 
     def _share_weights(self) -> None:
@@ -444,16 +444,19 @@ class Trainer:
         path = self.folder / "checkpoints"
         if self.processes.is_main_process:
             state = {"step": self.step, "identity": self._identity(), "scaler": self.scaler.state_dict()}
-            path = save_checkpoint(path, state, self.weights, self.optimizers)
+            with writing(self.folder):
+                path = save_checkpoint(path, state, self.weights, self.optimizers)
         self.processes.wait_for_everyone()
         return Saved(self.step, str(path))
 
     def _preview(self) -> Preview:
         path = self.folder / "previews" / f"{self.step:07d}.png"
         if self.processes.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with torch.no_grad():
-                self.task.preview(self.averages).save(path)
+                picture = self.task.preview(self.averages)
+            with writing(self.folder):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
         self.processes.wait_for_everyone()
         return Preview(self.step, str(path))
 
@@ -471,24 +474,57 @@ def _add_up_gradients(parameters: list[nn.Parameter]) -> None:
             gradient.copy_(part.view(gradient.shape))
 
 
-def _end_torn_line(log) -> None:
-    """A killed run may have left half a line; what follows must not be glued to it."""
-    log.seek(0)
-    text = log.read()
-    if text and not text.endswith("\n"):
-        log.write("\n")
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What is written into a run's folder: a disk that takes no more becomes one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TrainingError(
+            f"{folder} can't be written to ({reason:.120}); make room, then give the same command again: it goes on "
+            "from the last checkpoint"
+        ) from error
+
+
+class _Log:
+    """What a run leaves on record: config.json, a line of events.jsonl an event, and curves in a tracker."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.folder, self.tracker = folder, _tracker(config, folder)
+        with writing(folder):
+            (folder / "config.json").write_text(config.to_json())
+            path = folder / "events.jsonl"
+            before = path.read_bytes() if path.exists() else b""
+            self.file = open(path, "a", buffering=1)  # noqa: SIM115
+            if before and not before.endswith(b"\n"):  # a killed run may have left half a line
+                self.file.write("\n")
+
+    def write(self, event: Event) -> None:
+        record = {"event": type(event).__name__, "time": time.time()} | asdict(event)
+        with writing(self.folder):
+            self.file.write(json.dumps(record) + "\n")
+        if self.tracker and isinstance(event, StepDone):
+            self.tracker.log(event.losses, step=event.step)
+
+    def close(self) -> None:
+        with writing(self.folder):
+            self.file.close()
+        if self.tracker:
+            self.tracker.finish()
 
 
 def _tracker(config: RunConfig, folder: Path):
     """An accelerate tracker, or None."""
-    if config.tracker == "none":
-        return None
     from accelerate.tracking import TensorBoardTracker, TrackioTracker  # they import what they need when they start
 
-    kind = {"tensorboard": TensorBoardTracker, "trackio": TrackioTracker}[config.tracker]
-    place = {"logging_dir": folder} if config.tracker == "tensorboard" else {}
+    if config.tracker == "none":
+        return None
     try:
-        tracker = kind(config.tracker, **place) if place else kind(folder.name)
+        if config.tracker == "tensorboard":
+            tracker = TensorBoardTracker(config.tracker, logging_dir=folder)
+        else:
+            tracker = TrackioTracker(folder.name)
         tracker.start()
     except ImportError:
         raise ConfigError(f"{config.tracker} is not installed: pip install {config.tracker}") from None

@@ -16,21 +16,21 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
-from train.base import ModelRunConfig, Previewer, weights_fingerprint
+from train.base import ModelRunConfig, Previewer
 from train.config import RunConfig, setting, with_defaults
-from train.data import CaptionedLatents, GeneratedLatents
+from train.data import CaptionedLatents, GeneratedLatents, weights_fingerprint
 from train.discriminator import LatentDiscriminator, UNetEncoder
 from train.losses import (
-    consistency_weight,
+    consistency_sample_weight,
     discriminator_loss,
     generator_loss,
-    reconstruction_weight,
+    reconstruction_sample_weight,
     weighted_mse,
 )
 from train.randomness import Draws
 from train.trainer import Losses, Player
 from yoso_core.denoiser import Denoiser, guided
-from yoso_core.sampling import one_step, prior_start
+from yoso_core.sampling import ddim_step, one_step, prior_start
 from yoso_core.schedule import NoiseSchedule, Prediction
 
 DISTANCES = ("perceptual", "mse")
@@ -62,12 +62,15 @@ class CooperationConfig(RunConfig):
         0.0, "least weight of one sample in that term; the paper's is 0 at pure noise"
     )
     last_timestep_share: float = setting(0.0, "share of samples at pure noise, beside those drawn uniformly")
-    prior: bool = setting(True, "start from the moment-matched marginal where the schedule does not end in pure noise")
+    prior: bool = setting(
+        True, "start previews from noise with the moments of the data (section 4.2), as inference does", on_resume=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._above_zero("discriminator_learning_rate", "teacher_guidance")
         self._at_least(1, "consistency_offset", "cooperation_offset")
+        self._at_most(10**6, "consistency_offset", "cooperation_offset")
         self._at_least(0, "adversarial_weight", "consistency_weight", "reconstruction_weight")
         self._at_least(0, "consistency_cap", "consistency_floor", "reconstruction_cap", "reconstruction_floor")
         self._fraction("last_timestep_share")
@@ -131,7 +134,7 @@ class YosoTask:
             self.discriminator = LatentDiscriminator(unet).to(unet.device, memory_format=torch.channels_last)
             self.discriminator.requires_grad_(True)
             rate = config.discriminator_learning_rate
-            self.players["discriminator"] = Player(self.discriminator, rate, betas=(0.0, 0.99))
+            self.players["discriminator"] = Player(self.discriminator, rate, betas=(0.0, 0.99), weight_decay=0.0)
             compiled.append(self.discriminator)
         self.players["generator"] = Player(generator, config.learning_rate, betas=(0.9, 0.999))
         if config.consistency_distance == "perceptual":
@@ -157,21 +160,19 @@ class YosoTask:
         t_real = (t - config.cooperation_offset).clamp_min(0)
         t_target = (t - config.consistency_offset).clamp_min(0)
 
-        def noisy(at: Tensor) -> Tensor:
+        def noised(at: Tensor) -> Tensor:
             return schedule.add_noise(clean, noise, at).contiguous(memory_format=torch.channels_last)
 
-        real = target = None
+        noisy, real, target = noised(t), None, None
         with torch.no_grad():
             if config.adversarial_weight:
-                real = self.denoise(noisy(t_real), t_real, context)
+                real = self.denoise(noised(t_real), t_real, context)
             if config.consistency_weight:
-                neighbour = noisy(t_target)
-                if config.consistency_path == "teacher":  # eq. 12 of DDIM, eta = 0, from t to t''
-                    estimate = self.teacher(noisy(t), t, context)
-                    direction = schedule.to_noise(estimate, noisy(t), t)
-                    neighbour = schedule.add_noise(estimate, direction, t_target)
+                neighbour = noised(t_target)
+                if config.consistency_path == "teacher":
+                    neighbour = ddim_step(schedule, self.teacher(noisy, t, context), noisy, t, t_target)
                 target = self.denoise(neighbour, t_target, context)
-        return YosoPass(clean, context, t, t_target, self.denoise(noisy(t), t, context), real, target)
+        return YosoPass(clean, context, t, t_target, self.denoise(noisy, t, context), real, target)
 
     def losses(self, player: str, shared: YosoPass) -> Losses:
         return self._discriminator_losses(shared) if player == "discriminator" else self._generator_losses(shared)
@@ -191,12 +192,12 @@ class YosoTask:
             logits = self.discriminator(x.fake, x.t, x.context)
             terms["adversarial"] = config.adversarial_weight * generator_loss(logits)
         if config.consistency_weight:
-            near = consistency_weight(snr, self.schedule.snr(x.t_target), config.consistency_cap)
+            near = consistency_sample_weight(snr, self.schedule.snr(x.t_target), config.consistency_cap)
             student, target = self._seen(x.fake, x), self._seen(x.target, x)
             weight = near.clamp_min(config.consistency_floor)
             terms["consistency"] = config.consistency_weight * weighted_mse(student, target, weight)
         if config.reconstruction_weight:
-            weight = reconstruction_weight(snr, config.reconstruction_cap).clamp_min(config.reconstruction_floor)
+            weight = reconstruction_sample_weight(snr, config.reconstruction_cap).clamp_min(config.reconstruction_floor)
             terms["reconstruction"] = config.reconstruction_weight * weighted_mse(x.fake, x.clean, weight)
         return Losses(terms)
 

@@ -46,11 +46,10 @@ def generate(options: argparse.Namespace) -> None:
     paths = output_paths(options.out, options.count)  # before the seconds of work, not after
     loras = [parse_lora(text) for text in options.lora]
     names = [path.stem if len({p.stem for p, _ in loras}) == len(loras) else str(path) for path, _ in loras]
-    from yoso_core.models import MODELS, local_model  # torch takes seconds to import
+    from yoso_core.models import find_model, with_weights  # torch takes seconds to import
 
-    models, model = dict(MODELS), options.model
-    if model not in models and Path(model).is_dir():
-        models[model] = local_model(model)
+    spec = with_weights(find_model(options.model), options.weights)
+    model = options.model if options.weights == "own" else f"{options.model} + {Path(options.weights).name}"
     request = GenerateRequest(
         prompt=options.prompt,
         negative=options.negative,
@@ -65,7 +64,7 @@ def generate(options: argparse.Namespace) -> None:
     from yoso_core.engine import Engine
     from yoso_core.metadata import save_png
 
-    engine = Engine(models)
+    engine = Engine({model: spec})
     for name, (path, _) in zip(names, loras, strict=True):
         engine.add_lora(name, path)
     result = engine.run(request, report=lambda message: print(f"{message} ...", file=sys.stderr))
@@ -92,6 +91,8 @@ def convert_lora(options: argparse.Namespace) -> None:
     from safetensors.torch import save_file
 
     try:
+        if not options.source.is_file():
+            raise ValueError("there is no such file")
         data = options.source.read_bytes()  # once, so that the hash is of what is converted
         if data[8:9] == b"{":
             raise ValueError(f"it is safetensors already, so copy it to {options.out} as it is")
@@ -104,6 +105,8 @@ def convert_lora(options: argparse.Namespace) -> None:
         for key, value in found.items():
             if not isinstance(value, torch.Tensor):
                 raise ValueError(f"{key!r:.80} in it is no tensor but {type(value).__name__}")
+        if sum(value.numel() * value.element_size() for value in found.values()) > 2 * len(data):
+            raise ValueError("its tensors are far larger than the file")
         # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
         tensors = {str(key): value.detach().clone().contiguous() for key, value in found.items()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -129,8 +132,13 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--negative", default="", help="what to move away from, when guidance is above 1")
     make.add_argument("--count", type=int, default=1, help="number of pictures, seeds counting up")
     make.add_argument("--size", type=int, help="side in pixels; default: the model's own")
-    make.add_argument("--model", default=DEFAULT_MODEL, help="a known model, or a folder in diffusers' layout")
-    make.add_argument("--lora", action="append", default=[], metavar="PATH[:WEIGHT]", help="may be repeated")
+    make.add_argument("--model", default=DEFAULT_MODEL, help="a known model, a diffusers folder, or OWNER/NAME@COMMIT")
+    make.add_argument(
+        "--weights",
+        default="own",
+        help="one-step weights: own (the model's), none, a LoRA file, or the output folder of a training run",
+    )
+    make.add_argument("--lora", action="append", default=[], metavar="PATH[:WEIGHT]", help="on top; may be repeated")
     make.add_argument("--json", action="store_true", help="print files, seeds and timings as JSON")
     make.set_defaults(run=generate)
 

@@ -28,14 +28,18 @@ class PictureError(RuntimeError):
     """A valid request that no picture came of: NaN, or not enough memory. The next request works."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """A full GPU has a type of its own; a full CPU allocator is told from other RuntimeErrors by its words alone."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
 @contextmanager
 def memory_guard() -> Iterator[None]:
     """Out of memory, on whatever device, as one sentence."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # A full GPU has a type of its own; a full CPU allocator is told from other RuntimeErrors by its words alone.
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

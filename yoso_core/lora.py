@@ -24,8 +24,11 @@ from yoso_core.requests import RequestError
 
 HEADER_LIMIT = 1_000_000  # bytes
 KEY_LIMIT = 5000
+CHECKPOINT_KEY = "yoso_checkpoint"  # metadata of weights that only the run that wrote them can read
 PRIOR_KEY = "yoso_prior"  # metadata of a one-step LoRA: moments of its latents, for the informative prior
 RANK_LIMIT = 256
+SCALE_LIMIT = 1e4  # largest alpha / r; beyond it no LoRA means what it says
+DTYPES = {"F16", "BF16", "F32", "F64"}
 SUFFIX = re.compile(r"\.(?:(lora_A|lora_down|lora\.down|lora_B|lora_up|lora\.up)(?:\.default)?\.weight|(alpha))$")
 DOWN = {"lora_A", "lora_down", "lora.down"}
 PREFIXES = {
@@ -64,16 +67,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if head[:2] == b"PK" or head[:1] == b"\x80":
-            raise LoraError(f"{path.name} is a pickle, which can run code; convert it to safetensors first.")
-        if not 2 <= length <= HEADER_LIMIT:
+            head = file.read(9)
+        length = struct.unpack("<Q", head[:8])[0] if len(head) == 9 else 0
+        if not (2 <= length <= HEADER_LIMIT and head[8:] == b"{"):
+            if head[:2] == b"PK" or head[:1] == b"\x80":
+                raise LoraError(f"{path.name} is a pickle, which can run code; convert it to safetensors first.")
             raise LoraError(f"{path.name} is not a safetensors file of a LoRA; please choose another file.")
         with safe_open(path, "pt") as file:
             keys = list(file.keys())
             if len(keys) > KEY_LIMIT:
                 raise LoraError(f"{path.name} has over {KEY_LIMIT} tensors; that is no LoRA.")
+            if odd := {file.get_slice(key).get_dtype() for key in keys} - DTYPES:
+                raise LoraError(f"{path.name} holds numbers of type {odd.pop()}, as no LoRA does; the file is broken.")
             return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise LoraError(
@@ -87,7 +92,7 @@ def read_prior(path: Path) -> tuple[Tensor, Tensor] | None:
         with safe_open(path, "pt") as file:
             stored = json.loads((file.metadata() or {})[PRIOR_KEY])
         mean, deviation = torch.tensor(stored["mean"]), torch.tensor(stored["deviation"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError, OverflowError):
         return None
     sound = mean.ndim == 1 and mean.shape == deviation.shape and (torch.isfinite(mean) & (deviation >= 0)).all()
     return (mean.float(), deviation.float()) if sound else None
@@ -119,6 +124,8 @@ def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
         LoraError: with the reason; nothing was changed.
     """
     tensors, metadata = read_tensors(path)
+    if CHECKPOINT_KEY in metadata:
+        raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
     modules = {
         part: {
             _flat(name): name
@@ -162,7 +169,7 @@ def _adapter_settings(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
             part: {key.removeprefix(f"{part}."): value for key, value in stored.items() if key.startswith(f"{part}.")}
             for part in PREFIXES
         }
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise LoraError(f"The adapter settings of {path.name} can't be read ({error!s:.60}).") from None
 
 
@@ -200,10 +207,10 @@ def _low_rank(
     try:
         alpha = roles.get("alpha")
         scale = _declared_scale(settings[part], name, rank) if alpha is None else alpha.float().mean().item() / rank
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         scale = math.nan
-    if not math.isfinite(scale):
-        raise LoraError(f"{path.name} has no finite alpha at {name!r}; the file is broken.")
+    if not abs(scale) <= SCALE_LIMIT:
+        raise LoraError(f"{path.name} has no usable alpha at {name!r}; the file is broken.")
     return LowRank(down, up, scale)
 
 

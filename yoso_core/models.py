@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,8 +71,11 @@ class ModelSpec:
     sizes: tuple[int, ...] = (384, 512, 640, 768)
 
 
+SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
+LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 SD15_CONTEXT = 768  # width of the prompt's encoding, which tells the Stable Diffusion 1 family
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
 
@@ -118,13 +122,35 @@ def find_model(name: str) -> ModelSpec:
     """
     if name in MODELS:
         return MODELS[name]
-    if Path(name).expanduser().is_dir():
-        return local_model(name)
+    with suppress(OSError, RuntimeError, ValueError):  # names that no path can have
+        if Path(name).expanduser().is_dir():
+            return local_model(name)
     if HUB_MODEL.fullmatch(name):
         place, revision = name.split("@")
         return replace(local_model(place), title=place, source=Source(place, revision))
     hint = " with its commit, OWNER/NAME@ and 40 hex digits," if re.fullmatch(r"[\w.-]+/[\w.-]+(@.*)?", name) else ""
     raise ModelError(f"There is no model {name!r:.80}: name a folder, a hub model{hint} or one of {', '.join(MODELS)}.")
+
+
+def with_weights(spec: ModelSpec, weights: str) -> ModelSpec:
+    """A model with one-step weights of choice.
+
+    Args:
+        spec: the model.
+        weights: "own", "none", a LoRA file, or a folder with one as `train` hands it over.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    if weights == "own":
+        return spec
+    if weights == "none":
+        return replace(spec, lora=None)
+    path = Path(weights).expanduser()
+    path = path / LORA_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ModelError(f"There is no LoRA file {path}: name one, the output folder of a run, own or none.")
+    return replace(spec, lora=path)
 
 
 def local_model(folder: str) -> ModelSpec:
@@ -141,10 +167,12 @@ def local_model(folder: str) -> ModelSpec:
         like_sd15 = _config(path / "unet").get("cross_attention_dim") == SD15_CONTEXT
         lora = like.lora if like_sd15 and not (path / TRAINED_HERE).exists() else None
     try:  # pixels a side that the networks were made for
-        levels = len(_config(path / "vae")["block_out_channels"])
-        resolution = int(_config(path / "unet")["sample_size"]) * 2 ** (levels - 1)
-    except (KeyError, TypeError):
+        levels, side = len(_config(path / "vae")["block_out_channels"]), _config(path / "unet")["sample_size"]
+        resolution = int(min(side) if isinstance(side, list) else side) * 2 ** (levels - 1)
+    except (KeyError, TypeError, ValueError, OverflowError):
         resolution = like.resolution
+    if not 1 <= resolution <= LARGEST_SIDE:
+        raise ModelError(f"The networks of {path} are for pictures of {resolution} pixels; its config is broken.")
     return replace(
         like,
         title=path.name,
@@ -217,21 +245,41 @@ def load_model(
         ModelError: a sentence that says what is missing or broken.
     """
     from diffusers import StableDiffusionPipeline  # seconds to import, so not at import time
+    from transformers import CLIPTextModel
 
     dtype = dtype or getattr(torch, spec.dtype)
     if spec.lora is not None and not spec.lora.exists():
         hint = f": {spec.fetch_lora}." if spec.fetch_lora else f": {spec.lora} is missing."
         raise ModelError(f"{spec.title} needs its one-step LoRA{hint}")
     report(f"Loading {spec.title}")
-    pipeline = _from_pretrained(
-        StableDiffusionPipeline,
+    unchecked = {"safety_checker": None, "requires_safety_checker": False}
+    place = spec.source.place
+    if not spec.source.is_folder:
+        place = _loaded(StableDiffusionPipeline.download, spec, spec.source, variant=spec.variant, **unchecked)
+    _refuse_other_files(spec, Path(place))
+    # By itself, because only so transformers tells which weights the files lack; it makes those up.
+    text_encoder, told = _loaded(
+        CLIPTextModel.from_pretrained,
         spec,
-        spec.source,
+        Source(place),
+        subfolder="text_encoder",
         dtype=dtype,
         variant=spec.variant,
-        safety_checker=None,
-        requires_safety_checker=False,
+        output_loading_info=True,
     )
+    if missing := sorted(told["missing_keys"]):
+        raise ModelError(f"The text encoder of {spec.title} lacks the weights {missing[0]}; its files are incomplete.")
+    pipeline = _loaded(
+        StableDiffusionPipeline.from_pretrained,
+        spec,
+        Source(place),
+        text_encoder=text_encoder,
+        dtype=dtype,
+        variant=spec.variant,
+        low_cpu_mem_usage=True,
+        **unchecked,
+    )
+    _refuse_other_families(spec, pipeline)
     prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ModelError(f"{spec.title} predicts {prediction!r}, which is unknown; known: {', '.join(PREDICTIONS)}.")
@@ -245,9 +293,7 @@ def load_model(
         from diffusers import AutoencoderTiny
 
         report(f"Loading the fast decoder of {spec.title}")
-        decoder = _from_pretrained(AutoencoderTiny, spec, spec.tiny_decoder, dtype=dtype)
-    if None in (pipeline.unet, pipeline.text_encoder, pipeline.vae, pipeline.tokenizer):
-        raise ModelError(f"The folder {spec.source.place} is not a whole diffusers model (a part is missing).")
+        decoder = _loaded(AutoencoderTiny.from_pretrained, spec, spec.tiny_decoder, dtype=dtype)
     for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae, decoder):
         network.requires_grad_(False).eval().to(device)
     for network in (pipeline.unet, pipeline.vae, decoder):
@@ -289,16 +335,64 @@ def _schedule(spec: ModelSpec, config) -> NoiseSchedule:
         raise ModelError(f"{spec.title} can't be used: {error}.") from None
 
 
-def _from_pretrained(kind: type, spec: ModelSpec, source: Source, **options):
-    """diffusers' from_pretrained: safetensors only, no remote code, and errors in one sentence."""
+def _refuse_other_files(spec: ModelSpec, folder: Path) -> None:
+    """The lists of sharded weights may name any file; only safetensors beside them are read.
+
+    Raises:
+        ModelError: one names something else.
+    """
+    for index in folder.glob("*/*.safetensors.index*.json"):
+        try:
+            names = set(json.loads(index.read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            names = {"nothing that can be read"}
+        if odd := [name for name in names if not SHARD.fullmatch(str(name))]:
+            raise ModelError(f"{spec.title} lists weights in {odd[0]!r:.60}; only safetensors files are read.")
+
+
+def _refuse_other_families(spec: ModelSpec, pipeline) -> None:
+    """The parts must be there, whole, fit each other, and be of the Stable Diffusion family.
+
+    Raises:
+        ModelError: they are not; one sentence says how.
+    """
+    parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
+    if absent := [name for name, part in parts.items() if part is None]:
+        raise ModelError(f"The folder {spec.source.place} is not a whole diffusers model ({absent[0]} is missing).")
+    for name in ("unet", "vae"):
+        if lacking := [key for key, value in parts[name].state_dict().items() if value.is_meta]:
+            raise ModelError(f"The {name} of {spec.title} lacks the weights {lacking[0]}; its files are incomplete.")
+    unet, channels = pipeline.unet.config, pipeline.vae.config.latent_channels
+    extra = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
+    wanting = [name for name in extra if unet.get(name) is not None]
+    width, read = pipeline.text_encoder.config.hidden_size, unet.cross_attention_dim
+    limit = pipeline.text_encoder.config.max_position_embeddings
+    if wanting:
+        reason = f"its network wants more than a prompt ({wanting[0]})"
+    elif not unet.in_channels == unet.out_channels == channels:
+        reason = f"latents have {channels} channels, its network takes {unet.in_channels} and gives {unet.out_channels}"
+    elif read != width:
+        reason = f"its network reads prompts of width {read}, its text encoder writes {width}"
+    elif not 2 <= pipeline.tokenizer.model_max_length <= limit:
+        reason = f"its text encoder takes {limit} tokens, its tokenizer gives {pipeline.tokenizer.model_max_length:.3g}"
+    elif not {"beta_schedule", "trained_betas"} & set(pipeline.scheduler.config):
+        reason = f"its scheduler, {type(pipeline.scheduler).__name__}, has no betas"
+    elif not pipeline.vae.config.scaling_factor:
+        reason = "its autoencoder has no scaling factor"
+    else:
+        return
+    raise ModelError(f"{spec.title} is not a Stable Diffusion model that can be used here: {reason}.")
+
+
+def _loaded(call: Callable, spec: ModelSpec, source: Source, **options):
+    """What a `from_pretrained` returns: safetensors only, no remote code, and errors in one sentence."""
     if source.is_folder and not os.path.isdir(source.place):
         raise ModelError(f"{spec.title} is not at {source.place}; please check the folder's path.")
     try:
-        return kind.from_pretrained(
+        return call(
             source.place,
             revision=source.revision,
             use_safetensors=True,
-            low_cpu_mem_usage=True,
             local_files_only=source.is_folder,
             **options,
         )

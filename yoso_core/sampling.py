@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from yoso_core.denoiser import Denoise
-from yoso_core.schedule import NoiseSchedule, at
+from yoso_core.schedule import NoiseSchedule
 
 LCM_STEPS = 50  # LCM's own grid of timesteps, which the few-step ones are picked from
 
@@ -87,7 +87,17 @@ def ddim(denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tens
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
         clean = one_step(denoise, noisy, context, t)
         if following is not None:
-            noise = schedule.to_noise(clean, noisy, full(t, noisy))
-            t_next = full(following, noisy)
-            noisy = at(schedule.alpha, t_next, noisy) * clean + at(schedule.sigma, t_next, noisy) * noise
+            noisy = ddim_step(schedule, clean, noisy, full(t, noisy), full(following, noisy))
     return clean
+
+
+def ddim_step(schedule: NoiseSchedule, clean: Tensor, noisy: Tensor, t: Tensor, following: Tensor) -> Tensor:
+    """From timesteps t to less noisy ones along the teacher's path (eq. 12 of DDIM, eta = 0).
+
+    Args:
+        clean: (B, C, h, w), what is estimated of
+        noisy: (B, C, h, w), at
+        t: (B,) int64.
+        following: (B,) int64.
+    """
+    return schedule.add_noise(clean, schedule.to_noise(clean, noisy, t), following)

@@ -56,7 +56,8 @@ def augment(pictures: Tensor, draws: Draws) -> Tensor:
     mirrored = draws.uniform() < 0.5
     pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
     orders = draws.uniform(3).argsort(1)
-    orders[draws.uniform() > 0.33] = torch.arange(3)
+    permuted = (draws.uniform() < 0.33)[:, None]
+    orders = torch.where(permuted, orders, torch.arange(3, device=orders.device))
     return pictures.gather(1, orders[:, :, None, None].expand_as(pictures))
 
 
@@ -73,9 +74,11 @@ class AutoencoderTask:
 
     def __init__(self, autoencoder: AutoencoderKL, data: CaptionedPictures, config: AutoencoderConfig) -> None:
         self.data, self.config = data, config
-        self.sample_count, self.fingerprint = len(data), str(len(data))
+        self.sample_count, self.fingerprint = len(data), data.digest[:16]
         self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
         self.players = {"autoencoder": Player(autoencoder, config.learning_rate)}
+        side = autoencoder.config.sample_size // 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        self.latent_shape = (autoencoder.config.latent_channels, side, side)
         self.pass_through = torch.compile(self._pass_through) if config.compile else self._pass_through
 
     def _pass_through(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +90,7 @@ class AutoencoderTask:
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         pictures = augment(to_unit_range(self.data.pictures[indices]).to(draws.device), draws)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        return pictures, *self.pass_through(pictures, draws.normal(8, 8, 8))
+        return pictures, *self.pass_through(pictures, draws.normal(*self.latent_shape))
 
     def losses(self, player: str, shared: tuple[Tensor, Tensor, Tensor]) -> Losses:
         pictures, decoded, kl = shared

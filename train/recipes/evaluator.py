@@ -28,7 +28,7 @@ TEMPERATURE = 0.05
 
 
 @dataclass(frozen=True)
-@with_defaults(steps=2000, batch=128, learning_rate=2e-3, decay=0.5, weight_decay=0.05, ema=0.99)
+@with_defaults(steps=2000, batch=128, learning_rate=2e-3, cooldown=0.5, weight_decay=0.05, ema=0.99)
 class EvaluatorConfig(RunConfig):
     data: str = setting("data/emoji", "the emoji corpus")
     out: str = setting(str(EVALUATOR_FOLDER), "where the evaluator goes")
@@ -52,14 +52,19 @@ def augment(pictures: Tensor, draws: Draws) -> Tensor:
 
 
 class EvaluatorTask:
-    """Each picture finds its caption among one phrasing of every picture (the image side of CLIP's loss)."""
+    """Each picture finds its caption among one phrasing of every picture (the image side of CLIP's loss).
+
+    Normalisation takes its statistics from a part of the batch, so here accumulation is not the same as none.
+    """
 
     averaged = ("evaluator",)
 
     def __init__(self, evaluator: Evaluator, data: CaptionedPictures, config: EvaluatorConfig) -> None:
         self.evaluator, self.data = evaluator, data
-        self.sample_count, self.fingerprint = len(data), str(len(data))
+        self.sample_count, self.fingerprint = len(data), data.digest[:16]
         self.players = {"evaluator": Player(evaluator, config.learning_rate)}
+        if config.compile:
+            evaluator.blocks.compile()
         self.tokens = evaluator.tokens([text for phrasings in data.captions for text in phrasings])
         self.first = torch.tensor([0, *map(len, data.captions)]).cumsum(0)
 

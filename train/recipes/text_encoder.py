@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from train.config import RunConfig, parse, setting, with_defaults
 from train.console import follow, run_command
-from train.data import read_listing
+from train.data import digest_of, read_listing
 from train.emoji import STYLES
 from train.randomness import Draws
 from train.trainer import Losses, Player, Trainer
@@ -141,7 +141,10 @@ class Student(nn.Module):
 
 
 class TextEncoderTask:
-    """Predict the sentence model's vector and the style from the end token."""
+    """Predict the sentence model's vector and the style from the end token.
+
+    A phrase's negatives are the others of its part of the batch, so here accumulation is not the same as none.
+    """
 
     averaged = ("student",)
 
@@ -150,12 +153,14 @@ class TextEncoderTask:
     ) -> None:
         self.student, self.tokenizer, self.phrases, self.config = student, tokenizer, phrases, config
         self.targets = sentence_embeddings(phrases)
-        self.sample_count, self.fingerprint = len(phrases), str(len(phrases))
+        self.sample_count, self.fingerprint = len(phrases), digest_of(phrases)[:16]
         self.players = {"student": Player(student, config.learning_rate)}
+        if config.compile:
+            student.compile(dynamic=True)
 
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, ...]:
         styles = (draws.uniform() * (len(STYLES) + 1)).long()
-        picker = random.Random(int(draws.uniform()[0] * 2**31))
+        picker = random.Random(int(torch.randint(2**31, (1,), generator=draws.generator)))
         texts = [phrase(self.phrases[i], s, picker) for i, s in zip(indices.tolist(), styles.tolist(), strict=True)]
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
         return *self.student(tokens), self.targets[indices], styles
