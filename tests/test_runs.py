@@ -183,7 +183,7 @@ def test_a_model_of_another_family_is_refused(tmp_path, monkeypatch, capsys, tin
     shutil.rmtree(tmp_path / "other/unet")
     build_network(ScratchConfig(size=8, channels=(16, 32))).save_pretrained(tmp_path / "other/unet")
     message = refused(monkeypatch, capsys, "yoso", "--model", tmp_path / "other", "--data", pictures)
-    assert "only text-to-image models" in message
+    assert "not a Stable Diffusion model" in message
 
 
 def test_two_processes_train_as_one(tmp_path, tiny_model, pictures):

@@ -263,7 +263,7 @@ def test_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path, processes):
         assert step >= max(1, reached)  # at most the steps since the last checkpoint are lost
         reached = step
         assert all(value.isfinite().all() for value in weights(trainer).values())
-    assert reached > 100  # they did go on, each from where the one before was killed
+    assert reached > 20  # they did go on, each from where the one before was killed
     assert len(checkpoints(tmp_path / "checkpoints")) <= 3
 
 

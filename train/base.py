@@ -87,10 +87,6 @@ def _load(name: str, device: torch.device, keep_lora: bool) -> LoadedModel:
         model = load_model(spec if keep_lora else replace(spec, lora=None), device, torch.float32)
     except ModelError as error:
         raise ConfigError(str(error)) from error
-    if not isinstance(model.unet, UNet2DConditionModel):
-        raise ConfigError(f"{name} has a {type(model.unet).__name__}; only models with a UNet can be trained")
-    if "CrossAttnDownBlock2D" not in model.unet.config.down_block_types:
-        raise ConfigError(f"{name} does not read prompts; only text-to-image models can be trained")
     if (model.unet.config.sample_size or 64) ** 2 <= FEW_TOKENS:
         model.unet.set_attn_processor(AttnProcessor())  # its backward is faster there; on many it takes memory
     return model

@@ -365,12 +365,13 @@ def _refuse_other_families(spec: ModelSpec, pipeline) -> None:
     unet, channels = pipeline.unet.config, pipeline.vae.config.latent_channels
     extra = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
     wanting = [name for name in extra if unet.get(name) is not None]
-    width, read = pipeline.text_encoder.config.hidden_size, unet.cross_attention_dim
+    width, read = pipeline.text_encoder.config.hidden_size, unet.get("cross_attention_dim")
     limit = pipeline.text_encoder.config.max_position_embeddings
     if wanting:
         reason = f"its network wants more than a prompt ({wanting[0]})"
-    elif not unet.in_channels == unet.out_channels == channels:
-        reason = f"latents have {channels} channels, its network takes {unet.in_channels} and gives {unet.out_channels}"
+    elif not unet.get("in_channels") == unet.get("out_channels") == channels:
+        takes, gives = unet.get("in_channels"), unet.get("out_channels")
+        reason = f"latents have {channels} channels, its network takes {takes} and gives {gives}"
     elif read != width:
         reason = f"its network reads prompts of width {read}, its text encoder writes {width}"
     elif not 2 <= pipeline.tokenizer.model_max_length <= limit:
