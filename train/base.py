@@ -23,7 +23,7 @@ from train.data import (
     read_captions,
     weights_fingerprint,
 )
-from train.randomness import generator_for
+from train.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
 from yoso_core.denoiser import Denoiser
 from yoso_core.lora import RANK_LIMIT, SCALE_LIMIT
@@ -170,7 +170,9 @@ class Previewer:
         self.autoencoder = autoencoder
         self.device = next(autoencoder.parameters()).device
         self.contexts, self.empty = contexts.float().to(self.device), empty.to(self.device)
-        noise = [torch.randn(shape, generator=generator_for(0, 2, index % seeds)) for index in range(len(contexts))]
+        noise = [
+            torch.randn(shape, generator=generator_for(0, Use.PREVIEW, index % seeds)) for index in range(len(contexts))
+        ]
         self.noise = torch.stack(noise).to(self.device)
 
     @torch.no_grad()

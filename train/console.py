@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from train.config import ConfigError
-from train.trainer import Finished, Preview, Saved, Started, StepDone, Stopped, Trainer, TrainingError
+from train.trainer import Event, Finished, Preview, Saved, Started, StepDone, Stopped, Trainer, TrainingError
 from yoso_core.engine import is_out_of_memory
 from yoso_core.requests import RequestError
 
@@ -25,50 +25,51 @@ def follow(trainer: Trainer) -> bool:
     progress, with a checkpoint.
     """
     before = {sign: signal.signal(sign, lambda *_: trainer.stop()) for sign in STOPPING}
-    main, steps, finished = PartialState().is_main_process, trainer.config.steps, True
+    main, steps, event = PartialState().is_main_process, trainer.config.steps, None
     seen = main and sys.stderr.isatty()  # a log file gets lines instead
     try:
         with tqdm(total=steps, unit="step", disable=not seen, dynamic_ncols=True) as bar:
             for event in trainer.run():
-                match event:
-                    case StepDone(step, losses, rate, eta):
-                        terms = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-                        bar.set_postfix_str(f"{rate:.0f} samples/s  {terms}", refresh=False)
-                        bar.update(step - bar.n)
-                        line = f"step {step}/{steps}  {rate:.0f} samples/s  {_duration(eta)} left  {terms}"
-                        line = "" if seen else line
-                    case Started(step, seconds, memory, disk):
-                        bar.update(step - bar.n)
-                        line = (
-                            f"from step {step} to {steps}: about {_duration(seconds)}, {memory / 1e9:.1f} GB of "
-                            f"memory, {disk / 1e9:.2f} GB on disk in {trainer.folder}"
-                        )
-                    case Preview(step, path) | Saved(step, path):
-                        line = f"step {step}: {path}"
-                    case Stopped(step):
-                        line = f"stopped at step {step}; the same command goes on from there"
-                        finished = False
-                    case Finished(step, seconds):
-                        line = f"done: {step} steps, {_duration(seconds)}"
-                if main and line:
-                    try:
-                        bar.write(line) if seen else print(line, flush=True)
-                    except OSError:
-                        trainer.stop()
+                if isinstance(event, StepDone):
+                    bar.set_postfix_str(f"{event.rate:.0f} samples/s  {_terms(event)}", refresh=False)
+                bar.update(event.step - bar.n)
+                if not main or (seen and isinstance(event, StepDone)):
+                    continue
+                try:
+                    bar.write(_line(event, trainer)) if seen else print(_line(event, trainer), flush=True)
+                except OSError:
+                    trainer.stop()
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
-    return finished
+    return isinstance(event, Finished)
+
+
+def _terms(event: StepDone) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
+
+
+def _line(event: Event, trainer: Trainer) -> str:
+    steps = trainer.config.steps
+    match event:
+        case Started(step, seconds, memory, disk):
+            cost = f"about {_duration(seconds)}, {memory / 1e9:.1f} GB of memory, {disk / 1e9:.2f} GB on disk"
+            return f"from step {step} to {steps}: {cost} in {trainer.folder}"
+        case StepDone(step, _, rate, eta):
+            return f"step {step}/{steps}  {rate:.0f} samples/s  {_duration(eta)} left  {_terms(event)}"
+        case Preview(step, path) | Saved(step, path):
+            return f"step {step}: {path}"
+        case Stopped(step):
+            return f"stopped at step {step}; the same command goes on from there"
+        case Finished(step, seconds):
+            return f"done: {step} steps, {_duration(seconds)}"
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    for unit, length, most in (("s", 1, 120), ("min", 60, 7200)):
+        if seconds < most:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 3600:.1f} h"
 
 
 def run_command(command: Callable[[], None]) -> None:

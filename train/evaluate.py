@@ -21,14 +21,13 @@ from train.config import ConfigError, Settings, setting
 from train.data import encode_texts, load_pictures, not_held_out, read_listing, to_unit_range
 from train.evaluator import Evaluator, Seen
 from train.metrics import frechet_distance, kernel_distance, precision_recall, retrieval
-from train.randomness import generator_for
+from train.randomness import Use, generator_for
 from yoso_core.autoencoder import decode, encode
 from yoso_core.denoiser import Denoiser, guided
 from yoso_core.models import LoadedModel, find_model, load_model, with_weights
 from yoso_core.requests import RequestError
 from yoso_core.sampling import LCM_STEPS, ddim, few_step, few_step_timesteps, prior_start
 
-NOISE, POOLS, SUBSETS, PROMPTS = 3, 4, 6, 7  # what the numbers after a seed are for, see `generator_for`
 POOL = 300  # captions that a picture's own one is looked for among
 KERNEL_SUBSETS, KERNEL_SIZE = 20, 1000
 CLIP = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
@@ -224,7 +223,7 @@ class Reference:
         for name, keep in kinds.items():
             if any(map(keep, rows)):
                 data = load_pictures(folder, size, keep)
-                chosen = torch.randperm(len(data), generator=generator_for(0, PROMPTS))[:count].tolist()
+                chosen = torch.randperm(len(data), generator=generator_for(0, Use.PROMPTS))[:count].tolist()
                 captions = [data.captions[index][0] for index in chosen]
                 with torch.no_grad():
                     vectors = judge.read(captions)
@@ -297,7 +296,7 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
         denoise = guided(denoise, sampling.guidance, context([""]))
     for start in range(0, len(captions), batch):
         texts = captions[start : start + batch]
-        generators = [generator_for(seed, NOISE, start + index) for index in range(len(texts))]
+        generators = [generator_for(seed, Use.PICTURE, start + index) for index in range(len(texts))]
         noises = [
             torch.stack([torch.randn(shape, generator=generator) for generator in generators])
             .to(device, dtype)
@@ -357,8 +356,8 @@ def measure(pictures: Tensor, reference: Reference, split: str, seconds: float |
     seen = look_at(reference.judge, pictures, reference.device)
     rates: dict[int, float | None] = {1: None, 5: None}
     if seen.vectors is not None and real.vectors is not None:
-        rates |= retrieval(seen.vectors, real.vectors, POOL, generator_for(0, POOLS))
-    kernel = kernel_distance(real.features, seen.features, KERNEL_SUBSETS, KERNEL_SIZE, generator_for(0, SUBSETS))
+        rates |= retrieval(seen.vectors, real.vectors, POOL, generator_for(0, Use.POOLS))
+    kernel = kernel_distance(real.features, seen.features, KERNEL_SUBSETS, KERNEL_SIZE, generator_for(0, Use.SUBSETS))
     precision, recall = precision_recall(real.features, seen.features)
     distance = frechet_distance(real.features, seen.features)
     return Scores(distance, kernel, precision, recall, rates[1], rates[5], seconds)

@@ -1,14 +1,28 @@
 """Randomness as a function of (seed, step) alone: resume is exact, and how a batch is split changes nothing."""
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+class Use(IntEnum):
+    """What random numbers are for: each use of a seed has a stream of its own."""
+
+    ORDER = 0  # of samples
+    STEP = 1  # a training step
+    PREVIEW = 2
+    PICTURE = 3  # noise of a picture that is measured
+    POOLS = 4  # captions to choose from in retrieval
+    BATCHES = 5  # for statistics over the training set
+    SUBSETS = 6  # of the kernel distance
+    PROMPTS = 7  # which pictures of a corpus are measured
+
+
 def generator_for(seed: int, *path: int) -> torch.Generator:
-    """A CPU generator that depends on the numbers given and on nothing else."""
+    """A CPU generator that depends on the numbers given, a `Use` first, and on nothing else."""
     state = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
@@ -19,7 +33,7 @@ def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
     taken: list[Tensor] = []
     while sum(map(len, taken)) < batch:
         epoch, offset = divmod(position, count)
-        order = torch.randperm(count, generator=generator_for(seed, 0, epoch))
+        order = torch.randperm(count, generator=generator_for(seed, Use.ORDER, epoch))
         part = order[offset : offset + batch - sum(map(len, taken))]
         taken.append(part)
         position += len(part)
@@ -49,7 +63,7 @@ class Draws:
     generator: torch.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.generator = generator_for(self.seed, 1, self.step)
+        self.generator = generator_for(self.seed, Use.STEP, self.step)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers (rows, *shape)."""

@@ -17,7 +17,7 @@ from PIL import Image
 from train.config import RunConfig, setting, with_defaults
 from train.data import CaptionedLatents, grid, load_pictures, to_unit_range
 from train.diffusion import DenoisingConfig, DiffusionTask
-from train.randomness import generator_for
+from train.randomness import Use, generator_for
 from train.yoso import CooperationConfig, YosoTask
 from yoso_core.schedule import NoiseSchedule
 
@@ -95,7 +95,7 @@ class PixelPreviewer:
     """32 pictures from fixed seeds."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.noise = torch.randn(32, 3, size, size, generator=generator_for(0, 2)).to(device)
+        self.noise = torch.randn(32, 3, size, size, generator=generator_for(0, Use.PREVIEW)).to(device)
         self.context = torch.zeros(32, 1, CONTEXT, device=device)
 
     @torch.no_grad()

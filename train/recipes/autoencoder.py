@@ -31,6 +31,11 @@ class AutoencoderConfig(RunConfig):
     pyramid_weight: float = setting(1.0, "weight of the distances at 1/2, 1/4 and 1/8 size, which keep colours")
     kl_weight: float = setting(5e-4, "weight of the KL term, a mean over latent elements")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size not in (64, 128, 256):
+            self._refuse("size", "it must be 64, 128 or 256")
+
 
 def build_autoencoder(size: int) -> AutoencoderKL:
     """(3, size, size) to (8, 8, 8). Conv-only, so that it runs at other sizes too.

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from train.config import RunConfig, parse, setting, with_defaults
 from train.console import follow, run_command
 from train.data import CaptionedPictures, load_pictures, to_unit_range
+from train.evaluate import POOL
 from train.evaluator import EVALUATOR_FOLDER, Evaluator, words_of
 from train.metrics import retrieval
-from train.randomness import Draws, generator_for
+from train.randomness import Draws, Use, generator_for
 from train.trainer import Losses, Player, Trainer
 
-POOL = 300  # captions that a picture's own one is looked for among
 TEMPERATURE = 0.05
 
 
@@ -108,7 +108,7 @@ def calibrate(evaluator: Evaluator, pictures: Tensor) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
-    parts = to_unit_range(pictures[torch.randperm(len(pictures), generator=generator_for(0, 5))]).split(256)
+    parts = to_unit_range(pictures[torch.randperm(len(pictures), generator=generator_for(0, Use.BATCHES))]).split(256)
     evaluator.train()
     for part in parts:
         evaluator.project(evaluator.pooled(part))
@@ -123,7 +123,7 @@ def hit_rates(evaluator: Evaluator, data: CaptionedPictures) -> dict[int, float]
     """How often a real picture's own caption is first, and among the first five, of 300."""
     vectors = torch.cat([evaluator.look(to_unit_range(part)).vectors for part in data.pictures.split(256)])
     captions = evaluator.read([phrasings[0] for phrasings in data.captions])
-    return retrieval(vectors, captions, POOL, generator_for(0, 4))
+    return retrieval(vectors, captions, POOL, generator_for(0, Use.POOLS))
 
 
 def main() -> None:
