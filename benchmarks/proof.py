@@ -5,8 +5,8 @@
     python -m benchmarks.proof report     # fills the tables of the pages, draws docs/proof-*.png
 
 All on the bundled family: the same teacher, data, judge, noise. `train` and `measure` take names, to do a part.
-Methods are compared at equal and small budgets (`BUDGET`), each from the same recipe with what makes it another method
-changed; the bundled LoRA had more.
+Methods are compared at equal and small budgets, each with the settings of `YOSO` and what makes it another method
+changed; the bundled LoRA (train/recipes/yoso.json) had more.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw, ImageFont
 
-from train.config import load_config
 from train.console import run_command
 from train.diffusion import DiffusionConfig
 from train.evaluate import (
@@ -51,9 +50,24 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs/proof", ROOT / "benchmarks/proof.json"
 PAGES = (ROOT / "docs/proof.md", ROOT / "README.md")
 CURVES, PICTURES = ROOT / "docs/proof-curves.png", ROOT / "docs/proof-pictures.png"
-RECIPE = ROOT / "train/recipes/yoso.json"
 BUNDLED, CORPUS = "models/yoso-emoji", ROOT / "data/emoji"
-BUDGET = {"steps": 300, "batch": 32, "warmup": 30, "ema": 0.98, "compile": False, "preview_every": 300}
+YOSO = YosoConfig(
+    model=BUNDLED,
+    data=str(CORPUS),
+    steps=300,
+    batch=32,
+    warmup=30,
+    ema=0.98,
+    learning_rate=5e-4,
+    discriminator_learning_rate=2e-4,
+    rank=16,
+    alpha=16,
+    adversarial_weight=0.2,
+    consistency_floor=0.2,
+    reconstruction_floor=0.5,
+    last_timestep_share=0.4,
+    preview_every=300,
+)
 SEEDS, COUNT = (0, 1, 2), 2000
 TEACHER_STEPS = (1, 2, 4, 8, 25, 50)
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
@@ -62,7 +76,7 @@ SEARCHED, SEARCH_COUNT = 25, 500  # guidance is searched up to so many steps, on
 
 @dataclass(frozen=True)
 class Method:
-    """One run: what it shows, and what it changes in the recipe."""
+    """One run: what it shows, and what it changes in `YOSO`."""
 
     title: str
     changes: dict
@@ -91,6 +105,17 @@ METHODS = {
     "no-adversary": Method("YOSO without adversary", {"adversarial_weight": 0.0}),
     "plain-distance": Method("YOSO, plain squared distance", {"consistency_distance": "mse"}),
     "no-reconstruction": Method("YOSO without reconstruction", {"reconstruction_weight": 0.0}),
+    "guided": Method(
+        "YOSO, consistent with its guided teacher",
+        {
+            "consistency_path": "teacher",
+            "teacher_guidance": 2.0,
+            "consistency_offset": 250,
+            "consistency_floor": 1.0,
+            "adversarial_weight": 0.1,
+            "last_timestep_share": 0.5,
+        },
+    ),
     "paper": Method(
         "YOSO, the paper's own weights",
         {
@@ -123,7 +148,7 @@ TABLES = {  # where `report` puts them: between marks of these names in `PAGES`
     "other ways": ["yoso", "distillation", "diffusion-gan"],
     "parts": [
         *("yoso", "no-cooperation", "no-adversary", "plain-distance", "no-reconstruction", "paper", "full"),
-        *("epsilon", "epsilon-no-prior"),
+        *("guided", "epsilon", "epsilon-no-prior"),
     ],
     "seeds": ["yoso", "yoso-seed-1", "yoso-seed-2"],
     "scratch": ["scratch", "scratch-diffusion"],
@@ -139,9 +164,7 @@ def train(names: list[str]) -> None:
         method = METHODS[name]
         if method.model == EPSILON_OUTPUT:
             train_diffusion(EPSILON_BASE, RUNS / "epsilon-base")
-        config = dataclasses.replace(
-            load_config(YosoConfig, RECIPE), **BUDGET | {"model": method.model} | method.changes
-        )
+        config = dataclasses.replace(YOSO, model=method.model, **method.changes)
         if method.model not in loaded:
             loaded[method.model] = load(config, RUNS / name)
         train_yoso(config, RUNS / name, loaded[method.model])

@@ -125,6 +125,7 @@ def test_from_nothing(tmp_path, monkeypatch, pictures, command):
     common = ("--data", pictures, "--size", 8, "--channels", 16, 32)
     run(monkeypatch, command, "--run", tmp_path / "run", *common, *SHORT)
     assert (tmp_path / "run/output/unet/config.json").exists()
+    assert "broken.png: skipped" in (tmp_path / "run/problems.txt").read_text()
     assert len(list((tmp_path / "run/previews").glob("*.png"))) == 2
 
 
@@ -159,6 +160,19 @@ def test_what_can_not_be_done_is_one_sentence(tmp_path, monkeypatch, capsys, tin
     given = [argument.format(pictures=pictures) for argument in arguments]
     message = refused(monkeypatch, capsys, "yoso", "--model", tiny_model, "--run", tmp_path, *given)
     assert named in message and not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_among_its_pictures_is_refused(monkeypatch, capsys, tiny_model, pictures):
+    """Its previews would become training pictures, and it could never go on."""
+    message = refused(monkeypatch, capsys, "yoso", "--model", tiny_model, "--data", pictures, "--run", pictures / "run")
+    assert "choose one outside" in message and not (pictures / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["a_file", "a_file/run"])
+def test_a_run_where_no_folder_can_be_is_refused(tmp_path, monkeypatch, capsys, tiny_model, pictures, place):
+    (tmp_path / "a_file").write_text("")
+    where = ("--data", pictures, "--run", tmp_path / place)
+    assert "can't be written to" in refused(monkeypatch, capsys, "yoso", "--model", tiny_model, *where)
 
 
 def test_an_unknown_setting_is_named(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from train.checkpoint import checkpoints, save_checkpoint
@@ -193,6 +194,55 @@ def test_an_exploding_loss_stops_the_run(tmp_path):
         for event in Trainer(task, config, tmp_path).run():
             if isinstance(event, Saved) and event.step == 30:
                 task.line.weight.data.mul_(1000)
+
+
+def test_a_finished_run_says_so(tmp_path):
+    list(Trainer(LineTask(), CONFIG, tmp_path).run())
+    assert list(Trainer(LineTask(), CONFIG, tmp_path).run()) == [Finished(12, 0.0)]
+
+
+def test_checkpoints_of_something_else_are_left_alone(tmp_path):
+    theirs = tmp_path / "checkpoints" / "step-1000" / "model.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    with pytest.raises(ConfigError, match="something else"):
+        list(Trainer(LineTask(), CONFIG, tmp_path).run())
+    assert theirs.read_text() == "precious" and not (tmp_path / "config.json").exists()
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for step in (9_999_998, 9_999_999, 10_000_000):
+        path = save_checkpoint(tmp_path, {"step": step}, {"line": {"weight": torch.ones(2)}}, {})
+    assert checkpoints(tmp_path)[-1] == path and len(checkpoints(tmp_path)) == 2
+
+
+def overwrite(name, change):
+    def harm(checkpoint):
+        tensors = {key: change(value) for key, value in load_file(checkpoint / name).items()}
+        save_file({key: value for key, value in tensors.items() if value is not None}, checkpoint / name)
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        overwrite("line.safetensors", lambda value: value * torch.nan),
+        overwrite("line.average.safetensors", lambda value: value.to(torch.int8)),
+        overwrite("line.optimizer.safetensors", lambda value: value if value.ndim < 2 else value.repeat(2, 1)),
+        overwrite("line.optimizer.safetensors", lambda value: value if value.ndim else None),
+        lambda checkpoint: (checkpoint / "line.safetensors").write_bytes(b"\x00" * 20),
+        lambda checkpoint: (checkpoint / "state.json").write_text("{"),
+        lambda checkpoint: (checkpoint / "state.json").write_text("[]"),
+        lambda checkpoint: checkpoint.rename(checkpoint.with_name("step-0000099")),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, harm):
+    list(Trainer(LineTask(), CONFIG, tmp_path).run())
+    harm(checkpoints(tmp_path / "checkpoints")[-1])
+    with pytest.raises(ConfigError, match="damaged") as refused:
+        list(Trainer(LineTask(), CONFIG, tmp_path).run())
+    assert "\n" not in str(refused.value)
 
 
 def test_a_half_written_checkpoint_is_not_seen(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ Data = CaptionedLatents | GeneratedLatents
 
 def load(config: ModelRunConfig, folder: Path) -> tuple[LoadedModel, Data]:
     """The base model of a run and its data as that model's latents."""
+    begin(folder, config.data)
     base = load_base(config, PartialState().device)
     return base, _load_data(config, base, folder)
 
@@ -39,7 +40,6 @@ def train_yoso(config: YosoConfig, folder: Path, loaded: tuple[LoadedModel, Data
         folder: of the run; gets ``output/`` when it is done.
         loaded: from `load`, for several runs on the same model and data, which leave both as they are.
     """
-    begin(folder, config.data)
     base, data = loaded or load(config, folder)
     torch.manual_seed(config.seed)
     generator = trainable(base.unet, config)
@@ -57,7 +57,6 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
         ConfigError: a LoRA is asked to carry another prediction or schedule, which no LoRA file can say.
     """
     begin(folder, config.data)
-    torch.manual_seed(config.seed)
     base = load_base(config, PartialState().device)
     scheduler = adapted_scheduler(base.scheduler.config, config)
     schedule = NoiseSchedule.from_config(scheduler)
@@ -68,6 +67,7 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
             f"use adapter full, or keep to prediction {base.prediction}"
         )
     data = _load_data(config, base, folder)
+    torch.manual_seed(config.seed)
     network = trainable(base.unet, config)
     task = DiffusionTask(network, schedule, data, config, previewer(config, base, data), weights_fingerprint(base.unet))
     trainer = Trainer(task, config, folder)
