@@ -11,6 +11,7 @@ changed; the bundled LoRA (train/recipes/yoso.json) had more.
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -141,9 +142,11 @@ EPSILON_BASE = DiffusionConfig(
 )
 SCRATCH_BUDGET = {"steps": 400, "batch": 32, "warmup": 40, "ema": 0.98, "preview_every": 400, "data": str(CORPUS)}
 SCRATCH = {"scratch": ScratchConfig(**SCRATCH_BUDGET), "scratch-diffusion": ScratchDiffusionConfig(**SCRATCH_BUDGET)}
-SCRATCH_STEPS = {"scratch": (1, 2), "scratch-diffusion": (1, 4, 10, 25)}
+SCRATCH_STEPS = {"scratch": (1,), "scratch-diffusion": (1, 10)}
+MEASURES = ("frechet", "kernel", "precision", "recall", "first", "first_five")  # no times: runs share the processor
 TABLES = {  # where `report` puts them: between marks of these names in `PAGES`
     "ceilings": ["ceilings"],
+    "in short": ["teacher-1", "teacher-4", "teacher-25", "bundled-1"],
     "teacher and student": ["teacher", "bundled"],
     "other ways": ["yoso", "distillation", "diffusion-gan"],
     "parts": [
@@ -290,7 +293,7 @@ def report() -> None:
             if start in page:
                 rows = [row for one in wanted for key in keys_of(results, one) for row in results[key]]
                 before, _, rest = page.partition(start)
-                table = Report(EvaluateConfig(), tuple(rows)).to_markdown()
+                table = Report(EvaluateConfig(), tuple(rows)).to_markdown(MEASURES)
                 page = f"{before}{start}\n{table}\n{rest[rest.index(end) :]}"
         path.write_text(page)
     draw_curves(TABLES["seeds"])
@@ -310,14 +313,17 @@ def draw_curves(names: list[str]) -> None:
     panels = [("discriminator",), ("logit_real", "logit_fake"), ("consistency",), ("reconstruction",)]
     figure, axes = pyplot.subplots(1, len(panels), figsize=(14, 3), layout="constrained")
     for index, name in enumerate(names):
-        lines = [json.loads(line) for line in (RUNS / name / "events.jsonl").read_text().splitlines()]
-        points = [line for line in lines if line["event"] == "StepDone"]
+        points: list[dict] = []
+        for line in map(json.loads, (RUNS / name / "events.jsonl").read_text().splitlines()):
+            if line["event"] == "StepDone":  # a run that was taken up again has some steps twice
+                points = [one for one in points if one["step"] < line["step"]] + [line]
         for axis, terms in zip(axes, panels, strict=True):
             for term, style in zip(terms, ("-", ":"), strict=False):
                 steps, values = [one["step"] for one in points], [one["losses"][term] for one in points]
-                axis.plot(steps, _smooth(values), style, color=f"C{index}", linewidth=1)
-            axis.set_title(" and ".join(terms), fontsize=9)
+                axis.plot(steps, _smooth(values), style, color=f"C{index}", linewidth=1, label=f"seed {index} {term}")
+            axis.set_title(" (dotted: ".join(terms) + ")" * (len(terms) - 1), fontsize=9)
             axis.set_xlabel("step", fontsize=8)
+    axes[0].legend([f"seed {index}" for index in range(len(names))], fontsize=8)
     figure.savefig(CURVES, dpi=110)
 
 
@@ -329,28 +335,34 @@ def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
     return smooth
 
 
+HEAD, FOOT = 20, 64  # pixels above and below the pictures
+
+
 def draw_pictures(results: dict[str, list[Row]], columns: int = 6, side: int = 80) -> None:
     """The first captions of both splits, from the same noise: real, teacher, YOSO. None is chosen."""
     splits = Reference.load(CORPUS, load_judge("emoji")).splits.values()
     captions = [caption for split in splits for caption in split.captions[:columns]]
     teacher, student = load_generator(BUNDLED, "none"), load_generator(BUNDLED)
-    rows = [("real", torch.cat([split.pictures[:columns] for split in splits]))]
+    rows = [("real pictures", torch.cat([split.pictures[:columns] for split in splits]))]
     for steps in (1, 4, 25):
         evaluations = results[f"teacher-{steps}"][0].evaluations
         guidance = float(results[f"teacher-{steps}"][0].name.rpartition(" ")[2])
         made = make_pictures(teacher, captions, 0, Sampling("ddim", steps, guidance))
-        rows.append((f"teacher, {evaluations}", made.pictures))
-    rows.append(("YOSO, 1", make_pictures(student, captions, 0, Sampling()).pictures))
-    canvas = Image.new("RGB", (side * (len(captions) + 1) + 12, side * len(rows) + 40), "white")
+        rows.append((f"teacher\n{evaluations} evaluation{'s' * (evaluations > 1)}", made.pictures))
+    rows.append(("YOSO\n1 evaluation", make_pictures(student, captions, 0, Sampling()).pictures))
+    canvas = Image.new("RGB", (side * (len(captions) + 1) + 12, side * len(rows) + HEAD + FOOT), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    for top, (title, pictures) in enumerate(rows):
-        draw.text((4, (top + 0.5) * side), title, fill="#555", font=font, anchor="lm")
+    write = functools.partial(draw.multiline_text, fill="#555", font=font)
+    for index, title in ((0, "trained pairs"), (columns, "held-out pairs")):
+        write((_left(index, columns, side), 3), title)
+    for row, (title, pictures) in enumerate(rows):
+        write((4, HEAD + (row + 0.5) * side), title, anchor="lm")
         for index, picture in enumerate(pictures):
             tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC)
-            canvas.paste(tile, (_left(index, columns, side), top * side))
+            canvas.paste(tile, (_left(index, columns, side), HEAD + row * side))
     for index, caption in enumerate(captions):
-        middle = _left(index, columns, side) + side / 2, len(rows) * side + 4
-        draw.multiline_text(middle, fill(caption, 13), fill="#555", font=font, anchor="ma", align="center")
+        middle = _left(index, columns, side) + side / 2, HEAD + len(rows) * side + 4
+        write(middle, fill(caption, 13), anchor="ma", align="center")
     canvas.save(PICTURES, optimize=True)
 
 

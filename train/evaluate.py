@@ -8,7 +8,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -401,15 +401,15 @@ class Report:
     config: EvaluateConfig
     rows: tuple[Row, ...]
 
-    def to_markdown(self) -> str:
-        """A table a split; ± is the standard deviation over seeds."""
+    def to_markdown(self, measures: Sequence[str] = tuple(COLUMNS)) -> str:
+        """A table a split, with a column a measure; ± is the standard deviation over seeds."""
         tables = []
         for split in dict.fromkeys(row.split for row in self.rows):
             rows = [row for row in self.rows if row.split == split]
             count = max(row.count for row in rows)
-            head = ["", "evaluations", *(heading for heading, _, _ in COLUMNS.values())]
+            head = ["", "evaluations", *(COLUMNS[name][0] for name in measures)]
             lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-            lines += [[row.name, str(row.evaluations or "-"), *(_cell(row, name) for name in COLUMNS)] for row in rows]
+            lines += [[row.name, str(row.evaluations or "-"), *(_cell(row, name) for name in measures)] for row in rows]
             table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
             tables.append(f"{split} pairs, {count} pictures, judged by {self.config.features} features\n\n{table}\n")
         return "\n".join(tables)
