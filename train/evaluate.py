@@ -28,6 +28,7 @@ from yoso_core.models import LoadedModel, find_model, load_model, with_weights
 from yoso_core.requests import RequestError
 from yoso_core.sampling import LCM_STEPS, ddim, few_step, few_step_timesteps, prior_start
 
+FEWEST = 4  # pictures that sets can be compared by
 POOL = 300  # captions that a picture's own one is looked for among
 KERNEL_SUBSETS, KERNEL_SIZE = 20, 1000
 CLIP = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
@@ -63,7 +64,7 @@ class EvaluateConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "batch")
-        self._at_least(4, "count")
+        self._at_least(FEWEST, "count")
         self._above_zero("guidance")
         if not self.steps or min(self.steps) < 1:
             self._refuse("steps", "name at least one number, each at least 1")
@@ -203,7 +204,13 @@ class Reference:
 
     @classmethod
     def load(
-        cls, folder: Path, judge: Judge, count: int = 2000, size: int = 64, device: torch.device | str = "cpu"
+        cls,
+        folder: Path,
+        judge: Judge,
+        count: int = 2000,
+        size: int = 64,
+        device: torch.device | str = "cpu",
+        report: Callable[[str], None] = lambda message: None,
     ) -> "Reference":
         """Read a folder of captioned pictures, see `train.data.read_listing`.
 
@@ -213,9 +220,10 @@ class Reference:
             count: most prompts of a split; which ones depends on the folder alone.
             size: side of the pictures in pixels; that of the generated ones.
             device: where the judge is.
+            report: told what was wrong with the files.
 
         Raises:
-            ConfigError: nothing in the folder is usable.
+            ConfigError: nothing in the folder is usable, or too little to compare.
         """
         rows = read_listing(folder, keep=lambda row: True).rows
         kinds = {"trained": not_held_out, "held-out": lambda row: not not_held_out(row)}
@@ -223,6 +231,10 @@ class Reference:
         for name, keep in kinds.items():
             if any(map(keep, rows)):
                 data = load_pictures(folder, size, keep)
+                for problem in data.problems:
+                    report(str(problem))
+                if len(data) < FEWEST:
+                    raise ConfigError(f"{folder} has {len(data)} {name} pictures; comparing sets takes {FEWEST}")
                 chosen = torch.randperm(len(data), generator=generator_for(0, Use.PROMPTS))[:count].tolist()
                 captions = [data.captions[index][0] for index in chosen]
                 with torch.no_grad():
@@ -459,7 +471,7 @@ def evaluate(config: EvaluateConfig, report: Callable[[str], None] = lambda mess
     model = load_generator(config.model, config.weights, device)
     judge = load_judge(config.features, config.clip, device)
     report(f"Looking at the real pictures of {config.data}")
-    reference = Reference.load(Path(config.data), judge, config.count, model.spec.resolution, device)
+    reference = Reference.load(Path(config.data), judge, config.count, model.spec.resolution, device, report)
     rows = ceilings(model, reference, config.batch) if config.ceilings else []
     for steps in config.steps:
         sampling = Sampling(config.sampler, steps, config.guidance, config.prior)
