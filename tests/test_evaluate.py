@@ -212,7 +212,7 @@ def test_a_seed_means_the_same_noise_in_every_row(tiny):
 
     first = made()
     assert torch.equal(first, made())
-    assert (first - made(batch=2)).abs().max() <= 2  # rounding alone
+    assert (first - made(batch=2)).abs().float().mean() < 0.5  # rounding alone
     assert (first - made(seed=1)).abs().float().mean() > 3
     assert not torch.equal(first, made(steps=2)) and not torch.equal(first, made(guidance=3.0))
     assert not torch.equal(first, made(sampler="ddim", steps=3))
