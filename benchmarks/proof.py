@@ -115,7 +115,8 @@ METHODS = {
     "plain-distance": Method("YOSO, plain squared distance", {"consistency_distance": "mse"}),
     "no-reconstruction": Method("YOSO without reconstruction", {"reconstruction_weight": 0.0}),
     "guided": Method("YOSO, consistent with its guided teacher", GUIDED),
-    "guided-longer": Method("the same with 5 times the samples", GUIDED | {"steps": 700, "batch": 64, "ema": 0.99}),
+    "guided-no-adversary": Method("the same without adversary", GUIDED | {"adversarial_weight": 0.0}),
+    "guided-longer": Method("that with 5 times the samples", GUIDED | {"steps": 700, "batch": 64, "ema": 0.99}),
     "paper": Method(
         "YOSO, the paper's own weights",
         {
@@ -150,7 +151,7 @@ TABLES = {  # where `report` puts them: between marks of these names in `PAGES`
     "other ways": ["yoso", "distillation", "diffusion-gan"],
     "parts": [
         *("yoso", "no-cooperation", "no-adversary", "plain-distance", "no-reconstruction", "paper", "full"),
-        *("epsilon", "epsilon-no-prior", "guided", "guided-longer"),
+        *("epsilon", "epsilon-no-prior", "guided", "guided-no-adversary", "guided-longer"),
     ],
     "seeds": ["yoso", "yoso-seed-1", "yoso-seed-2"],
     "scratch": ["scratch", "scratch-diffusion"],
