@@ -107,8 +107,8 @@ def read_listing(folder: Path, keep: Keep = not_held_out) -> Listing:
             f"python -m train.emoji --out {folder}"
         )
     root, problems = folder.resolve(), []
-    listed = _listed_rows(root, problems) if (root / "metadata.jsonl").exists() else _found_rows(root, problems)
-    listed = list(listed)
+    source = _listed_rows if (root / "metadata.jsonl").exists() else _found_rows
+    listed = list(source(root, problems))
     held_out = {row["file_name"] for row in listed if row.get("held_out")}  # saying it once is enough
     rows: dict[Path, dict] = {}
     for row in filter(keep, (row | {"held_out": True} if row["file_name"] in held_out else row for row in listed)):

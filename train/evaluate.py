@@ -5,6 +5,7 @@ one comparison (`measure`), and the whole table (`evaluate`).
 """
 
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -444,6 +445,35 @@ def _cell(row: Row, measure: str) -> str:
     return f"{mean * factor:.{decimals}f}" + ("" if spread is None else f" ± {spread * factor:.{decimals}f}")
 
 
+def rows_of(
+    title: str,
+    evaluations: int,
+    make: Callable[[list[str], int], Made],
+    reference: Reference,
+    seeds: Sequence[int],
+    report: Callable[[str], None] = lambda message: None,
+) -> list[Row]:
+    """Measure one way to make pictures: a row a split.
+
+    Args:
+        title: of the rows.
+        evaluations: of the network, a picture.
+        make: (captions, seed) -> pictures of them.
+        reference: the real side.
+        seeds: each makes a set of its own.
+        report: told in a few words what is happening.
+    """
+    rows = []
+    for name, split in reference.splits.items():
+        scores = []
+        for seed in seeds:
+            report(f"{evaluations} evaluations, {name} pairs, seed {seed}")
+            made = make(split.captions, seed)
+            scores.append(measure(made.pictures, reference, name, made.seconds))
+        rows.append(Row(title, name, evaluations, len(split.captions), tuple(scores)))
+    return rows
+
+
 def ceilings(model: LoadedModel, reference: Reference, batch: int = 50) -> list[Row]:
     """The real pictures of the prompts, and the same through the autoencoder, measured as if they had been made."""
     rows = []
@@ -475,12 +505,7 @@ def evaluate(config: EvaluateConfig, report: Callable[[str], None] = lambda mess
     rows = ceilings(model, reference, config.batch) if config.ceilings else []
     for steps in config.steps:
         sampling = Sampling(config.sampler, steps, config.guidance, config.prior)
-        for name, split in reference.splits.items():
-            scores = []
-            for seed in config.seeds:
-                report(f"{sampling.evaluations} evaluations, {name} pairs, seed {seed}")
-                made = make_pictures(model, split.captions, seed, sampling, config.batch)
-                scores.append(measure(made.pictures, reference, name, made.seconds))
-            title = f"{model.spec.title}, {config.sampler}"
-            rows.append(Row(title, name, sampling.evaluations, len(split.captions), tuple(scores)))
+        make = functools.partial(make_pictures, model, sampling=sampling, batch=config.batch)
+        title = f"{model.spec.title}, {config.sampler}"
+        rows += rows_of(title, sampling.evaluations, make, reference, config.seeds, report)
     return Report(config, tuple(rows))

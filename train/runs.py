@@ -151,6 +151,7 @@ def _hand_over(
         if config.adapter == "lora":
             save_lora(trainer.averages[player], out, config, card, trainer.step, scheduler)
         else:
+            scheduler = scheduler or base.scheduler
             _save_pipeline(trainer.averages[player], out, config, card, trainer.step, base, scheduler)
 
 
@@ -161,7 +162,7 @@ def _save_pipeline(
     card: Card,
     steps: int,
     base: LoadedModel,
-    scheduler: object | None,
+    scheduler: object,
 ) -> None:
     """The whole model, for which no other is needed."""
     pipeline = StableDiffusionPipeline(
@@ -169,7 +170,7 @@ def _save_pipeline(
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
         unet=base.unet,
-        scheduler=scheduler or base.scheduler,
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -177,7 +178,7 @@ def _save_pipeline(
     pipeline.save_config(out)
     for name in ("vae", "text_encoder", "tokenizer"):
         getattr(pipeline, name).save_pretrained(out / name)
-    save_network(network, out, config, card, steps, scheduler or base.scheduler)
+    save_network(network, out, config, card, steps, scheduler)
 
 
 def _with_moments(autoencoder: AutoencoderKL, prior: tuple[Tensor, Tensor] | None) -> AutoencoderKL:

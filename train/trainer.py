@@ -229,9 +229,9 @@ class Trainer:
                 state = load_checkpoint(found[-1], self.weights, self.optimizers)
                 self.step = int(state["step"])
                 self.scaler.load_state_dict(state["scaler"])
+            except ConfigError:
+                raise
             except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                if isinstance(error, ConfigError):
-                    raise
                 raise ConfigError(
                     f"{found[-1]} is damaged ({error!s:.80}); remove that folder to go on from the one before"
                 ) from error
