@@ -11,9 +11,10 @@ from pathlib import Path
 
 from train.config import add_arguments, add_run_arguments, from_arguments, from_run_arguments
 from train.console import run_command
+from train.controlnet import ControlConfig
 from train.diffusion import DiffusionConfig
 from train.evaluate import EvaluateConfig, evaluate
-from train.runs import train_diffusion, train_scratch, train_yoso
+from train.runs import train_controlnet, train_diffusion, train_scratch, train_yoso
 from train.scratch import ScratchConfig, ScratchDiffusionConfig
 from train.yoso import YosoConfig
 
@@ -24,6 +25,7 @@ RUNS = {
         train_diffusion,
         "plain diffusion: adapt a model before YOSO, fine-tune it, or a LoRA",
     ),
+    "controlnet": (ControlConfig, train_controlnet, "a ControlNet for edges and scribbles, at one step"),
     "scratch": (ScratchConfig, train_scratch, "a one-step generator from nothing, on pixels, without prompts"),
     "scratch-diffusion": (ScratchDiffusionConfig, train_scratch, "its baseline: the same network by plain diffusion"),
 }

@@ -72,21 +72,22 @@ class ModelRunConfig(RunConfig):
         self._at_most(SCALE_LIMIT, "alpha")
 
 
-def load_base(config: ModelRunConfig, device: torch.device) -> LoadedModel:
-    """The model that is trained, in float32, without its one-step LoRA.
+def load_base(config: ModelRunConfig, device: torch.device, one_step: bool = False) -> LoadedModel:
+    """The model that is trained, in float32, with or without its one-step LoRA in the weights.
 
     Raises:
         ConfigError: it can't be found or is of a family that can't be trained.
     """
-    return _load(config.model, device, keep_lora=False)
+    return _load(config.model, device, one_step)
 
 
-def _load(name: str, device: torch.device, keep_lora: bool) -> LoadedModel:
+def _load(name: str, device: torch.device, one_step: bool) -> LoadedModel:
     try:
         spec = find_model(name)
-        model = load_model(spec if keep_lora else replace(spec, lora=None), device, torch.float32)
+        model = load_model(spec if one_step else replace(spec, lora=None), device, torch.float32)
     except ModelError as error:
         raise ConfigError(str(error)) from error
+    model.loras.apply([(model.one_step, 1.0)])
     if (model.unet.config.sample_size or 64) ** 2 <= FEW_TOKENS:
         model.unet.set_attn_processor(AttnProcessor())  # its backward is faster there; on many it takes memory
     return model
@@ -108,12 +109,11 @@ def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | G
     if not config.maker:
         raise ConfigError("captions need a maker: the one-step model that makes latents of them")
     device = base.unet.device
-    maker = _load(config.maker, device, keep_lora=True)
+    maker = _load(config.maker, device, one_step=True)
     if maker.autoencoder.config.latent_channels != base.autoencoder.config.latent_channels:
         raise ConfigError(
             f"{config.maker} and {config.model} have different latents; choose a maker of the same family"
         )
-    maker.loras.apply([(maker.one_step, 1.0)])
     denoise = Denoiser(maker.unet, maker.schedule, maker.prediction)
     phrases = read_captions(Path(config.captions))
     read = encode_texts(phrases, maker.tokenizer, maker.text_encoder)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import ModelMixin, SchedulerMixin
@@ -30,6 +30,10 @@ FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # kohya's names, by the width of the p
 HUB_LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0", "creativeml-openrail-m", "openrail", "openrail++")
 
 
+Kind = Literal["lora", "network", "controlnet"]
+KINDS: dict[Kind, str] = {"lora": "A LoRA", "network": "A whole network", "controlnet": "A ControlNet"}
+
+
 @dataclass(frozen=True)
 class Card:
     """What a model card says that neither the weights nor the settings tell.
@@ -44,6 +48,7 @@ class Card:
         one_step: whether it draws in one evaluation; otherwise it is shown with a multi-step sampler.
         run: the run's folder, for its last losses and its first and last preview; None to show none.
         prior: mean and deviation (C,) of the latents that it was trained on, for the informative prior.
+        trigger: words in a prompt that call what was learned; "" where there are none.
     """
 
     title: str
@@ -55,6 +60,7 @@ class Card:
     one_step: bool = True
     run: Path | None = None
     prior: tuple[Tensor, Tensor] | None = None
+    trigger: str = ""
 
 
 def save_lora(
@@ -102,7 +108,7 @@ def save_lora(
     _write(folder / LORA_FILE, lambda path: save_file(diffusers, path, for_diffusers))
     _write(folder / KOHYA_FILE, lambda path: save_file(kohya, path, for_kohya))
     _save_scheduler(folder, scheduler)
-    _save_card(folder, config, card, steps, scheduler is not None, full=False)
+    _save_card(folder, config, card, steps, scheduler is not None, "lora")
 
 
 def save_network(
@@ -125,16 +131,45 @@ def save_network(
         scheduler: with the noise schedule to use, where it is not the base model's.
         max_shard_size: the weights are split into files of at most this size.
     """
+    half = _half_network(network)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "unet", lambda path: half.save_pretrained(path, max_shard_size=max_shard_size))
+    _save_settings(folder, config)
+    _save_scheduler(folder, scheduler)
+    _save_card(folder, config, card, steps, scheduler is not None, "network")
+
+
+def save_controlnet(network: ModelMixin, folder: Path, config: Settings, card: Card, steps: int) -> None:
+    """Write a ControlNet, in float16, so that `folder` itself is what ``ControlNetModel.from_pretrained`` reads.
+
+    Args:
+        network: compiled or not, on any device; left as it is.
+        folder: gets the weights with their ``config.json``, ``yoso_config.json``, ``README.md`` and previews.
+        config: the settings of the run.
+        card: what the card says.
+        steps: optimizer steps done.
+    """
+    half = _half_network(network)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "controlnet", half.save_pretrained)
+    for written in (folder / "controlnet").iterdir():
+        written.replace(folder / written.name)
+    (folder / "controlnet").rmdir()
+    _save_settings(folder, config)
+    _save_card(folder, config, card, steps, False, "controlnet")
+
+
+def _half_network(network: ModelMixin) -> ModelMixin:
     network = getattr(network, "_orig_mod", network)
     with torch.device("meta"):
         half = type(network).from_config(network.config)
     half.load_state_dict({_plain(key): _half(value) for key, value in network.state_dict().items()}, assign=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "unet", lambda path: half.save_pretrained(path, max_shard_size=max_shard_size))
+    return half
+
+
+def _save_settings(folder: Path, config: Settings) -> None:
     settings = json.dumps(_public(config), indent=2)
     _write(folder / TRAINED_HERE, lambda path: path.write_text(settings + "\n", encoding="utf-8"))
-    _save_scheduler(folder, scheduler)
-    _save_card(folder, config, card, steps, scheduler is not None, full=True)
 
 
 def read_config(path: Path) -> dict | None:
@@ -202,20 +237,20 @@ def _save_scheduler(folder: Path, scheduler: SchedulerMixin | None) -> None:
         _write(folder / "scheduler", scheduler.save_pretrained)
 
 
-def _save_card(folder: Path, config: Settings, card: Card, steps: int, own_schedule: bool, full: bool) -> None:
+def _save_card(folder: Path, config: Settings, card: Card, steps: int, own_schedule: bool, kind: Kind) -> None:
     """The card comes last, so that a folder with one is complete."""
     previews = _copy_previews(card.run, folder)
     parts = [
-        f"---\n{_front_matter(card, full)}\n---",
+        f"---\n{_front_matter(card, kind)}\n---",
         f"# {card.title}",
         card.description,
-        f"{'A whole network' if full else 'A LoRA'} for {_link(card.base)}, trained for {steps:,} steps.",
+        f"{KINDS[kind]} for {_link(card.base)}, trained for {steps:,} steps.",
         "## How to use it",
         "With plain [diffusers](https://github.com/huggingface/diffusers), in this folder (from a hub, the "
         'repository\'s name takes the place of `"."`):',
-        f"```python\n{_usage(card, own_schedule, full)}\n```",
+        f"```python\n{_usage(card, own_schedule, kind)}\n```",
     ]
-    if not full:
+    if kind == "lora":
         parts.append(f"Programs that read kohya's format, such as ComfyUI and A1111, take `{KOHYA_FILE}`.")
     if previews:
         parts += ["## Previews", *(f"![{caption}]({name})\n\n{caption}" for name, caption in previews.items())]
@@ -227,15 +262,16 @@ def _save_card(folder: Path, config: Settings, card: Card, steps: int, own_sched
     _write(folder / "README.md", lambda path: path.write_text("\n\n".join(parts) + "\n", encoding="utf-8"))
 
 
-def _front_matter(card: Card, full: bool) -> str:
+def _front_matter(card: Card, kind: Kind) -> str:
     """YAML as the hub checks it: a base model must be on the hub, and a licence in its list or "other"."""
     base = {} if card.base.is_folder else {"base_model": card.base.place}
-    relation = {"base_model_relation": "finetune" if full else "adapter"} if base else {}
+    relation = {"base_model_relation": "finetune" if kind == "network" else "adapter"} if base else {}
     known = card.licence in HUB_LICENCES
     licence = {"license": card.licence} if known else {"license": "other", "license_name": card.licence}
-    tags = ["text-to-image", "diffusers"] + ["one-step", "yoso"] * card.one_step + ["lora"] * (not full)
+    tags = ["text-to-image", "diffusers"] + ["one-step", "yoso"] * card.one_step + [kind] * (kind != "network")
+    trigger = {"instance_prompt": card.trigger} if card.trigger else {}  # the hub's name for it
     return ModelCardData(
-        **base, **licence, **relation, library_name="diffusers", pipeline_tag="text-to-image", tags=tags
+        **base, **licence, **relation, **trigger, library_name="diffusers", pipeline_tag="text-to-image", tags=tags
     ).to_yaml()
 
 
@@ -245,27 +281,43 @@ def _link(base: Source) -> str:
     return f"[{base.place}](https://huggingface.co/{base.place}) at `{base.revision}`"
 
 
-def _usage(card: Card, own_schedule: bool, full: bool) -> str:
+def _usage(card: Card, own_schedule: bool, kind: Kind) -> str:
     """A program that makes a picture; the published way for a one-step model."""
     sampler = "LCMScheduler" if card.one_step else "DDIMScheduler"
     base = json.dumps(card.base.place) + (f', revision="{card.base.revision}"' if card.base.revision else "")
     schedule = (
         '.from_pretrained(".", subfolder="scheduler")' if own_schedule else ".from_config(pipeline.scheduler.config)"
     )
+    pipeline, part, given, options = "StableDiffusionPipeline", "", "", ""
+    lines = []
+    if kind == "network":
+        part, given = ", UNet2DConditionModel", ", unet=unet"
+        lines = ['unet = UNet2DConditionModel.from_pretrained(".", subfolder="unet")']
+    elif kind == "controlnet":
+        pipeline, part, given, options = (
+            "StableDiffusionControlNetPipeline",
+            ", ControlNetModel",
+            ", controlnet=controlnet",
+            "image=edges, ",
+        )
+        lines = [
+            'controlnet = ControlNetModel.from_pretrained(".")',
+            'edges = Image.open("edges.png").convert("RGB")  # white on black, of the size of the picture',
+        ]
     lines = [
-        f"from diffusers import {sampler}, StableDiffusionPipeline{', UNet2DConditionModel' * full}",
+        *["from PIL import Image"] * (kind == "controlnet"),
+        f"from diffusers import {', '.join(sorted([sampler, pipeline, *part.split(', ')[1:]]))}",
         "",
-        *['unet = UNet2DConditionModel.from_pretrained(".", subfolder="unet")'] * full,
-        f"pipeline = StableDiffusionPipeline.from_pretrained({base}{', unet=unet' * full})",
+        *lines,
+        f"pipeline = {pipeline}.from_pretrained({base}{given})",
         f"pipeline.scheduler = {sampler}{schedule}",
-        *['pipeline.load_lora_weights(".")'] * (not full),
+        *['pipeline.load_lora_weights(".")'] * (kind == "lora"),
         f"prompt = {json.dumps(card.prompt, ensure_ascii=False)}",
     ]
     if card.one_step:
-        lines += [
-            'pipeline(prompt, num_inference_steps=1, guidance_scale=1).images[0].save("one-step.png")',
-            'pipeline(prompt, num_inference_steps=2, guidance_scale=1).images[0].save("two-steps.png")',
-        ]
+        for steps, name in ((1, "one-step"), (2, "two-steps")):
+            arguments = f"prompt, {options}num_inference_steps={steps}, guidance_scale=1"
+            lines.append(f'pipeline({arguments}).images[0].save("{name}.png")')
     else:
         lines.append('pipeline(prompt, num_inference_steps=25).images[0].save("picture.png")')
     return "\n".join(lines)

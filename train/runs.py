@@ -12,9 +12,10 @@ from torch import Tensor
 from train.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.config import ConfigError
 from train.console import follow
-from train.data import CaptionedLatents, GeneratedLatents, Problem, weights_fingerprint
+from train.controlnet import ControlConfig, ControlTask, build_controlnet, maps_of
+from train.data import CaptionedLatents, GeneratedLatents, Problem, load_pictures, weights_fingerprint
 from train.diffusion import DiffusionConfig, DiffusionTask
-from train.export import Card, save_lora, save_network
+from train.export import Card, save_controlnet, save_lora, save_network
 from train.scratch import ScratchConfig, ScratchDiffusionConfig, build_task
 from train.trainer import Trainer, writing
 from train.yoso import YosoConfig, YosoTask
@@ -74,6 +75,39 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
     if follow(trainer):
         scheduler = DDIMScheduler.from_config(scheduler) if moved else None  # not all can end in pure noise
         _hand_over(trainer, "network", config, base, scheduler, one_step=False)
+
+
+def train_controlnet(config: ControlConfig, folder: Path) -> None:
+    """Train a ControlNet for a model with its one-step LoRA; writes it as a folder of diffusers.
+
+    Raises:
+        ConfigError: there are no pictures to take maps of.
+    """
+    begin(folder, config.data)
+    if not config.data:
+        raise ConfigError("name the training data: a folder of captioned pictures, whose edges are the maps")
+    base = load_base(config, PartialState().device, one_step=True)
+    data = _load_data(config, base, folder)
+    pictures = load_pictures(Path(config.data), base.spec.resolution).pictures
+    maps = torch.stack([torch.from_numpy(maps_of(one.permute(1, 2, 0).numpy())) for one in pictures])
+    torch.manual_seed(config.seed)
+    controlnet = build_controlnet(base.unet, config.whole_encoder).to(base.unet.device).train()
+    controlnet.to(memory_format=torch.channels_last)
+    preview = previewer(config, base, data)
+    task = ControlTask(base.unet, controlnet, base.schedule, base.prediction, data, maps, config, preview)
+    trainer = Trainer(task, config, folder)
+    if follow(trainer) and PartialState().is_main_process:
+        card = Card(
+            title=f"{base.spec.title}, guided by edges",
+            description="Draws along edges (Canny) or a scribble, white on black, in one evaluation as in many.",
+            base=base.spec.source,
+            licence=base.spec.licence,
+            data=f"{len(data):,} pictures of `{Path(config.data).name}`, their edges and scribbles made of them.",
+            prompt=config.preview_prompts[0] if config.preview_prompts else "a red heart",
+            run=folder,
+        )
+        with writing(folder):
+            save_controlnet(trainer.averages["controlnet"], folder / "output", config, card, trainer.step)
 
 
 def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:

@@ -4,6 +4,7 @@ Pictures are (B, 3, H, W) in [-1, 1]; latents are (B, C, H/f, W/f), scaled by th
 they have about unit variance.
 """
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,6 +18,11 @@ def encode(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
 def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
     """Pictures of scaled latents; `autoencoder` may also be an ``AutoencoderTiny``."""
     return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as (1, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_pil(pictures: Tensor) -> list[Image.Image]:

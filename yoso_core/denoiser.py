@@ -18,6 +18,14 @@ class Denoise(Protocol):
     def __call__(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor: ...
 
 
+class Control(Protocol):
+    """noisy (B, C, h, w), t (B,), context (B, L, D) -> what a ControlNet adds to the network's skips and to its middle;
+    None where it does not act.
+    """
+
+    def __call__(self, noisy: Tensor, t: Tensor, context: Tensor) -> tuple[list[Tensor], Tensor] | None: ...
+
+
 def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
     """c_skip(t) = s^2 / ((10 t)^2 + s^2) and c_out(t) = 10 t / sqrt((10 t)^2 + s^2), s = 0.5; each (B,) float32."""
     scaled = t.float() * BOUNDARY_TIME_SCALE
@@ -34,16 +42,27 @@ class Denoiser:
         prediction: what it returns.
         consistent: blend with the input so that G(z_0, 0) = z_0, as one-step generators are trained;
             False for a plain diffusion model.
+        control: what guides it beside the prompt.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: NoiseSchedule, prediction: Prediction, consistent: bool = True
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        prediction: Prediction,
+        consistent: bool = True,
+        control: Control | None = None,
     ) -> None:
-        self.network, self.schedule, self.prediction, self.consistent = network, schedule, prediction, consistent
+        self.network, self.schedule, self.prediction = network, schedule, prediction
+        self.consistent, self.control = consistent, control
 
     def output(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """The bare network output (B, C, h, w), in the network's own prediction type."""
-        return self.network(noisy, t, encoder_hidden_states=context, return_dict=False)[0]
+        added = self.control(noisy, t, context) if self.control else None
+        options = (
+            {"down_block_additional_residuals": added[0], "mid_block_additional_residual": added[1]} if added else {}
+        )
+        return self.network(noisy, t, encoder_hidden_states=context, return_dict=False, **options)[0]
 
     def __call__(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
         clean = self.schedule.to_clean(self.output(noisy, t, context), noisy, t, self.prediction)

@@ -1,27 +1,50 @@
 """The engine: owner of weights, adapters and device. Requests in, results out, one at a time."""
 
 import dataclasses
+import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from yoso_core.autoencoder import decode, to_pil
-from yoso_core.denoiser import Denoiser, guided
+from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
+from yoso_core.conditioning import (
+    CONTROLS,
+    Annotations,
+    ControlSpec,
+    Guide,
+    choose_control,
+    load_control,
+    map_tensor,
+)
+from yoso_core.denoiser import Denoise, Denoiser, guided
+from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
 from yoso_core.lora import Lora, admit
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
-from yoso_core.requests import GenerateRequest, RequestError
-from yoso_core.sampling import few_step, few_step_timesteps, prior_start
+from yoso_core.pictures import square, square_note
+from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError
+from yoso_core.sampling import (
+    ddim,
+    edit_timesteps,
+    few_step,
+    prior_start,
+    repaint,
+    sdedit_start,
+    strength_timestep,
+)
 
 MODELS_IN_MEMORY = 2
+CONTROLS_IN_MEMORY = 2
 PROMPTS_IN_MEMORY = 256
+PICTURES_IN_MEMORY = 8  # encoded ones, and control maps: what sliders are dragged over
 
 
 class PictureError(RuntimeError):
@@ -57,6 +80,9 @@ class Result:
         evaluations: network evaluations a picture, guidance counted.
         seconds: time by stage: "text", "network", "decode", and "total" with everything.
         cut: the part of the prompt beyond the token limit, which the model did not read; "" if none.
+        before: of an edit, the picture as it was laid out.
+        control_map: what the ControlNet followed.
+        notes: what was done to the pictures that were given, in words.
     """
 
     request: GenerateRequest
@@ -65,6 +91,33 @@ class Result:
     evaluations: int
     seconds: dict[str, float]
     cut: str = ""
+    before: Image.Image | None = None
+    control_map: Image.Image | None = None
+    notes: tuple[str, ...] = ()
+
+
+Kept = TypeVar("Kept")
+
+
+class Memory(Generic[Kept]):
+    """The last few things that took time to make, by what they were made of."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        if key not in self._kept:
+            made = make()
+            while len(self._kept) >= self.limit:
+                self._kept.popitem(last=False)
+            self._kept[key] = made
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def forget(self, which: Callable[[Hashable], bool] = lambda key: True) -> None:
+        for key in [key for key in self._kept if which(key)]:
+            del self._kept[key]
 
 
 @dataclass
@@ -83,6 +136,13 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
+def digest(picture: Image.Image | None) -> str:
+    """A short text that is another for another picture."""
+    if picture is None:
+        return ""
+    return hashlib.blake2b(picture.tobytes(), key=f"{picture.mode} {picture.size}".encode()).hexdigest()
+
+
 class Engine:
     """Answers requests, one at a time, whoever asks from whatever thread.
 
@@ -90,6 +150,7 @@ class Engine:
         models: what can be asked for, by name.
         device: "cpu", "cuda", ...; None takes the best there is.
         dtype: overrides each model's own choice.
+        controls: the ControlNets that can be asked for, by name.
     """
 
     def __init__(
@@ -97,22 +158,37 @@ class Engine:
         models: Mapping[str, ModelSpec] = MODELS,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        controls: Mapping[str, ControlSpec] = CONTROLS,
     ) -> None:
-        self.models = dict(models)
+        self.models, self.controls = dict(models), dict(controls)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype
         self.lock = threading.Lock()
+        self.annotate = Annotations()
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lora_files: dict[str, Path] = {}
         self._admitted: dict[tuple[str, str], Lora] = {}
-        self._contexts: OrderedDict[tuple, tuple[Tensor, str]] = OrderedDict()
+        # Their keys begin with the model's name.
+        self._contexts: Memory[tuple[Tensor, str]] = Memory(PROMPTS_IN_MEMORY)
+        self._networks: Memory[torch.nn.Module] = Memory(CONTROLS_IN_MEMORY)
+        self._latents: Memory[tuple[Canvas, Tensor]] = Memory(PICTURES_IN_MEMORY)
+        self._maps: Memory[Image.Image] = Memory(PICTURES_IN_MEMORY)
 
     def add_lora(self, name: str, path: Path) -> None:
         """Put a LoRA file into the library under `name`; it is checked when first used with a model."""
         with self.lock:
             self._lora_files[name] = Path(path)
             self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
-            self._contexts.clear()  # they are told apart by the identity of LoRAs that may be gone now
+            self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
+
+    def check_lora(self, name: str, model: str) -> None:
+        """See whether a LoRA of the library fits a model.
+
+        Raises:
+            RequestError: it does not, and why.
+        """
+        with self.lock, memory_guard():
+            self._lora(model, self._model(model, lambda message: None), name)
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
         """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does."""
@@ -131,42 +207,123 @@ class Engine:
         """
         with self.lock, memory_guard(), torch.inference_mode():
             started = time.perf_counter()
-            result = self._generate(request, report)
+            result = self._run(request, report)
         return dataclasses.replace(result, seconds=result.seconds | {"total": time.perf_counter() - started})
 
-    def _generate(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
+    def control_map(self, use: ControlUse, size: int, report: Callable[[str], None] = lambda message: None):
+        """The map that a ControlNet would be given at this size, to be looked at.
+
+        Raises:
+            RequestError: an unknown annotator, or one whose weights are not here.
+        """
+        with self.lock, memory_guard(), torch.inference_mode():
+            return self._map(use, size, report)
+
+    def _run(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
         model = self._model(request.model, report)
-        size, unit = request.size or model.spec.resolution, model.pixels_per_latent
-        if size > max(model.spec.sizes) or size % unit:
-            raise RequestError(
-                f"{model.spec.title} draws up to {max(model.spec.sizes)} pixels in steps of {unit}, not {size}."
-            )
+        size = self._size(request, model)
         loras = [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
-        model.loras.apply([(model.one_step, 1.0), *loras])
         watch = Stopwatch(self.device)
+        with watch.stage("weights"):
+            model.loras.apply([(model.one_step, request.one_step), *loras])
         with watch.stage("text"):
             context, cut = self._context(request, model, request.prompt)
             negative, _ = self._context(request, model, request.negative) if request.guidance > 1 else (context, "")
-        denoise = guided(Denoiser(model.unet, model.schedule, model.prediction), request.guidance, negative)
-        timesteps = few_step_timesteps(request.steps, len(model.schedule))
+        notes: list[str] = []
+        guide, control_map = None, None
+        if request.control is not None:
+            with watch.stage("control"):
+                control_map = self._map(request.control, size, report)
+                guide = self._guide(request.control, request.model, model, control_map, report)
+            notes += filter(None, [square_note(request.control.picture, request.control.fit)])
+        consistent = request.sampler == "consistency"
+        plain = Denoiser(model.unet, model.schedule, model.prediction, consistent, guide)
+        denoise = guided(plain, request.guidance, negative)
+        canvas, latent = None, None
+        if isinstance(request, EditRequest):
+            with watch.stage("encode"):
+                canvas, latent = self._canvas(request, model, size)
+            notes += canvas.notes
+            if canvas.mask is not None:
+                denoise = repaint(denoise, latent, latent_mask(canvas.mask, latent.shape[2:]).to(latent))
         seeds = [(request.seed + index) % 2**32 for index in range(request.count)]
         pictures: list[Image.Image] = []
+        evaluations = 0
         # One picture at a time: arithmetic in a batch rounds differently, and a seed must mean one picture.
         for number, seed in enumerate(seeds, 1):
             report(f"Drawing picture {number} of {request.count}")
-            noises = self._noises(seed, request.steps, model, size // unit)
+            noises = self._noises(seed, request.steps if consistent else 1, model, size // model.pixels_per_latent)
             with watch.stage("network"):
-                start = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
-                clean = few_step(denoise, model.schedule, start, context, timesteps, noises[1:])
+                clean, evaluations = self._sample(request, model, denoise, context, noises, latent)
             with watch.stage("decode"):
                 decoded = decode(model.decoder, clean)
                 if not torch.isfinite(decoded).all():
                     raise PictureError(
                         f"{model.spec.title} returned NaN for seed {seed}; try another seed or weaker LoRAs."
                     )
-                pictures += to_pil(decoded)
-        evaluations = request.steps * (2 if request.guidance > 1 else 1)
-        return Result(request, pictures, seeds, evaluations, watch.seconds, cut)
+                pictures += [put_together(canvas, made) if canvas else made for made in to_pil(decoded)]
+        evaluations *= 2 if request.guidance > 1 else 1
+        before = canvas.picture if canvas else None
+        return Result(request, pictures, seeds, evaluations, watch.seconds, cut, before, control_map, tuple(notes))
+
+    def _size(self, request: GenerateRequest, model: LoadedModel) -> int:
+        size, unit = request.size or model.spec.resolution, model.pixels_per_latent
+        if size > max(model.spec.sizes) or size % unit:
+            raise RequestError(
+                f"{model.spec.title} draws up to {max(model.spec.sizes)} pixels in steps of {unit}, not {size}."
+            )
+        return size
+
+    def _sample(
+        self,
+        request: GenerateRequest,
+        model: LoadedModel,
+        denoise: Denoise,
+        context: Tensor,
+        noises: list[Tensor],
+        latent: Tensor | None,
+    ) -> tuple[Tensor, int]:
+        """A clean latent (1, C, h, w), and the timesteps that it took.
+
+        Args:
+            latent: (1, C, h, w) of the picture to edit; None to begin from nothing.
+        """
+        schedule, last = model.schedule, model.schedule.last
+        t = last if latent is None else strength_timestep(schedule, request.strength)
+        if t == 0:
+            return latent, 0
+        if t == last:
+            start = prior_start(schedule, noises[0], model.prior_mean, model.prior_deviation)
+        else:
+            start = sdedit_start(schedule, latent, noises[0], t)
+        if request.sampler == "ddim":
+            return ddim(denoise, schedule, start, context, request.steps), request.steps
+        timesteps = edit_timesteps(request.steps, t, len(schedule))
+        return few_step(denoise, schedule, start, context, timesteps, noises[1:]), request.steps
+
+    def _canvas(self, request: EditRequest, model: LoadedModel, size: int) -> tuple[Canvas, Tensor]:
+        """The picture of an edit as it is laid out, and its latent (1, C, h, w)."""
+        given = (digest(request.picture), digest(request.mask), request.feather, request.grow, request.fit)
+
+        def make() -> tuple[Canvas, Tensor]:
+            canvas = lay_out(request, size)
+            pixels = to_tensor(canvas.picture).to(self.device, model.autoencoder.dtype)
+            latent = encode(model.autoencoder, pixels.contiguous(memory_format=torch.channels_last))
+            return canvas, latent.to(model.unet.dtype)
+
+        return self._latents.get((request.model, size, *given), make)
+
+    def _map(self, use: ControlUse, size: int, report: Callable[[str], None]) -> Image.Image:
+        key = (digest(use.picture), size, use.annotator, use.low, use.high, use.fit)
+        return self._maps.get(key, lambda: self.annotate(square(use.picture, size, use.fit), use, report))
+
+    def _guide(
+        self, use: ControlUse, name: str, model: LoadedModel, control_map: Image.Image, report: Callable[[str], None]
+    ) -> Guide:
+        chosen = choose_control(self.controls, use, model.spec.family)
+        network = self._networks.get((name, chosen), lambda: load_control(self.controls[chosen], model, report))
+        values = map_tensor(control_map).to(self.device, model.unet.dtype)
+        return Guide(network, values, model.schedule.last, use.strength, use.start, use.end)
 
     def _noises(self, seed: int, count: int, model: LoadedModel, side: int) -> list[Tensor]:
         """Standard normal noises of one picture, drawn on the CPU so that a seed means the same on every device."""
@@ -182,19 +339,16 @@ class Engine:
 
         A LoRA may change the text encoder, so the set in force is part of the key.
         """
-        key = (request.model, model.loras.active, text)
-        if key not in self._contexts:
+
+        def make() -> tuple[Tensor, str]:
             limit = model.tokenizer.model_max_length
             options = {"truncation": True, "max_length": limit, "return_tensors": "pt"}
             tokens = model.tokenizer(text, padding="max_length", **options).input_ids
             whole = model.tokenizer(text).input_ids
             cut = model.tokenizer.decode(whole[limit - 1 : -1]) if len(whole) > limit else ""
-            context = model.text_encoder(tokens.to(self.device))[0].to(model.unet.dtype)
-            self._contexts[key] = context, cut
-            if len(self._contexts) > PROMPTS_IN_MEMORY:
-                self._contexts.popitem(last=False)
-        self._contexts.move_to_end(key)
-        return self._contexts[key]
+            return model.text_encoder(tokens.to(self.device))[0].to(model.unet.dtype), cut
+
+        return self._contexts.get((request.model, model.loras.active, text), make)
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:
@@ -211,8 +365,8 @@ class Engine:
     def _forget(self, name: str) -> None:
         del self._loaded[name]
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[0] != name}
-        for key in [key for key in self._contexts if key[0] == name]:
-            del self._contexts[key]
+        for memory in (self._contexts, self._networks, self._latents):
+            memory.forget(lambda key: key[0] == name)
 
     def _lora(self, model_name: str, model: LoadedModel, name: str) -> Lora:
         if name not in self._lora_files:

@@ -56,6 +56,7 @@ class ModelSpec:
         dtype: "float32" or "bfloat16"; what the networks compute in on this kind of model.
         styles: words that the prompt understands as style chips.
         sizes: sides in pixels that it draws well.
+        family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
     """
 
     title: str
@@ -69,6 +70,7 @@ class ModelSpec:
     dtype: str = "bfloat16"
     styles: tuple[str, ...] = ()
     sizes: tuple[int, ...] = (384, 512, 640, 768)
+    family: str = "sd15"
 
 
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
@@ -76,7 +78,7 @@ HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
-SD15_CONTEXT = 768  # width of the prompt's encoding, which tells the Stable Diffusion 1 family
+FAMILIES = {192: "yoso-emoji", 768: "sd15", 1024: "sd2"}  # by the width of the prompt's encoding
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
 
 MODELS: dict[str, ModelSpec] = {
@@ -89,6 +91,7 @@ MODELS: dict[str, ModelSpec] = {
         dtype="float32",
         styles=("3d", "flat", "noto", "twemoji"),
         sizes=(64,),
+        family="yoso-emoji",
     ),
     "sd15-yoso": ModelSpec(
         title="Stable Diffusion 1.5 + YOSO",
@@ -110,6 +113,7 @@ MODELS: dict[str, ModelSpec] = {
         resolution=512,
         tiny_decoder=TAESD,
         variant="fp16",
+        family="sd2",
     ),
 }
 
@@ -163,9 +167,9 @@ def local_model(folder: str) -> ModelSpec:
     """
     path, like = Path(folder).expanduser(), MODELS["sd15-yoso"]
     lora, tiny = path / "yoso_lora.safetensors", path / "tiny_decoder"
+    family = FAMILIES.get(_config(path / "unet").get("cross_attention_dim"), "")
     if not lora.exists():
-        like_sd15 = _config(path / "unet").get("cross_attention_dim") == SD15_CONTEXT
-        lora = like.lora if like_sd15 and not (path / TRAINED_HERE).exists() else None
+        lora = like.lora if family == "sd15" and not (path / TRAINED_HERE).exists() else None
     try:  # pixels a side that the networks were made for
         levels, side = len(_config(path / "vae")["block_out_channels"]), _config(path / "unet")["sample_size"]
         resolution = int(min(side) if isinstance(side, list) else side) * 2 ** (levels - 1)
@@ -182,6 +186,7 @@ def local_model(folder: str) -> ModelSpec:
         lora=lora,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
+        family=family,
     )
 
 
@@ -255,12 +260,12 @@ def load_model(
     unchecked = {"safety_checker": None, "requires_safety_checker": False}
     place = spec.source.place
     if not spec.source.is_folder:
-        place = _loaded(StableDiffusionPipeline.download, spec, spec.source, variant=spec.variant, **unchecked)
-    _refuse_other_files(spec, Path(place))
+        place = load_part(StableDiffusionPipeline.download, spec.title, spec.source, variant=spec.variant, **unchecked)
+    refuse_other_files(spec.title, Path(place))
     # By itself, because only so transformers tells which weights the files lack; it makes those up.
-    text_encoder, told = _loaded(
+    text_encoder, told = load_part(
         CLIPTextModel.from_pretrained,
-        spec,
+        spec.title,
         Source(place),
         subfolder="text_encoder",
         dtype=dtype,
@@ -269,9 +274,9 @@ def load_model(
     )
     if missing := sorted(told["missing_keys"]):
         raise ModelError(f"The text encoder of {spec.title} lacks the weights {missing[0]}; its files are incomplete.")
-    pipeline = _loaded(
+    pipeline = load_part(
         StableDiffusionPipeline.from_pretrained,
-        spec,
+        spec.title,
         Source(place),
         text_encoder=text_encoder,
         dtype=dtype,
@@ -293,7 +298,7 @@ def load_model(
         from diffusers import AutoencoderTiny
 
         report(f"Loading the fast decoder of {spec.title}")
-        decoder = _loaded(AutoencoderTiny.from_pretrained, spec, spec.tiny_decoder, dtype=dtype)
+        decoder = load_part(AutoencoderTiny.from_pretrained, spec.title, spec.tiny_decoder, dtype=dtype)
     for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae, decoder):
         network.requires_grad_(False).eval().to(device)
     for network in (pipeline.unet, pipeline.vae, decoder):
@@ -335,19 +340,29 @@ def _schedule(spec: ModelSpec, config) -> NoiseSchedule:
         raise ModelError(f"{spec.title} can't be used: {error}.") from None
 
 
-def _refuse_other_files(spec: ModelSpec, folder: Path) -> None:
+def refuse_other_files(title: str, folder: Path) -> None:
     """The lists of sharded weights may name any file; only safetensors beside them are read.
 
     Raises:
         ModelError: one names something else.
     """
-    for index in folder.glob("*/*.safetensors.index*.json"):
+    for index in folder.rglob("*.safetensors.index*.json"):
         try:
             names = set(json.loads(index.read_text())["weight_map"].values())
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             names = {"nothing that can be read"}
         if odd := [name for name in names if not SHARD.fullmatch(str(name))]:
-            raise ModelError(f"{spec.title} lists weights in {odd[0]!r:.60}; only safetensors files are read.")
+            raise ModelError(f"{title} lists weights in {odd[0]!r:.60}; only safetensors files are read.")
+
+
+def refuse_missing_weights(title: str, network: nn.Module) -> None:
+    """What diffusers found no weights for is left on the "meta" device.
+
+    Raises:
+        ModelError: there is such a weight.
+    """
+    if lacking := [key for key, value in network.state_dict().items() if value.is_meta]:
+        raise ModelError(f"{title} lacks the weights {lacking[0]}; its files are incomplete.")
 
 
 def _refuse_other_families(spec: ModelSpec, pipeline) -> None:
@@ -360,8 +375,7 @@ def _refuse_other_families(spec: ModelSpec, pipeline) -> None:
     if absent := [name for name, part in parts.items() if part is None]:
         raise ModelError(f"The folder {spec.source.place} is not a whole diffusers model ({absent[0]} is missing).")
     for name in ("unet", "vae"):
-        if lacking := [key for key, value in parts[name].state_dict().items() if value.is_meta]:
-            raise ModelError(f"The {name} of {spec.title} lacks the weights {lacking[0]}; its files are incomplete.")
+        refuse_missing_weights(f"The {name} of {spec.title}", parts[name])
     unet, channels = pipeline.unet.config, pipeline.vae.config.latent_channels
     extra = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
     wanting = [name for name in extra if unet.get(name) is not None]
@@ -385,10 +399,10 @@ def _refuse_other_families(spec: ModelSpec, pipeline) -> None:
     raise ModelError(f"{spec.title} is not a Stable Diffusion model that can be used here: {reason}.")
 
 
-def _loaded(call: Callable, spec: ModelSpec, source: Source, **options):
+def load_part(call: Callable, title: str, source: Source, **options):
     """What a `from_pretrained` returns: safetensors only, no remote code, and errors in one sentence."""
     if source.is_folder and not os.path.isdir(source.place):
-        raise ModelError(f"{spec.title} is not at {source.place}; please check the folder's path.")
+        raise ModelError(f"{title} is not at {source.place}; please check the folder's path.")
     try:
         return call(
             source.place,

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from yoso_core.requests import RequestError
+from yoso_core.requests import PIXEL_LIMIT, RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-PIXEL_LIMIT = 25_000_000
 
 # How a picture is turned upright, by its EXIF orientation; 1 is upright.
 TURNS = {
@@ -130,21 +129,35 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.round((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))
 
 
-def square(picture: Image.Image, size: int, how: Literal["crop", "fit", "pad"] = "crop") -> Image.Image:
-    """An RGB picture as `size` x `size` pixels.
+def square(picture: Image.Image, size: int, how: str = "crop") -> Image.Image:
+    """A picture as `size` x `size` pixels.
 
     Args:
-        picture: RGB.
+        picture: RGB, or L.
         size: side in pixels.
         how: "crop" keeps the middle, "fit" squeezes the whole picture into the square, "pad" puts the whole picture,
             shapes kept, on white.
     """
+    if picture.size == (size, size):
+        return picture
     if how == "crop":
         return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     if how == "fit":
         return picture.resize((size, size), Image.Resampling.LANCZOS)
     scale = size / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    canvas = Image.new("RGB", (size, size), "white")
+    canvas = Image.new(picture.mode, (size, size), "white")
     canvas.paste(picture.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2))
     return canvas
+
+
+def square_note(picture: Image.Image, how: str) -> str | None:
+    """What `square` does to a picture, in words; None where it only changes its size."""
+    if picture.width == picture.height:
+        return None
+    shape = f"{picture.width} x {picture.height}"
+    return {
+        "crop": f"{shape}: cropped to its middle",
+        "fit": f"{shape}: squeezed into a square",
+        "pad": f"{shape}: put on a white square",
+    }[how]

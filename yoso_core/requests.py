@@ -6,11 +6,15 @@ The studio, the command line and the API all build these. Every refusal is one s
 import math
 import numbers
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from PIL import Image
 
 DEFAULT_MODEL = "yoso-emoji"
 STEPS = (1, 2, 4)
+TEACHER_STEPS = (1, 50)
+SAMPLERS = ("consistency", "ddim")
 PROMPT_LIMIT = 2000  # characters; the token limit of any supported model is far below
 SEED_LIMIT = 2**32 - 1
 COUNT_LIMIT = 9
@@ -20,6 +24,12 @@ SIZE_RANGE = (64, 1024)  # pixels
 SIZE_STEP = 8
 LORA_LIMIT = 5
 LORA_WEIGHT_RANGE = (-1.0, 2.0)
+CONTROL_STRENGTH_LIMIT = 2.0
+THRESHOLD_LIMIT = 500
+PIXEL_LIMIT = 25_000_000
+FITS = ("crop", "fit", "pad")
+GROWTH_LIMIT = 1.0
+FEATHER_LIMIT = 0.25
 
 
 class RequestError(ValueError):
@@ -56,6 +66,21 @@ def check_text(name: str, value: Any, limit: int = PROMPT_LIMIT) -> str:
     return value
 
 
+def check_picture(name: str, value: Any, mode: str) -> Image.Image:
+    """A picture in memory; files are read, turned upright and converted by `yoso_core.pictures`."""
+    if not isinstance(value, Image.Image) or value.mode != mode:
+        raise RequestError(f"{name} must be a picture in mode {mode}.")
+    if not 0 < value.width * value.height <= PIXEL_LIMIT:
+        raise RequestError(f"{name} must have at most {PIXEL_LIMIT / 1e6:g} megapixels.")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise RequestError(f"{name} must be one of {', '.join(choices)}, not {value!r:.60}.")
+    return value
+
+
 @dataclass(frozen=True)
 class LoraUse:
     """One LoRA of the engine's library and how strongly it acts.
@@ -74,6 +99,49 @@ class LoraUse:
 
 
 @dataclass(frozen=True)
+class ControlUse:
+    """A ControlNet and the map that it follows.
+
+    Attributes:
+        picture: what the map is made of, RGB of any size.
+        annotator: how it is made; a key of `yoso_core.conditioning.ANNOTATORS`, or "map" if the picture is the map.
+        strength: 0 to 2; what the ControlNet adds to the network is scaled by it.
+        start, end: part of the way from noise (0) to the picture (1) on which it acts.
+        low, high: thresholds of "canny", on gradients of 8-bit pixels: above `high` starts an edge, above `low`
+            continues it.
+        network: a key of the engine's ControlNets; None for the first that fits the model and the annotator.
+        fit: how a picture that is not square becomes so.
+    """
+
+    picture: Image.Image = field(kw_only=True)
+    annotator: str = "canny"
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    low: int = 100
+    high: int = 200
+    network: str | None = None
+    fit: str = "crop"
+
+    def __post_init__(self) -> None:
+        def settle(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        check_picture("The control picture", self.picture, "RGB")
+        check_text("The annotator's name", self.annotator, 100)
+        settle("strength", check_number("Control strength", self.strength, 0.0, CONTROL_STRENGTH_LIMIT))
+        settle("start", check_number("The start of control", self.start, 0.0, 1.0))
+        settle("end", check_number("The end of control", self.end, 0.0, 1.0))
+        if self.start > self.end:
+            raise RequestError("Control must start before it ends; please lower its start.")
+        settle("low", check_whole("The low threshold", self.low, 0, THRESHOLD_LIMIT))
+        settle("high", check_whole("The high threshold", self.high, 0, THRESHOLD_LIMIT))
+        if self.network is not None:
+            check_text("The ControlNet's name", self.network, 500)
+        check_choice("Fit", self.fit, FITS)
+
+
+@dataclass(frozen=True)
 class GenerateRequest:
     """A picture from words.
 
@@ -81,12 +149,15 @@ class GenerateRequest:
         prompt: what to show; empty asks for an unconditional picture.
         negative: what to move away from; it acts only when guidance is above 1.
         seed: of the first picture; picture i has seed + i.
-        steps: network evaluations a picture (twice as many when guidance is above 1): 1, 2 or 4.
+        steps: network evaluations a picture (twice as many when guidance is above 1): 1, 2 or 4; with "ddim" 1 to 50.
         guidance: classifier-free guidance, 1 (off) to 8.
         count: 1 to 9 pictures.
         model: a key of the engine's models.
         size: side of the square picture in pixels, a multiple of 8; None for the model's own.
         loras: up to five, beside the model's own one-step LoRA.
+        one_step: weight of the model's own one-step LoRA, -1 to 2; 0 leaves the teacher.
+        sampler: "consistency" for one-step models, "ddim" for the teacher's many small steps.
+        control: what the picture has to follow.
     """
 
     prompt: str
@@ -98,6 +169,9 @@ class GenerateRequest:
     model: str = DEFAULT_MODEL
     size: int | None = None
     loras: tuple[LoraUse, ...] = ()
+    one_step: float = 1.0
+    sampler: str = "consistency"
+    control: ControlUse | None = None
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -107,15 +181,64 @@ class GenerateRequest:
         check_text("The negative prompt", self.negative)
         check_text("The model's name", self.model, 500)
         settle("seed", check_whole("The seed", self.seed, 0, SEED_LIMIT))
-        settle("steps", check_whole("Steps", self.steps, min(STEPS), max(STEPS)))
-        if self.steps not in STEPS:
-            raise RequestError(f"Steps must be one of {', '.join(map(str, STEPS))}, not {self.steps}.")
+        check_choice("The sampler", self.sampler, SAMPLERS)
+        if self.sampler == "ddim":
+            settle("steps", check_whole("Steps of the teacher", self.steps, *TEACHER_STEPS))
+        else:
+            settle("steps", check_whole("Steps", self.steps, min(STEPS), max(STEPS)))
+            if self.steps not in STEPS:
+                raise RequestError(f"Steps must be one of {', '.join(map(str, STEPS))}, not {self.steps}.")
         settle("guidance", check_number("Guidance", self.guidance, 1.0, GUIDANCE_LIMIT, GUIDANCE_STEP))
         settle("count", check_whole("The number of pictures", self.count, 1, COUNT_LIMIT))
         if self.size is not None:
             settle("size", check_whole("The size", self.size, *SIZE_RANGE, SIZE_STEP))
+        settle("one_step", check_number("The weight of the one-step LoRA", self.one_step, *LORA_WEIGHT_RANGE))
         if len(self.loras) > LORA_LIMIT:
             raise RequestError(f"At most {LORA_LIMIT} LoRAs act at once; please remove {len(self.loras) - LORA_LIMIT}.")
         if len({use.name for use in self.loras}) < len(self.loras):
             raise RequestError("A LoRA is named twice; please give it one weight.")
         settle("loras", tuple(self.loras))
+
+
+@dataclass(frozen=True)
+class EditRequest(GenerateRequest):
+    """A picture from a picture and words.
+
+    Attributes:
+        picture: RGB, of any size; it is made square first, as `fit` says.
+        strength: 0 gives it back through the autoencoder, 1 is pure generation, between them the picture starts from
+            the given one with that much noise (SDEdit).
+        mask: white ("L" above 0) where to repaint, of the picture's own size; None repaints everything. What lies
+            outside it and its feather keeps its pixels.
+        feather: width of the soft rim around the mask, as a fraction of the side, 0 to 0.25.
+        grow: outpainting: every side of the canvas grows by this fraction of the picture and is painted, 0 to 1.
+        fit: how a picture that is not square becomes so: "crop" its middle, "fit" (squeeze) or "pad" with white.
+    """
+
+    picture: Image.Image = field(kw_only=True)
+    strength: float = 0.6
+    mask: Image.Image | None = None
+    feather: float = 0.05
+    grow: float = 0.0
+    fit: str = "crop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+
+        def settle(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        check_picture("The picture to edit", self.picture, "RGB")
+        settle("strength", check_number("Strength", self.strength, 0.0, 1.0))
+        settle("feather", check_number("The feather", self.feather, 0.0, FEATHER_LIMIT))
+        settle("grow", check_number("The growth of the canvas", self.grow, 0.0, GROWTH_LIMIT))
+        check_choice("Fit", self.fit, FITS)
+        if self.mask is not None:
+            check_picture("The mask", self.mask, "L")
+            if self.mask.size != self.picture.size:
+                raise RequestError(
+                    f"The mask has {self.mask.width} x {self.mask.height} pixels and its picture "
+                    f"{self.picture.width} x {self.picture.height}; please paint it on that picture."
+                )
+        if self.sampler != "consistency":
+            raise RequestError("Only the one-step sampler edits; choose the sampler consistency.")

@@ -51,6 +51,34 @@ def sdedit_start(schedule: NoiseSchedule, clean: Tensor, noise: Tensor, t: int) 
     return schedule.add_noise(clean, noise, full(t, clean))
 
 
+def strength_timestep(schedule: NoiseSchedule, strength: float) -> int:
+    """The timestep that an edit of this strength starts from, 0 to T - 1.
+
+    The angle of the noise, arctan(sigma_t / alpha_t), grows evenly with strength: pictures change steadily then, while
+    evenly growing timesteps would leave most of the change to a part of the slider.
+
+    Args:
+        strength: 0 to 1.
+    """
+    angle = torch.atan2(schedule.sigma, schedule.alpha)
+    return int((angle - strength * angle[-1]).abs().argmin()) if strength > 0 else 0
+
+
+def edit_timesteps(steps: int, t: int, length: int = 1000) -> list[int]:
+    """Those of `few_step_timesteps`, scaled to begin at t: at the last timestep an edit is a generation."""
+    return [each * t // (length - 1) for each in few_step_timesteps(steps, length)]
+
+
+def repaint(denoise: Denoise, original: Tensor, mask: Tensor) -> Denoise:
+    """What is estimated inside the mask, and `original` outside (blended latent diffusion, arXiv 2206.02779).
+
+    Args:
+        original: (1 or B, C, h, w) clean latents to keep.
+        mask: (1, 1, h, w), 1 where to repaint.
+    """
+    return lambda noisy, t, context: mask * denoise(noisy, t, context) + (1 - mask) * original
+
+
 def one_step(denoise: Denoise, start: Tensor, context: Tensor, t: int) -> Tensor:
     """One network evaluation: G(z_t, t, c)."""
     return denoise(start, full(t, start), context)
