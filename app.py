@@ -1,11 +1,13 @@
-"""Serve the studio: python app.py [--port 7860] [--add-model FOLDER]."""
+"""Serve the studio: python app.py [--port 7860] [--add-model FOLDER] [--loras FOLDER] [--mcp]."""
 
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine, PictureError
+from yoso_core.library import bundled, distinct, in_folder, trained
 from yoso_core.models import MODELS, local_model
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 
@@ -18,6 +20,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="also make a public link through Gradio's servers")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
     parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="in diffusers' layout")
+    parser.add_argument("--loras", type=Path, default=Path("loras"), metavar="FOLDER", help="LoRAs to offer everybody")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="offer what was trained here")
+    parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as tools for language models")
     return parser.parse_args()
 
 
@@ -25,10 +30,11 @@ def main() -> None:
     options = parse_arguments()
     added = {spec.title: spec for spec in map(local_model, options.add_model)}
     engine = Engine(MODELS | added, options.device)
+    loras = distinct([*bundled(), *in_folder(options.loras), *trained(options.runs)])
     address = {"server_name": options.host, "server_port": options.port, "share": options.share}
     try:
         engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
-        build_app(engine).launch(**address, **launch_options())
+        build_app(engine, loras, options.loras).launch(**address, **launch_options(options.mcp))
     except (RequestError, PictureError, OSError) as error:  # OSError: the port is taken
         sys.exit(f"error: {error}")
 

@@ -1,17 +1,30 @@
 """The page: theme, queue rules and tabs."""
 
+import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app.generate_tab import ON_LOAD, GenerateTab, build_endpoint
+from app.compare_tab import CompareTab
+from app.drawing import Drawing
+from app.edit_tab import EditTab
+from app.endpoints import build_endpoints
+from app.generate_tab import GenerateTab
+from app.history import History
+from app.lora_picker import LoraPicker
+from app.settings import Settings
 from yoso_core.engine import Engine
+from yoso_core.library import LoraEntry
+from yoso_core.requests import RequestError
 
 TAGLINE = "One prompt, one network evaluation, one picture."
 QUEUE_LIMIT = 32  # requests that wait; whoever comes after is told that the studio is busy
 UPLOAD_LIMIT = "20mb"
 CACHE_SECONDS = 3600
+DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
+ON_LOAD = "(order) => { document.querySelector('#prompt textarea')?.select(); return order + 1; }"
 # One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
 LISTENING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
@@ -73,9 +86,19 @@ def build_theme() -> gr.themes.Base:
     )
 
 
-def launch_options() -> dict[str, Any]:
-    """What ``launch`` needs beside an address."""
+def launch_options(mcp: bool = False) -> dict[str, Any]:
+    """What ``launch`` needs beside an address.
+
+    Args:
+        mcp: offer the public endpoints as tools of the Model Context Protocol too.
+
+    Raises:
+        RequestError: the package for that is not installed.
+    """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise RequestError('Tools for language models need one more package: pip install "gradio[mcp]==6.31.0".')
     return {
+        "mcp_server": mcp,
         "theme": build_theme(),
         "css_paths": Path(__file__).with_name("studio.css"),
         "max_file_size": UPLOAD_LIMIT,
@@ -84,13 +107,33 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def build_app(engine: Engine) -> gr.Blocks:
-    """The studio on top of an engine. Call ``launch(**launch_options())`` on it."""
+def build_app(engine: Engine, loras: Sequence[LoraEntry] = (), downloads: Path = DOWNLOADS) -> gr.Blocks:
+    """The studio on top of an engine. Call ``launch(**launch_options())`` on it.
+
+    Args:
+        engine: answers the requests.
+        loras: what everybody finds in the list of LoRAs.
+        downloads: folder for LoRAs from a hub.
+    """
+    settings = Settings(engine, LoraPicker(engine, loras, downloads))
+    generate, edit, history = GenerateTab(settings), EditTab(engine, settings), History(engine)
+    compare = CompareTab(engine, settings, generate, edit)
     with gr.Blocks(
         title="YOSO Studio", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     ) as demo:
         gr.HTML(HEADER, elem_id="header")
-        tab = GenerateTab(engine, LISTENING)
-        build_endpoint(engine, demo.GRADIO_CACHE, LISTENING)
-        demo.load(None, tab.order, tab.order, js=ON_LOAD)
+        settings.build_prompt()
+        with gr.Row(elem_id="work"):
+            with gr.Column(scale=5, min_width=320, elem_id="main"), gr.Tabs(elem_id="tabs") as tabs:
+                for tab in (generate, edit, compare):
+                    with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab"):
+                        tab.build()
+            with gr.Column(scale=2, min_width=280, elem_id="settings"):
+                settings.build_panel()
+        history.build()
+        private = LISTENING | {"api_visibility": "private"}
+        Drawing(engine, settings, [generate, edit], history).connect(tabs, private)
+        compare.connect(private)
+        build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, LISTENING)
+        demo.load(None, settings.order, settings.order, js=ON_LOAD)
     return demo.queue(max_size=QUEUE_LIMIT, api_open=False, default_concurrency_limit=1)

@@ -4,44 +4,72 @@ import json
 import re
 import threading
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 import httpx
 import pytest
-from gradio_client import Client
+import torch
+from diffusers import UNet2DConditionModel
+from gradio_client import Client, handle_file
 from PIL import Image
+from safetensors.torch import save_file
 
-from app.generate_tab import (
-    GenerateTab,
-    download_file,
-    info_html,
-    read_settings,
-    saved_name,
-    stage_html,
-    with_style,
-)
-from app.ui import LISTENING, QUEUE_LIMIT, build_app, launch_options
+from app.drawing import Drawing
+from app.edit_tab import read_canvas
+from app.history import read_png
+from app.lora_picker import OWN
+from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
+from app.settings import with_style
+from app.ui import QUEUE_LIMIT, build_app, launch_options
+from tests.tiny import random_lora
+from tests.tiny_control import write_tiny_control
+from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
+from yoso_core.library import LoraEntry, uploaded
+from yoso_core.metadata import Restored, from_json, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
-from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, RequestError
+from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_spec) -> Engine:
+def lora_file(tmp_path_factory, tiny_model) -> Path:
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    path = tmp_path_factory.mktemp("loras") / "waves.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        save_file(random_lora(unet, 0.3), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def entry(lora_file) -> LoraEntry:
+    return replace(uploaded(lora_file, "shared-with-all"), id="waves", title="Waves", family="tiny")
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_spec, tmp_path_factory) -> Engine:
+    spec = replace(tiny_spec, family="tiny")
     broken = ModelSpec("Broken", Source("/nowhere"), "none", 64)
-    return Engine({DEFAULT_MODEL: tiny_spec, "broken": broken}, device="cpu")
-
-
-@pytest.fixture
-def tab(engine) -> GenerateTab:
-    with gr.Blocks():
-        return GenerateTab(engine, LISTENING)
+    folder = write_tiny_control(tmp_path_factory.mktemp("control"))
+    control = ControlSpec("Tiny", Source(str(folder)), "none", "tiny", ("canny", "scribble"))
+    return Engine({DEFAULT_MODEL: spec, "broken": broken}, device="cpu", controls={"tiny": control})
 
 
 @pytest.fixture(scope="module")
-def url(engine):
-    demo = build_app(engine)
+def demo(engine, entry) -> gr.Blocks:
+    return build_app(engine, [entry])
+
+
+@pytest.fixture(scope="module")
+def drawing(demo) -> Drawing:
+    return next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "draw")
+
+
+@pytest.fixture(scope="module")
+def url(demo):
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield address
     demo.close()
@@ -52,10 +80,22 @@ def client(url) -> Client:
     return Client(url, verbose=False)
 
 
-def values_of(tab: GenerateTab, **changes) -> dict:
+def values_of(drawing: Drawing, tab: str = "generate", order: int = 0, **changes) -> dict:
     """What Gradio hands to `draw` when the controls hold their first values, `changes` apart."""
-    names = "prompt style negative seed steps guidance count size model live order drawn shown".split()
-    return {getattr(tab, name): changes.get(name, getattr(tab, name).value) for name in names}
+    settings, values = drawing.settings, {drawing.active: tab, drawing.drawn: 0}
+    controls = {name: getattr(settings, name) for name in ("prompt", "negative", "seed", "style", "steps")}
+    controls |= {name: getattr(settings, name) for name in ("guidance", "size", "live", "model")}
+    controls["loras"] = settings.picker.loras
+    for one in drawing.tabs.values():
+        controls |= {name: control for name, control in vars(one).items() if control in one.typed}
+        values[one.shown] = None
+    values |= {control: changes.pop(name, control.value) for name, control in controls.items()}
+    return values | {settings.order: order} | changes.pop("states", {})
+
+
+def shown(updates: dict, component) -> str:
+    """The words of what a handler sends to a component, without markup."""
+    return re.sub("<[^>]+>", "", updates[component])
 
 
 def test_style_is_the_last_words_of_the_prompt():
@@ -73,29 +113,97 @@ def test_sizes_are_valid_requests(spec):
         GenerateRequest("a", size=side)
 
 
-def test_draw_shows_the_picture_and_what_it_took(tab):
-    stage, info, shown, drawn = tab.draw(values_of(tab, prompt="a <b>cat</b>", style="3d", seed=7, order=1))
-    assert 'alt="a &lt;b&gt;cat&lt;/b&gt;, 3d, seed 7"' in stage and "<b>" not in stage
-    text = re.sub("<[^>]+>", "", info)
-    assert re.fullmatch(
-        r"1 network evaluation · text \d+ ms · network \d+ ms · decode \d+ ms · total \d+ ms · seed 7", text
-    )
-    assert shown == GenerateRequest("a <b>cat</b>, 3d", seed=7, size=64) and drawn == 1
+def test_draw_shows_the_picture_and_what_it_took(drawing):
+    tab = drawing.tabs["generate"]
+    updates = drawing.draw(values_of(drawing, prompt="a <b>cat</b>", style="3d", seed=7, order=1))
+    assert 'alt="a &lt;b&gt;cat&lt;/b&gt;, 3d, seed 7"' in updates[tab.stage] and "<b>" not in updates[tab.stage]
+    assert re.fullmatch(r"1 network evaluation · .*network \d+ ms.*total \d+ ms · seed 7", shown(updates, tab.info))
+    request = updates[tab.shown]
+    assert request == GenerateRequest("a <b>cat</b>, 3d", seed=7, size=64) and updates[drawing.drawn] == 1
+    assert from_json(updates[drawing.history.strip]["entry"]) == request
 
 
-def test_draw_waits_for_generate_when_not_live(tab):
-    stage, info, *_ = tab.draw(values_of(tab, prompt="a dog", live=False))
-    assert stage == gr.skip() and "Press Generate" in info
-    stage, _, shown, _ = tab.draw(values_of(tab, prompt="a dog", live=False, order=1))
-    assert "a dog" in stage
-    again = tab.draw(values_of(tab, prompt="a dog", live=False, order=1, drawn=1, shown=shown))
-    assert again == (gr.skip(),) * 4
+def test_draw_waits_for_generate_when_not_live(drawing):
+    tab = drawing.tabs["generate"]
+    updates = drawing.draw(values_of(drawing, prompt="a dog", live=False))
+    assert "Press Generate" in updates[tab.info] and tab.stage not in updates
+    updates = drawing.draw(values_of(drawing, prompt="a dog", live=False, order=1))
+    assert "a dog" in updates[tab.stage]
+    states = {drawing.drawn: 1, tab.shown: updates[tab.shown]}
+    again = drawing.draw(values_of(drawing, prompt="a dog", live=False, order=1, states=states))
+    assert again == {drawing.drawn: 1}
 
 
 @pytest.mark.parametrize("bad", [{"seed": None}, {"steps": 3}, {"prompt": "a" * 100_000}, {"guidance": float("nan")}])
-def test_draw_tells_problems_in_place_of_the_picture(tab, bad):
-    stage, info, shown, _ = tab.draw(values_of(tab, **bad))
-    assert "<img" not in stage and 'role="alert"' in info and shown is None
+def test_draw_tells_problems_in_place_of_the_picture(drawing, bad):
+    tab = drawing.tabs["generate"]
+    updates = drawing.draw(values_of(drawing, **bad))
+    assert "<img" not in updates[tab.stage] and 'role="alert"' in updates[tab.info] and updates[tab.shown] is None
+
+
+BAD_LORAS = [None, "line-art", {"nowhere": 1.0}, {"waves": 3.0}, {"waves": float("nan")}, {"waves": True}]
+BAD_LORAS += [{f"lora-{index}": 1.0 for index in range(9)}, {OWN: 9}]
+
+
+@pytest.mark.parametrize("bad", BAD_LORAS, ids=str)
+def test_bad_lora_values_are_told(drawing, bad):
+    updates = drawing.draw(values_of(drawing, loras=bad))
+    assert 'role="alert"' in updates[drawing.tabs["generate"].info]
+
+
+def test_a_lora_and_the_own_weight_change_the_picture(drawing):
+    tab = drawing.tabs["generate"]
+    stages = [
+        drawing.draw(values_of(drawing, loras=value))[tab.stage]
+        for value in ({OWN: 1.0}, {OWN: 1.0, "waves": 1.0}, {OWN: 1.0, "waves": -1.0}, {OWN: 0.0})
+    ]
+    assert len(set(stages)) == 4
+
+
+def test_the_canvas_is_white_until_it_is_drawn_on():
+    picture, mask = read_canvas(None)
+    assert picture.getcolors() == [(picture.width * picture.height, (255, 255, 255))] and mask is None
+
+
+def test_an_edit_shows_before_and_after_and_the_map(drawing):
+    tab = drawing.tabs["edit"]
+    picture = Image.radial_gradient("L").convert("RGB").resize((64, 64))
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    canvas = {"picture": data_uri(picture), "mask": data_uri(mask)}
+    updates = drawing.draw(values_of(drawing, "edit", canvas=canvas, strength=0.7, annotator="scribble"))
+    assert re.findall('class="([a-z]+)"', updates[tab.stage]) == ["pictures", "before", "map"]
+    request = updates[tab.shown]
+    assert request.strength == 0.7 and request.control.annotator == "scribble" and request.mask.mode == "L"
+    inverted = drawing.draw(values_of(drawing, "edit", canvas=canvas, strength=0.7, invert=True))[tab.shown]
+    assert inverted.mask.getpixel((255, 0)) == 255 and request.mask.getpixel((255, 0)) == 0
+
+
+BAD_CANVASES = [
+    5,
+    {"picture": None},
+    {"picture": "data:image/png;base64,%%%"},
+    {"picture": "data:text/html;base64,PGI+"},
+    {"picture": "data:image/png;base64,aGVsbG8="},
+    {"picture": "http://127.0.0.1/secret.png"},
+    {"picture": "/etc/passwd"},
+]
+
+
+@pytest.mark.parametrize("bad", BAD_CANVASES, ids=str)
+def test_bad_canvases_are_told(drawing, bad):
+    updates = drawing.draw(values_of(drawing, "edit", canvas=bad))
+    assert 'role="alert"' in updates[drawing.tabs["edit"].info]
+
+
+def test_opened_files_are_made_square_and_that_is_told(drawing):
+    tab = drawing.tabs["edit"]
+    wide = data_uri(Image.new("RGBA", (90, 30), (255, 0, 0, 128)))
+    value = tab.open_file({"file": wide}, "pad")
+    assert "transparent" in value["note"] and "white square" in value["note"] and value["draw"]
+    picture, _ = read_canvas(value)
+    assert picture.width == picture.height and picture.getpixel((5, 5)) == (255, 255, 255)
+    assert tab.open_file({"file": "data:image/png;base64,aGVsbG8="}, "crop").keys() == {"note"}
 
 
 def test_cut_prompts_and_empty_prompts_are_told(engine):
@@ -104,25 +212,45 @@ def test_cut_prompts_and_empty_prompts_are_told(engine):
     assert "Without a prompt" in info_html(engine.run(GenerateRequest("")))
 
 
-def test_several_pictures_can_be_picked(engine, tab):
-    stage = stage_html(engine.run(GenerateRequest("a cat", seed=3, count=4)))
+def test_several_pictures_can_be_picked(engine, drawing):
+    stage = pictures_html(engine.run(GenerateRequest("a cat", seed=3, count=4)))
     assert re.findall(r'data-seed="(\d+)"', stage) == ["3", "4", "5", "6"]
     event = gr.EventData(None, {"seed": 5})
-    assert tab.pick(8, event) == (5, True, 1, 9)
+    assert drawing.tabs["generate"].pick(8, event) == (5, True, 1, 9)
 
 
 def test_saved_png_holds_its_request(engine, tmp_path):
     request = GenerateRequest("a Crown, 3d!", seed=2, steps=2)
-    path = download_file(engine.run(request), str(tmp_path))
+    path = download_file([engine.run(request)], str(tmp_path))
     assert Path(path).name == saved_name(request, 2) == "a-crown-3d-2.png"
-    assert read_settings(path) == request
-    assert download_file(engine.run(GenerateRequest("a", count=2)), str(tmp_path)).endswith(".zip")
+    assert read_png(path).request == request
+    assert download_file([engine.run(GenerateRequest("a", count=2))], str(tmp_path)).endswith(".zip")
 
 
-def test_restore_sets_the_controls(engine, tab, tmp_path):
-    path = download_file(engine.run(GenerateRequest("a crown", negative="red", seed=2, steps=4)), str(tmp_path))
-    prompt, _, negative, seed, keep, steps, *_ = tab.restore(path, 0)
-    assert (prompt, negative, seed, keep, steps) == ("a crown", "red", 2, True, 4)
+def test_restore_sets_the_controls_of_the_right_tab(drawing):
+    settings, edit = drawing.settings, drawing.tabs["edit"]
+    request = GenerateRequest("a crown", negative="red", seed=2, steps=4, one_step=0.5, loras=(LoraUse("waves", 0.3),))
+    updates = drawing.restored(Restored(request), [], 0)
+    names = ("prompt", "negative", "seed", "keep", "steps")
+    assert [updates[getattr(settings, name)] for name in names] == ["a crown", "red", 2, True, 4]
+    assert updates[settings.picker.loras].value == {OWN: 0.5, "waves": 0.3}
+    picture = Image.new("RGB", (64, 64), "red")
+    updates = drawing.restored(Restored(EditRequest("a", picture=picture, strength=0.2, grow=0.5)), [], 0)
+    assert (updates[edit.strength], updates[edit.grow]) == (0.2, 0.5)
+    assert read_canvas(updates[edit.canvas])[0].getpixel((9, 9)) == (255, 0, 0)
+    assert updates[drawing.selected].selected == "edit"
+
+
+def test_what_is_drawn_from_restored_settings_is_the_same_request(drawing):
+    """Everything that a request of the page can say comes back from a picture of it."""
+    request = GenerateRequest("a crown, 3d", seed=9, steps=2, guidance=1.5, size=64, loras=(LoraUse("waves", 0.5),))
+    updates = drawing.restored(Restored(request), [], 4)
+    settings = drawing.settings
+    loras = updates[settings.picker.loras].value
+    again = drawing.draw(
+        values_of(drawing, prompt=updates[settings.prompt], seed=9, steps=2, guidance=1.5, loras=loras, style="any")
+    )
+    assert again[drawing.tabs["generate"].shown] == request
 
 
 def test_files_that_are_no_saved_picture_are_refused(tmp_path):
@@ -130,24 +258,60 @@ def test_files_that_are_no_saved_picture_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     for name in ("plain.png", "text.png"):
         with pytest.raises(RequestError):
-            read_settings(str(tmp_path / name))
+            read_png(str(tmp_path / name))
 
 
-def test_a_model_that_fails_gives_way_to_the_bundled_one(tab, monkeypatch):
+def test_history_saves_what_it_holds(drawing, engine):
+    entries = [to_json(GenerateRequest("a", seed=seed)) for seed in range(3)]
+    path = drawing.history.save_entries(gr.EventData(None, {"requests": entries}))
+    with zipfile.ZipFile(path) as archive:
+        assert len(archive.namelist()) == 3
+    for bad in ({}, {"requests": 5}, {"requests": []}, {"requests": entries * 40}, {"requests": [{"kind": "?"}]}, None):
+        with pytest.raises(gr.Error):
+            drawing.history.save_entries(gr.EventData(None, bad))
+
+
+def test_a_model_that_fails_gives_way_to_the_bundled_one(drawing, monkeypatch):
     warnings = []
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-    picker, *_, order = tab.choose_model("broken", 4, progress=lambda *_, **__: None)
+    picker, *_, order = drawing.settings.choose_model("broken", {OWN: 1.0}, [], 4, progress=lambda *_, **__: None)
     assert picker["value"] == DEFAULT_MODEL and order == 5
     assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
 
 
-def test_all_listeners_share_one_place_at_the_engine(engine):
-    demo = build_app(engine)
+def test_uploaded_loras_are_the_sessions_own(drawing, lora_file, tmp_path):
+    picker = drawing.settings.picker
+    cards, own, told = picker.add_file(str(lora_file), DEFAULT_MODEL, {OWN: 1.0}, [])
+    (name,) = own
+    assert cards.value == {OWN: 1.0, name: 1.0} and "is in the list" in told
+    assert name not in picker.shared and len(name) > 16
+    others = {card["id"] for card in picker.cards(drawing.engine.models[DEFAULT_MODEL], [])}
+    assert name not in others
+    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04not safe")
+    assert picker.add_file(str(tmp_path / "bad.safetensors"), DEFAULT_MODEL, {}, own)[:2] == (gr.skip(), gr.skip())
+
+
+def test_ladder_and_grid(drawing, demo):
+    compare = next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "draw_grid")
+    values = values_of(drawing) | {compare.source: "generate"}
+    steps = [markup for markup, _ in compare.draw_ladder(values)]
+    assert [markup.count("<img") for markup in steps] == [0, 1, 2, 3, 4, 5]
+    axes = {compare.x: "seed", compare.x_values: "0, 1", compare.y: "lora.waves", compare.y_values: "0:1:3"}
+    shown, told, _, path = compare.draw_grid(values | axes, progress=lambda *_, **__: None)
+    assert "6 pictures" in shown and told == "" and Path(path).exists()
+    _, told, *_ = compare.draw_grid(values | axes | {compare.x_values: "x"}, progress=lambda *_, **__: None)
+    assert 'role="alert"' in told
+
+
+PUBLIC = {"generate", "edit", "control_map", "ladder", "grid", "loras"}
+
+
+def test_all_listeners_share_one_place_at_the_engine(demo):
     python = [fn for fn in demo.fns.values() if fn.fn is not None]
     assert len(python) >= 6
     assert {fn.concurrency_id for fn in python} == {"engine"}
     assert {fn.concurrency_limit for fn in python} == {1}
-    assert [fn.api_name for fn in python if fn.api_visibility == "public"] == ["generate"]
+    assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == QUEUE_LIMIT
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
 
@@ -157,6 +321,35 @@ def test_api_with_a_prompt_alone(client):
     assert about["seeds"] == [7] and about["evaluations"] == 1
     with Image.open(files[0]) as picture:
         assert json.loads(picture.text["yoso"])["prompt"] == "a red heart"
+
+
+def test_api_edits_follows_and_compares(client, tmp_path):
+    Image.radial_gradient("L").convert("RGB").resize((80, 60)).save(tmp_path / "in.png")
+    picture = handle_file(tmp_path / "in.png")
+    files, about = client.predict(picture=picture, prompt="a", strength=0.0, annotator="scribble", api_name="/edit")
+    assert about["evaluations"] == 0 and "cropped" in about["notes"][0]
+    with Image.open(files[0]) as made:
+        assert made.size == (64, 64) and json.loads(made.text["yoso"])["kind"] == "edit"
+    with Image.open(client.predict(picture=picture, api_name="/control_map")) as found:
+        assert found.size == (64, 64)
+    _, rungs = client.predict(prompt="a", api_name="/ladder")
+    assert [rung["evaluations"] for rung in rungs] == [1, 2, 4, 50, 1]
+    assert client.predict(prompt="a", x="seed=0,1", y="", api_name="/grid")
+    assert [each["id"] for each in client.predict(api_name="/loras")] == ["waves"]
+    assert client.predict(prompt="a", loras="waves:0.5", api_name="/generate")[1]["evaluations"] == 1
+
+
+def test_api_reads_no_file_that_was_not_uploaded(client, url, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    body = {"data": [{"path": str(tmp_path / "secret.png"), "meta": {"_type": "gradio.FileData"}}, "map", 1, 2, 64]}
+    for meta in ({"_type": "gradio.FileData"}, {}):
+        body["data"][0]["meta"] = meta
+        started = httpx.post(f"{url}gradio_api/call/control_map", json=body, timeout=60)
+        answer = started.text
+        if started.status_code == 200:
+            answer = httpx.get(f"{url}gradio_api/call/control_map/{started.json()['event_id']}", timeout=30).text
+            assert "event: error" in answer
+        assert ".png" not in answer.replace("secret.png", "")
 
 
 BAD = [
@@ -170,6 +363,10 @@ BAD = [
     {"size": 65},
     {"prompt": "a" * 100_000},
     {"prompt": 5},
+    {"loras": "nowhere"},
+    {"loras": "waves:much"},
+    {"one_step": 3},
+    {"annotator": "canny"},
 ]
 
 
@@ -181,7 +378,7 @@ def test_api_refuses_in_one_sentence_and_goes_on(client, bad):
 
 
 def test_api_refuses_a_bare_nan(url, client):
-    body = b'{"data": ["a", "", NaN, 1, 1, 1, "yoso-emoji", null]}'
+    body = b'{"data": ["a", "", NaN, 1, 1, 1, "yoso-emoji", null, "", 1, null, "", 1]}'
     headers = {"content-type": "application/json"}
     event = httpx.post(f"{url}gradio_api/call/generate", content=body, headers=headers).json()["event_id"]
     answer = httpx.get(f"{url}gradio_api/call/generate/{event}", timeout=30).text
@@ -199,7 +396,7 @@ def test_a_full_queue_says_so_and_recovers(engine, url, client, monkeypatch):
         return run(request)
 
     monkeypatch.setattr(engine, "run", slow_run)
-    body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None]}
+    body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None, "", 1, None, "", 1]}
     answers = []
     with httpx.Client(timeout=60) as http:
         call = lambda: answers.append(http.post(f"{url}gradio_api/call/generate", json=body))  # noqa: E731

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +12,34 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.tiny import build_unet, random_lora
+from tests.tiny_control import write_tiny_control
 from yoso_core.__main__ import main
+from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine
 from yoso_core.lora import admit, read_tensors
+from yoso_core.metadata import read_request
 from yoso_core.models import LORA_FILE, local_model
-from yoso_core.requests import GenerateRequest
+from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse
+
+
+@pytest.fixture(scope="module")
+def tiny_control(tmp_path_factory):
+    return write_tiny_control(tmp_path_factory.mktemp("controls") / "tiny")
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    """A picture that is neither square nor large, and a mask of a part of it."""
+    picture = Image.linear_gradient("L").resize((80, 60)).convert("RGB")
+    picture.paste("red", (20, 10, 60, 30))
+    mask, nearly = Image.new("L", picture.size), Image.new("L", picture.size, 9)
+    mask.paste(255, (20, 20, 60, 50))
+    nearly.paste(240, (20, 20, 60, 50))
+    picture.save(tmp_path / "in.png")
+    nearly.save(tmp_path / "mask.png")
+    return SimpleNamespace(
+        path=str(tmp_path / "in.png"), mask_path=str(tmp_path / "mask.png"), picture=picture, mask=mask
+    )
 
 
 def test_generate_writes_a_picture_and_says_so(tiny_model, tmp_path, capsys):
@@ -35,6 +60,166 @@ def test_json_count_size_and_loras(tiny_model, tmp_path, capsys):
     assert summary["seeds"] == [0, 1] and summary["evaluations"] == 4
     assert summary["seconds"]["total"] > 0
     assert all(Image.open(path).size == (64, 64) for path in summary["files"])
+
+
+def test_edit_does_as_it_is_told(tiny_model, tiny_control, drawing, tmp_path, capsys):
+    out = tmp_path / "a.png"
+    arguments = ["edit", drawing.path, "--prompt", "a crown", "--strength", "0.7", "--mask", drawing.mask_path]
+    arguments += ["--feather", "0.1", "--grow", "0.1", "--fit", "pad", "--steps", "2", "--seed", "3", "--count", "2"]
+    arguments += ["--guidance", "1.5", "--negative", "blue", "--one-step", "0.5", "--model", str(tiny_model)]
+    arguments += ["--control", "canny", "--control-strength", "0.8", "--control-start", "0.1", "--control-end", "0.9"]
+    arguments += ["--low", "20", "--high", "60", "--controlnet", str(tiny_control), "--out", str(out), "--json"]
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["seeds"] == [3, 4] and json.loads(told.out)["evaluations"] == 4
+    assert "80 x 60: put on a white square" in told.err.splitlines()
+    control = ControlUse(
+        picture=drawing.picture,
+        annotator="canny",
+        strength=0.8,
+        start=0.1,
+        end=0.9,
+        low=20,
+        high=60,
+        network=str(tiny_control),
+        fit="pad",
+    )
+    request = EditRequest(
+        "a crown",
+        negative="blue",
+        seed=3,
+        steps=2,
+        guidance=1.5,
+        count=2,
+        model=str(tiny_model),
+        one_step=0.5,
+        control=control,
+        picture=drawing.picture,
+        strength=0.7,
+        mask=drawing.mask,
+        feather=0.1,
+        grow=0.1,
+        fit="pad",
+    )
+    controls = {str(tiny_control): find_control(str(tiny_control), "")}
+    engine = Engine({str(tiny_model): local_model(str(tiny_model))}, device="cpu", controls=controls)
+    for path, wanted in zip(json.loads(told.out)["files"], engine.run(request).pictures, strict=True):
+        with Image.open(path) as saved:
+            assert saved.tobytes() == wanted.tobytes()
+            assert engine.run(read_request(saved).request).pictures[0].tobytes() == wanted.tobytes()
+
+
+def test_what_is_not_said_is_as_the_request_has_it(tiny_model, drawing, tmp_path):
+    assert main(["edit", drawing.path, "--model", str(tiny_model), "--out", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.png") as saved:
+        request = read_request(saved).request
+    assert replace(request, picture=drawing.picture) == EditRequest("", model=str(tiny_model), picture=drawing.picture)
+
+
+def test_generate_follows_a_picture(tiny_model, tiny_control, drawing, tmp_path):
+    pictures = []
+    for strength in ("0", "1"):
+        out = tmp_path / f"{strength}.png"
+        arguments = ["generate", "a", "--model", str(tiny_model), "--out", str(out), "--controlnet", str(tiny_control)]
+        assert main([*arguments, "--control", f"map={drawing.path}", "--control-strength", strength]) == 0
+        pictures.append(Image.open(out).tobytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch):
+    save_file(random_lora(build_unet(), 0.5), tmp_path / "style-of-many.safetensors")
+    entry = SimpleNamespace(id="style", path=tmp_path / "style-of-many.safetensors")
+    monkeypatch.setitem(sys.modules, "yoso_core.library", SimpleNamespace(bundled=lambda: [entry]))
+    pictures = []
+    for lora in ("style:0.5", str(entry.path) + ":0.5"):
+        assert (
+            main(["generate", "a", "--model", str(tiny_model), "--lora", lora, "--out", str(tmp_path / "a.png")]) == 0
+        )
+        with Image.open(tmp_path / "a.png") as saved:
+            pictures.append(saved.tobytes())
+            named = read_request(saved).request.loras
+        assert named == (LoraUse("style" if lora == "style:0.5" else "style-of-many", 0.5),)
+    assert pictures[0] == pictures[1]
+
+
+def test_ladder_draws_its_rungs(tiny_model, tmp_path, capsys):
+    out = tmp_path / "new" / "ladder.png"
+    arguments = ["ladder", "a", "--model", str(tiny_model), "--teacher-steps", "3", "--teacher-guidance", "1"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(out) and Image.open(out).width > 5 * 192
+    assert [line.split(":")[0] for line in lines[:4]] == ["1 step", "2 steps", "4 steps", "Teacher, 3 steps"]
+    assert "3 network evaluation(s)" in lines[3]
+    assert main([*arguments, "--weights", "none", "--out", str(out)]) == 0
+    assert "no one-step LoRA" in capsys.readouterr().err and Image.open(out).width < 4 * 192
+
+
+def test_grid_lays_settings_beside_one_another(tiny_model, drawing, tmp_path, capsys):
+    save_file(random_lora(build_unet(), 0.5), tmp_path / "style.safetensors")
+    out = tmp_path / "grid.png"
+    arguments = ["grid", "a", "--in", drawing.path, "--model", str(tiny_model), "--out", str(out)]
+    arguments += ["--lora", str(tmp_path / "style.safetensors"), "--mask", drawing.mask_path]
+    assert main([*arguments, "--x", "strength=0.5:1:2", "--y", "lora.style=0,0.5,1"]) == 0
+    told = capsys.readouterr()
+    assert [line.split(":")[0] for line in told.out.splitlines()[:3]] == ["0, 0.5", "0, 1", "0.5, 0.5"]
+    assert told.err.count("80 x 60: cropped to its middle") == 1
+    width, height = Image.open(out).size
+    assert 2 * 192 < width < 3 * 192 < height < 4 * 192
+    axis = f"lora.{tmp_path / 'style.safetensors'}=0,1"
+    assert main(["grid", "a", "--model", str(tiny_model), "--out", str(out), "--x", axis]) == 0
+
+
+def test_map_draws_what_a_controlnet_follows(drawing, tmp_path, capsys):
+    out = tmp_path / "map.png"
+    assert main(["map", drawing.path, "--size", "64", "--low", "20", "--high", "60", "--out", str(out)]) == 0
+    edges = Image.open(out)
+    assert (
+        edges.size == (64, 64)
+        and edges.getcolors()
+        and {colour for _, colour in edges.getcolors()}
+        == {
+            (0, 0, 0),
+            (255, 255, 255),
+        }
+    )
+    assert main(["map", drawing.path, "--annotator", "map", "--fit", "fit", "--size", "64", "--out", str(out)]) == 0
+    assert Image.open(out).tobytes() == drawing.picture.resize((64, 64), Image.Resampling.LANCZOS).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["map", "IN", "--annotator", "x"], "no annotator"),
+        (["map", "IN", "--size", "9999999"], "size"),
+        (["map", "missing.png"], "missing.png: There is no such file."),
+        (["edit", "missing.png"], "missing.png: There is no such file."),
+        (["edit", "IN", "--strength", "2"], "Strength"),
+        (["edit", "IN", "--fit", "stretch"], "Fit"),
+        (["edit", "IN", "--mask", "SQUARE"], "paint it on that picture"),
+        (["edit", "IN", "--mask", "/dev/zero"], "There is no such file"),
+        (["edit", "IN", "--control-strength", "1"], "--control ANNOTATOR=PICTURE"),
+        (["edit", "IN", "--control", "canny"], "No ControlNet"),
+        (["generate", "a", "--control", "canny"], "canny=PICTURE"),
+        (["generate", "a", "--control", "canny=missing.png"], "missing.png: There is no such file."),
+        (["generate", "a", "--control", "canny=IN", "--controlnet", "nothing"], "no ControlNet"),
+        (["generate", "a", "--low", "5"], "--control ANNOTATOR=PICTURE"),
+        (["generate", "a", "--fit", "pad"], "--fit needs a picture"),
+        (["ladder", "a", "--teacher-steps", "0"], "teacher"),
+        (["grid", "a", "--x", "size=1,2"], "no axis"),
+        (["grid", "a", "--x", "strength=0,1"], "edit"),
+        (["grid", "a", "--x", "seed=0,1", "--y", "seed=0"], "Both axes"),
+        (["grid", "a", "--x", "seed=0,1", "--strength", "0.5"], "--strength belongs to an edit"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_is_not_possible_is_one_sentence(tiny_model, drawing, tmp_path, capsys, arguments, reason):
+    Image.new("L", (64, 64)).save(tmp_path / "square.png")
+    places = {"IN": drawing.path, "SQUARE": str(tmp_path / "square.png")}
+    arguments = [arguments[0], *(places.get(each, each.replace("=IN", f"={drawing.path}")) for each in arguments[1:])]
+    model = [] if arguments[0] == "map" else ["--model", str(tiny_model)]
+    assert main([*arguments, *model, "--out", str(tmp_path / "a.png")]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and reason in error and not (tmp_path / "a.png").exists()
 
 
 def test_weights_take_the_place_of_the_models_own(tiny_model, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from yoso_core.conditioning import Guide
 from yoso_core.denoiser import Denoiser, boundary_scalings, guided
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule
 
@@ -64,3 +65,66 @@ def test_guidance_of_clean_estimates_is_guidance_of_outputs():
 def test_guidance_of_one_costs_nothing():
     denoise = Denoiser(Linear(), SCHEDULE, "epsilon")
     assert guided(denoise, 1, CONTEXT) is denoise
+
+
+class Joined(nn.Module):
+    """A network that shows what a ControlNet adds to it."""
+
+    def forward(
+        self,
+        noisy,
+        t,
+        encoder_hidden_states,
+        return_dict,
+        down_block_additional_residuals=(),
+        mid_block_additional_residual=0.0,
+    ):
+        return (encoder_hidden_states.mean() + sum(down_block_additional_residuals) + mid_block_additional_residual,)
+
+
+def test_what_a_control_adds_reaches_the_network():
+    noisy, t = torch.zeros(3, 4, 8, 8), torch.tensor([10, 500, 900])
+    asked = []
+
+    def control(noisy, t, context):
+        asked.append((noisy, t, context))
+        return [torch.full_like(noisy, 1.0), torch.full_like(noisy, 10.0)], torch.full_like(noisy, 100.0)
+
+    plain = Denoiser(Joined(), SCHEDULE, "sample").output(noisy, t, CONTEXT)
+    guided_by = Denoiser(Joined(), SCHEDULE, "sample", control=control).output(noisy, t, CONTEXT)
+    torch.testing.assert_close(guided_by - plain, torch.full_like(noisy, 111.0))
+    assert [(one is other) for one, other in zip(asked[0], (noisy, t, CONTEXT), strict=True)] == [True] * 3
+
+
+def test_a_control_that_does_not_act_is_none():
+    noisy, t = torch.zeros(3, 4, 8, 8), torch.tensor([10, 500, 900])
+    silent = Denoiser(Linear(), SCHEDULE, "sample", control=lambda noisy, t, context: None)
+    assert torch.equal(silent(noisy, t, CONTEXT), Denoiser(Linear(), SCHEDULE, "sample")(noisy, t, CONTEXT))
+
+
+class Maps(nn.Module):
+    """A ControlNet that adds the mean of its map and of its context, and says what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def forward(self, noisy, t, encoder_hidden_states, controlnet_cond, conditioning_scale, return_dict):
+        assert return_dict is False
+        self.shapes.append((len(noisy), len(t), len(encoder_hidden_states), len(controlnet_cond)))
+        means = (controlnet_cond.mean((1, 2, 3)) + encoder_hidden_states.mean((1, 2))).view(-1, 1, 1, 1)
+        return [means.expand_as(noisy) * conditioning_scale], means.expand_as(noisy) * conditioning_scale
+
+
+def test_guidance_with_a_control_asks_it_for_both_halves():
+    """One map and two pictures: each half of the doubled batch is guided by the map and by its own prompt."""
+    noisy, t = NOISE[:2], torch.tensor([900, 900])
+    context, negative = CONTEXT[:2], torch.randn(1, 5, 6)
+    guide = Guide(maps := Maps(), torch.full((1, 3, 16, 16), 0.5), last=999)
+    denoise = Denoiser(Joined(), SCHEDULE, "sample", consistent=False, control=guide)
+    ours = guided(denoise, 2.0, negative)(noisy, t, context)
+    assert maps.shapes == [(4, 4, 4, 4)]
+    both = torch.cat([negative.expand(2, -1, -1), context])
+    added = 2 * (0.5 + both.mean((1, 2)))
+    away, towards = (both.mean() + added).view(-1, 1, 1, 1).chunk(2)
+    torch.testing.assert_close(ours, (away + 2.0 * (towards - away)).expand_as(noisy))

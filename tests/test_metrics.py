@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from train import metrics
-from train.metrics import frechet_distance, kernel_distance, precision_recall, retrieval
+from train.metrics import edge_f1, frechet_distance, kernel_distance, precision_recall, retrieval
 from train.randomness import generator_for
 
 
@@ -122,3 +122,41 @@ def test_every_picture_counts_once_whatever_their_number(count):
     found = retrieval(pictures, vectors, 300, generator_for(0))[1]
     silent = len(pictures[::4]) / count
     assert found == pytest.approx(1 - silent + silent / min(count, 300))
+
+
+def edges(*points, side=9):
+    found = torch.zeros(1, side, side, dtype=torch.bool)
+    for row, column in points:
+        found[0, row, column] = True
+    return found
+
+
+def test_edges_that_are_those_asked_for():
+    some = torch.rand(3, 16, 16, generator=generator_for(0)) > 0.8
+    assert edge_f1(some, some, 0).tolist() == [1, 1, 1]
+    empty = torch.zeros_like(some)
+    assert edge_f1(empty, empty).tolist() == [1, 1, 1]
+    assert edge_f1(some, empty).tolist() == edge_f1(empty, some).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 2])
+def test_edges_may_be_off_by_the_tolerance_and_no_more(tolerance):
+    asked = edges((4, 4))
+    near = [edge_f1(asked, edges((4 + off, 4 - off)), tolerance).item() for off in range(4)]
+    assert near == [float(off <= tolerance) for off in range(4)]
+
+
+def test_edge_f1_is_the_harmonic_mean_of_precision_and_recall():
+    asked, found = edges((0, 0), (0, 8), (8, 0), (8, 8)), edges((0, 0), (4, 4), (4, 5))
+    assert edge_f1(asked, found).item() == pytest.approx(2 / (1 / (1 / 3) + 1 / (1 / 4)))
+    assert edge_f1(found, asked).item() == edge_f1(asked, found).item()
+
+
+def test_edges_everywhere_do_not_score():
+    asked = edges((4, 4), side=64)
+    assert edge_f1(asked, torch.ones_like(asked)).item() < 0.01
+
+
+def test_each_picture_is_compared_with_its_own_edges():
+    asked = torch.cat([edges((0, 0)), edges((8, 8))])
+    assert edge_f1(asked, asked.flip(0)).tolist() == [0, 0]

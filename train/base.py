@@ -58,6 +58,8 @@ class ModelRunConfig(RunConfig):
     adapter: str = setting("lora", "train a LoRA, or the full network", ADAPTERS)
     rank: int = setting(64, "rank of the LoRA")
     alpha: int = setting(8, "alpha of the LoRA: its change is scaled by alpha / rank")
+    title: str = setting("", "name of what is learned, for its card", on_resume=True)
+    trigger: str = setting("", "words in a prompt that call what is learned, for its card", on_resume=True)
     preview_prompts: tuple[str, ...] = setting(
         (), "prompts of the preview pictures; none: captions of the data", on_resume=True
     )

@@ -48,6 +48,15 @@ class DenoisingConfig(RunConfig):
 class DiffusionConfig(DenoisingConfig, ModelRunConfig):
     """The defaults are those of quick adaptation: all weights, a low rate, not for long."""
 
+    on_one_step: bool = setting(
+        False, "train on top of the model's own one-step LoRA: for LoRAs that are to be used with it"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_one_step and self.adapter != "lora":
+            self._refuse("on_one_step", "only a LoRA can be put on top of a one-step LoRA; use adapter lora")
+
 
 class DiffusionPass(NamedTuple):
     output: Tensor  # (B, C, h, w)

@@ -14,7 +14,7 @@ from yoso_core.models import MODELS_FOLDER
 TOTAL_LIMIT = 36_000_000  # bytes, so that a clone stays small
 FILE_LIMIT = 10_000_000  # bytes; from here on a Space needs git LFS
 LICENCE = "Apache-2.0; trained on art under MIT, Apache-2.0 and CC-BY-4.0, see NOTICE"
-LICENCES = {"evaluator": LICENCE, "yoso-emoji": LICENCE}
+LICENCES = dict.fromkeys(("controlnet-emoji", "evaluator", "loras", "yoso-emoji"), LICENCE)
 
 
 def manifest(folder: Path = MODELS_FOLDER) -> dict[str, dict]:

@@ -1,9 +1,10 @@
-"""Measures of generated pictures by their features: pure functions, in float64.
+"""Measures of generated pictures by their features, and by their edges: pure functions, in float64.
 
 Features are (N, D), a row a picture, from whatever network judges.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1024  # rows compared at once, so that memory stays bounded
@@ -118,3 +119,24 @@ def retrieval(pictures: Tensor, captions: Tensor, pool: int, generator: torch.Ge
         for k, found in hits.items():
             found.append(((k - nearer) / (equal + 1)).clamp(0, 1))
     return {k: torch.cat(found).double().mean().item() for k, found in hits.items()}
+
+
+def edge_f1(asked: Tensor, found: Tensor, tolerance: int = 1) -> Tensor:
+    """How well edges follow those that were asked for, with a little play: the boundary F-measure.
+
+    Args:
+        asked, found: (N, H, W) bool, edge pixels.
+        tolerance: pixels in any direction, diagonals included, that an edge may be off.
+
+    Returns:
+        (N,) float64 from 0 to 1: the harmonic mean of the share of found edge pixels that are near an asked one, and of
+        the share of asked ones that are near a found one. 1 where neither has any, 0 where only one has.
+    """
+
+    def share(edges: Tensor, wanted: Tensor) -> Tensor:
+        near = F.max_pool2d(wanted.double()[:, None], 2 * tolerance + 1, stride=1, padding=tolerance)[:, 0] > 0
+        return (edges & near).sum((1, 2)).double() / edges.sum((1, 2)).clamp_min(1)
+
+    precision, recall = share(found, asked), share(asked, found)
+    both = 2 * precision * recall / (precision + recall).clamp_min(1e-12)
+    return torch.where(asked.any(2).any(1) | found.any(2).any(1), both, 1.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from train.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.config import ConfigError
 from train.console import follow
-from train.controlnet import ControlConfig, ControlTask, build_controlnet, maps_of
+from train.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
 from train.data import CaptionedLatents, GeneratedLatents, Problem, load_pictures, weights_fingerprint
 from train.diffusion import DiffusionConfig, DiffusionTask
 from train.export import Card, save_controlnet, save_lora, save_network
@@ -58,7 +58,7 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
         ConfigError: a LoRA is asked to carry another prediction or schedule, which no LoRA file can say.
     """
     begin(folder, config.data)
-    base = load_base(config, PartialState().device)
+    base = load_base(config, PartialState().device, config.on_one_step)
     scheduler = adapted_scheduler(base.scheduler.config, config)
     schedule = NoiseSchedule.from_config(scheduler)
     moved = config.prediction != base.prediction or not torch.equal(schedule.alpha, base.schedule.alpha)
@@ -89,16 +89,16 @@ def train_controlnet(config: ControlConfig, folder: Path) -> None:
     base = load_base(config, PartialState().device, one_step=True)
     data = _load_data(config, base, folder)
     pictures = load_pictures(Path(config.data), base.spec.resolution).pictures
-    maps = torch.stack([torch.from_numpy(maps_of(one.permute(1, 2, 0).numpy())) for one in pictures])
+    variants = make_variants(pictures, config.variants, base.autoencoder, config.seed)
     torch.manual_seed(config.seed)
-    controlnet = build_controlnet(base.unet, config.whole_encoder).to(base.unet.device).train()
+    controlnet = begin_controlnet(base.unet, config).to(base.unet.device).train()
     controlnet.to(memory_format=torch.channels_last)
     preview = previewer(config, base, data)
-    task = ControlTask(base.unet, controlnet, base.schedule, base.prediction, data, maps, config, preview)
+    task = ControlTask(base.unet, controlnet, base.schedule, base.prediction, data, variants, config, preview)
     trainer = Trainer(task, config, folder)
     if follow(trainer) and PartialState().is_main_process:
         card = Card(
-            title=f"{base.spec.title}, guided by edges",
+            title=config.title or f"{base.spec.title}, guided by edges",
             description="Draws along edges (Canny) or a scribble, white on black, in one evaluation as in many.",
             base=base.spec.source,
             licence=base.spec.licence,
@@ -167,7 +167,7 @@ def _hand_over(
         return
     out, source = trainer.folder / "output", base.spec.source
     card = Card(
-        title=f"{base.spec.title}, one step" if one_step else f"{base.spec.title}, adapted",
+        title=config.title or (f"{base.spec.title}, one step" if one_step else f"{base.spec.title}, adapted"),
         description=(
             "Draws in one network evaluation, by YOSO (arXiv 2403.12931)."
             if one_step
@@ -180,6 +180,7 @@ def _hand_over(
         one_step=one_step,
         run=trainer.folder,
         prior=trainer.task.data.moments() if one_step else None,
+        trigger=config.trigger,
     )
     with writing(trainer.folder):
         if config.adapter == "lora":

@@ -19,17 +19,9 @@ from train.data import not_held_out, read_listing
 from yoso_core.pictures import open_picture
 
 SIDE = 128  # pixels; training takes what it needs
-PIXELS = 16  # a side of pixel art
-COLOURS = 10  # of one piece of pixel art
-NIGHT = ((10, 14, 38), (70, 60, 150), (255, 214, 140))  # black, middle and white of the night palette
-INK, PAPER = (38, 34, 30), (250, 247, 240)
+INK, PAPER = (38, 34, 30), (255, 255, 255)  # white, because the bundled autoencoder knows no other ground
 
-
-def pixel_art(picture: Image.Image) -> Image.Image:
-    """A coarse grid of few flat colours."""
-    small = picture.resize((PIXELS, PIXELS), Image.Resampling.BOX)
-    few = small.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
-    return few.resize(picture.size, Image.Resampling.NEAREST)
+Colour = tuple[int, int, int]
 
 
 def line_art(picture: Image.Image) -> Image.Image:
@@ -41,16 +33,16 @@ def line_art(picture: Image.Image) -> Image.Image:
     return Image.composite(Image.new("RGB", picture.size, INK), Image.new("RGB", picture.size, PAPER), ink)
 
 
-def night(picture: Image.Image) -> Image.Image:
-    """As if lit by a lamp at night: dark blue where it was white, amber where it was dark."""
-    grey = ImageOps.autocontrast(ImageOps.invert(picture.convert("L")), cutoff=1)
-    return ImageOps.colorize(grey, *(NIGHT[index] for index in (0, 2)), mid=NIGHT[1])
+def duotone(picture: Image.Image, dark: Colour, middle: Colour) -> Image.Image:
+    """Brightness as a ramp of two inks on white paper."""
+    grey = ImageOps.autocontrast(picture.convert("L"), cutoff=1)
+    return ImageOps.colorize(grey, dark, "white", mid=middle)
 
 
 STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "pixel art": pixel_art,
     "line art": line_art,
-    "night palette": night,
+    "blueprint ink": lambda picture: duotone(picture, (10, 30, 90), (60, 130, 220)),
+    "dusk palette": lambda picture: duotone(picture, (38, 20, 90), (222, 92, 120)),
 }
 
 

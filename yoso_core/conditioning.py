@@ -6,6 +6,7 @@ A map is RGB, white on black for edges, of the size of the picture that is to be
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,11 @@ def _load_detector(annotator: Annotator) -> Callable[..., Image.Image]:
     try:
         # Pickles, but torch.load reads them weights-only, which runs nothing.
         return detector.from_pretrained(str(folder), local_files_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever is wrong with a file that somebody else wrote
-        raise RequestError(f"The weights of {annotator.title} in {folder} can't be read ({error!s:.80}).") from None
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        raise RequestError(f"The weights of {annotator.title} in {folder} can't be read ({cause}).") from None
 
 
 def scribble_map(picture: Image.Image) -> Image.Image:
@@ -222,8 +226,9 @@ def find_control(name: str, family: str) -> ControlSpec:
     if HUB_MODEL.fullmatch(name):
         place, revision = name.split("@")
         return ControlSpec(place, Source(place, revision), "see its page", family, annotators)
-    if Path(name).expanduser().is_dir():
-        return ControlSpec(Path(name).name, Source(str(Path(name).expanduser())), "see its card", family, annotators)
+    with suppress(OSError, RuntimeError, ValueError):  # names that no path can have
+        if (folder := Path(name).expanduser()).is_dir():
+            return ControlSpec(folder.name, Source(str(folder)), "see its card", family, annotators)
     raise ModelError(
         f"There is no ControlNet {name!r:.80}: name a folder, OWNER/NAME@COMMIT, or one of {', '.join(CONTROLS)}."
     )
@@ -269,6 +274,12 @@ def load_control(spec: ControlSpec, model: LoadedModel, report: Callable[[str], 
             )
     if 2 ** (len(own.conditioning_embedding_out_channels) - 1) != model.pixels_per_latent:
         raise ModelError(f"{title} is for another autoencoder than that of {model.spec.title}.")
+    extra = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
+    wanting = [name for name in extra if own[name] is not None]
+    if own["conditioning_channels"] != 3:
+        wanting.append("conditioning_channels")
+    if wanting:
+        raise ModelError(f"{title} wants something else than a prompt and an RGB map ({wanting[0]}).")
     network.requires_grad_(False).eval()
     return network.to(model.unet.device, memory_format=torch.channels_last)
 

@@ -12,7 +12,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,15 @@ PREFIXES = {
 
 
 class LoraError(RequestError):
-    """A file that is not a LoRA for this model, and why."""
+    """A file that is not a LoRA for this model, and why: one line, whatever the file's name holds."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Words of strangers, such as names of files, without line breaks and whatever else can't be printed."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class LowRank:
     """The change of one weight.
 
     Attributes:
-        down: A, (r, in) or (r, in, kh, kw).
+        down: A, (r, in) or (r, in, kh, kw); the latter as `_rows_last` reads it.
         up: B, (out, r) or (out, r, 1, 1).
         scale: alpha / r.
     """
@@ -56,11 +65,14 @@ class LowRank:
     scale: float
 
 
-Lora = dict[tuple[str, str], LowRank]  # (part of the pipeline, module name) -> its change
+Place = tuple[str, str]  # part of the pipeline, module name
+Lora = dict[Place, LowRank]
+State = tuple[tuple[int, float], ...]  # identity of each LoRA and its weight, in order
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; its size limits are checked before anything is read.
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[safe_open, list[str]]]:
+    """A safetensors file and its keys; its size limits are checked before any of it is read.
 
     Raises:
         LoraError: not a safetensors file, or one that is too large.
@@ -79,11 +91,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise LoraError(f"{path.name} has over {KEY_LIMIT} tensors; that is no LoRA.")
             if odd := {file.get_slice(key).get_dtype() for key in keys} - DTYPES:
                 raise LoraError(f"{path.name} holds numbers of type {odd.pop()}, as no LoRA does; the file is broken.")
-            return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
+            yield file, keys
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise LoraError(
             f"{path.name} can't be read as safetensors ({error!s:.80}); please choose another file."
         ) from None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; raises as `_opened` does."""
+    with _opened(path) as (file, keys):
+        return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
+
+
+def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of the tensors and metadata of a safetensors file, without its weights; raises as `_opened` does."""
+    with _opened(path) as (file, keys):
+        return {key: tuple(file.get_slice(key).get_shape()) for key in keys}, file.metadata() or {}
 
 
 def read_prior(path: Path) -> tuple[Tensor, Tensor] | None:
@@ -102,7 +126,7 @@ def _flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _find_module(stem: str, modules: Mapping[str, Mapping[str, nn.Module]]) -> tuple[str, str] | None:
+def _find_module(stem: str, modules: Mapping[str, Mapping[str, nn.Module]]) -> Place | None:
     """The (part, module name) that a key's stem speaks of, whichever way it is spelt."""
     for part, names in modules.items():
         for prefix in PREFIXES[part]:
@@ -135,7 +159,7 @@ def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
         for part, network in parts.items()
     }
     settings = _adapter_settings(path, metadata)
-    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    found: dict[Place, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = SUFFIX.search(key)
         place = match and _find_module(key[: match.start()], modules)
@@ -183,7 +207,7 @@ def _declared_scale(settings: dict, name: str, rank: int) -> float:
 
 def _low_rank(
     path: Path,
-    place: tuple[str, str],
+    place: Place,
     roles: dict[str, Tensor],
     parts: Mapping[str, nn.Module],
     settings: dict[str, dict],
@@ -211,7 +235,7 @@ def _low_rank(
         scale = math.nan
     if not abs(scale) <= SCALE_LIMIT:
         raise LoraError(f"{path.name} has no usable alpha at {name!r}; the file is broken.")
-    return LowRank(down, up, scale)
+    return LowRank(down.contiguous(memory_format=torch.channels_last) if down.ndim == 4 else down, up, scale)
 
 
 def _rows_last(weight: Tensor) -> Tensor:
@@ -227,37 +251,87 @@ def _rows(weight: Tensor) -> Tensor:
 class LoraStack:
     """The networks of one model, and the one place where their weights are changed.
 
+    The sum of a place is that of its first use, in float32, plus the product of all others, their ranks side by side.
+    Of float32 networks the first part is kept: in nearly all requests it is the one-step LoRA's, so that another style
+    costs its own few ranks alone. That is one dense copy more, of what is touched. Of networks in bfloat16, the large
+    ones, it would take twice their memory, and next to their pictures the time saved is small. Kept or computed again,
+    it is the same numbers.
+
     Args:
         parts: "unet" and perhaps "text_encoder"; their present weights are the base.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         self.parts = dict(parts)
-        self.base: dict[tuple[str, str], Tensor] = {}  # W_0 of every tensor that was ever touched
-        self.active: tuple[tuple[int, float], ...] | None = ()  # (identity of the LoRA, weight), as applied now
-        self.held: list[Lora] = []  # the LoRAs of `active`, so that no other one can get their identity
-        self.changed: set[tuple[str, str]] = set()
+        self.modules: dict[Place, nn.Module] = {}
+        self.base: dict[Place, Tensor] = {}  # W_0 of every tensor that was ever touched
+        self.active: State | None = ()  # as applied now
+        self.held: list[Lora] = []  # the LoRAs of `active` and `written`, so that no other one can get their identity
+        self.written: dict[Place, State | None] = {}  # the uses in each place that is not W_0; None: a write failed
+        self.started: dict[Place, tuple[Lora, float, Tensor]] = {}  # sums of one use, with that use
 
-    def weight(self, place: tuple[str, str]) -> Tensor:
-        part, name = place
-        return self.parts[part].get_submodule(name).weight.data
+    def weight(self, place: Place) -> Tensor:
+        if place not in self.modules:
+            part, name = place
+            self.modules[place] = self.parts[part].get_submodule(name)  # a tenth of a swap, if looked up each time
+        return self.modules[place].weight.data
 
     @torch.no_grad()
     def apply(self, uses: list[tuple[Lora, float]]) -> None:
         """Make the networks W_0 + sum of w (alpha / r) B A over `uses`, whatever was applied before."""
         uses = [(lora, weight) for lora, weight in uses if weight != 0]
-        wanted = tuple((id(lora), weight) for lora, weight in uses)
-        if wanted == self.active:
+        if _state(uses) == self.active:
             return
-        touched = {place for lora, _ in uses for place in lora}
-        self.active, self.changed = None, self.changed | touched  # so that a failure below is mended by the next call
-        for place in self.changed:
-            weight = self.weight(place)
-            if place not in self.base:
-                self.base[place] = weight.clone()
-            total = _rows(self.base[place])
-            for change, factor in ((lora[place], factor) for lora, factor in uses if place in lora):
-                up, down = (tensor.to(weight.device).float() for tensor in (change.up, change.down))
-                total = torch.addmm(total.float(), up.flatten(1), _rows(down), alpha=factor * change.scale)
-            _rows_last(weight).copy_(total.view_as(_rows_last(weight)))
-        self.changed, self.active, self.held = touched, wanted, [lora for lora, _ in uses]
+        self.active = None  # so that a failure below is mended by the next call
+        self.held += [lora for lora, _ in uses]
+        wanted: dict[Place, list[tuple[Lora, float]]] = {place: [] for place in self.written}
+        for lora, weight in uses:
+            for place in lora:
+                wanted.setdefault(place, []).append((lora, weight))
+        for place, here in wanted.items():
+            if self.written.get(place, ()) != _state(here):
+                self.written[place] = None
+                self._write(place, here)
+                self.written[place] = _state(here)
+        self.written = {place: state for place, state in self.written.items() if state}
+        self.active, self.held = _state(uses), [lora for lora, _ in uses]
+
+    def _write(self, place: Place, uses: list[tuple[Lora, float]]) -> None:
+        """Give one weight W_0 + sum of w (alpha / r) B A over `uses`, all of which change it."""
+        weight = self.weight(place)
+        if place not in self.base:
+            self.base[place] = weight.clone()
+        if not uses:
+            weight.copy_(self.base[place])
+            return
+        rows, total = _rows_last(weight), self._start(place, *uses[0])
+        if others := uses[1:]:
+            in_place = rows.view(total.shape) if rows.is_contiguous() and rows.dtype == total.dtype else None
+            total = torch.addmm(total, *_product(place, others, weight.device), out=in_place)
+            if in_place is not None:
+                return
+        rows.copy_(total.view_as(rows))
+
+    def _start(self, place: Place, lora: Lora, factor: float) -> Tensor:
+        """The matrix W_0 + w (alpha / r) B A of one use, in float32."""
+        kept = self.started.get(place)
+        if kept and kept[0] is lora and kept[1] == factor:
+            return kept[2]
+        base = self.base[place]
+        total = torch.addmm(_rows(base).float(), *_product(place, [(lora, factor)], base.device))
+        if base.dtype == torch.float32:
+            self.started[place] = lora, factor, total
+        return total
+
+
+def _state(uses: list[tuple[Lora, float]]) -> State:
+    return tuple((id(lora), weight) for lora, weight in uses)
+
+
+def _product(place: Place, uses: list[tuple[Lora, float]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """B (out, r) and A (r, in) of several changes of one weight as one product; the strengths are in B."""
+    changes = [(lora[place], factor) for lora, factor in uses]
+    up = torch.cat([change.up.flatten(1) for change, _ in changes], 1)
+    down = torch.cat([_rows(change.down) for change, _ in changes])
+    strengths = [factor * change.scale for change, factor in changes for _ in range(len(change.down))]
+    return up.to(device).float() * torch.tensor(strengths, device=device), down.to(device).float()

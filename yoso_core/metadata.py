@@ -1,22 +1,227 @@
-"""What is written into a PNG so that its picture can be made again.
+"""What is written into a PNG, or into a link, so that its picture can be made again.
 
-Two text chunks: ``parameters``, the line format that other tools of the field read, and ``yoso``, our request as JSON.
+Two text chunks: ``parameters``, the line format that other tools of the field write and read, and ``yoso``, our request
+as JSON, with the pictures that it edits and follows.
 """
 
-import dataclasses
+import base64
 import json
+import math
+import re
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from yoso_core.editing import lay_out
 from yoso_core.engine import Result
-from yoso_core.requests import GenerateRequest, LoraUse, RequestError
+from yoso_core.pictures import PictureFileError, open_picture, square
+from yoso_core.requests import (
+    DEFAULT_MODEL,
+    GUIDANCE_LIMIT,
+    GUIDANCE_STEP,
+    LORA_LIMIT,
+    LORA_WEIGHT_RANGE,
+    PROMPT_LIMIT,
+    SEED_LIMIT,
+    STEPS,
+    ControlUse,
+    EditRequest,
+    GenerateRequest,
+    LoraUse,
+    RequestError,
+    check_text,
+)
+
+KINDS = {"generate": GenerateRequest, "edit": EditRequest}
+PNG_URL = "data:image/png;base64,"
+PICTURE_LIMIT = 24_000_000  # characters of one picture in JSON
+JSON_LIMIT = 48_000_000  # characters in all; PIL reads no more than 64 MB of text from a PNG
+LINK_LIMIT = 8000  # characters; servers refuse longer addresses
+PARAMETERS_LIMIT = 50_000  # characters
+LISTED = 8  # things named in one note
+NEGATIVE = "Negative prompt:"
+SETTING = re.compile(r'([A-Za-z][\w /-]{0,60}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
+TAG = r"<(lora|lyco|hypernet):([^<>\n]*)>"
+# With the spaces and commas around; the look-behind begins each run of them once, however long it is.
+TAGS = re.compile(rf"(?<![\s,])[\s,]*(?:{TAG}[\s,]*)+")
+KEPT_BACK = {"picture": "the picture that was edited", "control": "the control picture"}  # by field; not in links
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Settings that were read.
+
+    Attributes:
+        request: what they ask for, as far as it can be asked here.
+        notes: what was left out or changed, in words; empty if nothing was.
+    """
+
+    request: GenerateRequest
+    notes: tuple[str, ...] = ()
 
 
 def request_of(result: Result, index: int) -> GenerateRequest:
-    """The request that makes picture number `index` of a result alone."""
-    return dataclasses.replace(result.request, seed=result.seeds[index], count=1)
+    """The request that makes picture number `index` of a result alone, from pictures no larger than that takes."""
+    alone = replace(result.request, seed=result.seeds[index], count=1)
+    return _reduced(alone, result.pictures[index].width)
+
+
+def _reduced(request: GenerateRequest, size: int) -> GenerateRequest:
+    """The same request with pictures of more than twice the size laid out already, which changes nothing it makes.
+
+    Args:
+        size: side in pixels of what it makes.
+    """
+
+    def is_large(picture: Image.Image) -> bool:
+        return max(picture.size) > 2 * size
+
+    control = request.control
+    if control is not None and is_large(control.picture):
+        control = replace(control, picture=square(control.picture, size, control.fit))
+        request = replace(request, control=control)
+    if isinstance(request, EditRequest) and is_large(request.picture):
+        inner = round(size / (1 + 2 * request.grow))
+        plain = lay_out(replace(request, grow=0.0, feather=0.0), inner)
+        request = replace(request, picture=plain.picture, mask=plain.mask)
+    return request
+
+
+def to_json(request: GenerateRequest) -> dict[str, Any]:
+    """A request as JSON holds it: its fields, pictures as PNG in data URLs, and its "kind"."""
+    kind = "edit" if isinstance(request, EditRequest) else "generate"
+    return {"kind": kind, **_plain(request)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Image.Image):
+        buffer = BytesIO()
+        value.save(buffer, "PNG")
+        return PNG_URL + base64.b64encode(buffer.getvalue()).decode()
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def from_json(values: Any) -> GenerateRequest:
+    """The request that `to_json` wrote; a `GenerateRequest` or an `EditRequest`.
+
+    Raises:
+        RequestError: an unknown kind or field, one that is missing, or a value that is not valid.
+    """
+    values = dict(_object(values))
+    kind = values.pop("kind", "generate")  # pictures of the first version say none
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise RequestError(f"The settings are of the kind {kind!r:.40}; known are {' and '.join(KINDS)}.")
+    return _build(KINDS[kind], values)
+
+
+def _object(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise RequestError("The settings can't be read, because they are no JSON object; please choose others.")
+    return values
+
+
+def _build(kind: type, values: Any) -> Any:
+    """A request, or a part of one, from its fields as JSON holds them."""
+    known = {field.name: field for field in fields(kind)}
+    for name in _object(values):
+        if name not in known:
+            raise RequestError(f"The settings have a field {name!r:.40}, which is not known here; please remove it.")
+    for name, field in known.items():
+        if field.default is MISSING and name not in values:
+            raise RequestError(f"The settings lack the field {name!r}; please add it.")
+    return kind(**{name: READERS[name](value) if name in READERS else value for name, value in values.items()})
+
+
+def _read_picture(text: Any) -> Image.Image:
+    try:
+        if not isinstance(text, str) or not text.startswith(PNG_URL) or len(text) > PICTURE_LIMIT:
+            raise ValueError
+        return open_picture(BytesIO(base64.b64decode(text[len(PNG_URL) :], validate=True))).picture
+    except (ValueError, PictureFileError):
+        raise RequestError("A picture inside the settings can't be read; please choose another file.") from None
+
+
+def _read_mask(text: Any) -> Image.Image | None:
+    return None if text is None else _read_picture(text).convert("L")
+
+
+def _read_control(values: Any) -> ControlUse | None:
+    return None if values is None else _build(ControlUse, values)
+
+
+def _read_loras(values: Any) -> tuple[LoraUse, ...]:
+    if not isinstance(values, list):
+        raise RequestError("The LoRAs in the settings can't be read: they must be a list.")
+    return tuple(_build(LoraUse, use) for use in values[: LORA_LIMIT + 1])  # one too many is enough to be refused
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "picture": _read_picture,
+    "mask": _read_mask,
+    "control": _read_control,
+    "loras": _read_loras,
+}
+
+
+def _parse(text: str, limit: int) -> Any:
+    try:
+        if len(text) > limit:
+            raise ValueError(f"{len(text):,} characters, at most {limit:,} are read")
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The settings can't be read ({error!s:.80}).") from None
+
+
+def link_text(request: GenerateRequest) -> str:
+    """A request as URL-safe text, without what is as by default, and without pictures.
+
+    Raises:
+        RequestError: it is too long for a link.
+    """
+    values = {
+        field.name: _plain(getattr(request, field.name))
+        for field in fields(GenerateRequest)
+        if field.name not in KEPT_BACK and getattr(request, field.name) != field.default
+    }
+    kept_back = [name for name in KEPT_BACK if getattr(request, name, None) is not None]
+    if kept_back:
+        values["without"] = kept_back
+    compact = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    text = base64.urlsafe_b64encode(compact.encode()).decode().rstrip("=")
+    if len(text) > LINK_LIMIT:
+        raise RequestError("These settings are too long for a link; please shorten the prompt.")
+    return text
+
+
+def from_link(text: Any) -> Restored:
+    """What `link_text` wrote. An edit comes back as a plain request, because its picture stayed behind.
+
+    Raises:
+        RequestError: it is no such text, or its settings are not valid.
+    """
+    broken = RequestError("This link can't be read, part of it may be missing; please copy the whole link.")
+    # The decoder would skip what does not belong.
+    if not isinstance(text, str) or len(text) > LINK_LIMIT or not re.fullmatch(r"[\w-]+=*", text, re.ASCII):
+        raise broken
+    try:
+        decoded = base64.urlsafe_b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4)).decode()
+        values = json.loads(decoded)
+    except (ValueError, RecursionError):
+        raise broken from None
+    if not isinstance(values, dict):
+        raise broken
+    kept_back = values.pop("without", [])
+    if not isinstance(kept_back, list) or not all(isinstance(name, str) and name in KEPT_BACK for name in kept_back):
+        raise broken
+    notes = [f"{KEPT_BACK[name]} can't travel in a link: choose it again" for name in dict.fromkeys(kept_back)]
+    return Restored(_build(GenerateRequest, values), tuple(notes))
 
 
 def parameters_text(result: Result, index: int) -> str:
@@ -25,22 +230,171 @@ def parameters_text(result: Result, index: int) -> str:
     loras = "".join(f" <lora:{use.name}:{use.weight:g}>" for use in request.loras)
     settings = {
         "Steps": request.steps,
-        "Sampler": "LCM",
+        "Sampler": {"consistency": "LCM", "ddim": "DDIM"}[request.sampler],
         "CFG scale": f"{request.guidance:g}",
         "Seed": result.seeds[index],
         "Size": f"{picture.width}x{picture.height}",
-        "Model": request.model,
+        "Model": _quoted(request.model),
     }
+    if isinstance(request, EditRequest):
+        settings["Denoising strength"] = f"{request.strength:g}"
+    if request.one_step != 1:
+        settings["One-step weight"] = f"{request.one_step:g}"
+    if request.control is not None:
+        settings["ControlNet 0"] = _quoted(_control_text(request.control))
     lines = [request.prompt + loras]
     if request.negative:
-        lines.append(f"Negative prompt: {request.negative}")
+        lines.append(f"{NEGATIVE} {request.negative}")
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def _control_text(use: ControlUse) -> str:
+    named = {"Model": use.network} if use.network else {}
+    acts = {"Weight": f"{use.strength:g}", "Guidance Start": f"{use.start:g}", "Guidance End": f"{use.end:g}"}
+    return ", ".join(f"{name}: {value}" for name, value in ({"Module": use.annotator} | named | acts).items())
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if re.search('[,:"\n]', value) else value
+
+
+def _unquoted(value: str) -> str:
+    if not value.startswith('"'):
+        return value.strip()
+    return re.sub(r"\\(.)", r"\1", value.removeprefix('"').removesuffix('"'))
+
+
+def read_parameters(text: str, model: str = DEFAULT_MODEL, loras: Collection[str] = ()) -> Restored:
+    """As much of a ``parameters`` text as can be asked for here.
+
+    Args:
+        text: as AUTOMATIC1111's web UI writes it, and many after it.
+        model: what is to draw, because theirs are named by file names.
+        loras: those that may be taken over, by name.
+
+    Raises:
+        RequestError: it is too long, or no text.
+    """
+    prompt, negative, settings = _split(check_text("The text of the settings", text, PARAMETERS_LIMIT))
+    notes: list[str] = []
+    uses = _take_loras(prompt, loras, notes)
+    request = GenerateRequest(
+        prompt=_cut("prompt", _without_tags(prompt), notes),
+        negative=_cut("negative prompt", negative, notes),
+        seed=_take_seed(settings, notes),
+        steps=_take_steps(settings, notes),
+        guidance=_take_guidance(settings, notes),
+        model=model,
+        loras=uses,
+    )
+    # Hashes and versions only tell which files and which program it was.
+    left = [f"{name} {value:.40}" for name, value in settings.items() if not re.search("hash|[Vv]ersion", name)]
+    if left:
+        notes.append(f"not taken over: {_listed(left)}")
+    return Restored(request, tuple(notes))
+
+
+def _split(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt and settings; each of the first two may have several lines."""
+    lines, settings = text.replace("\r\n", "\n").split("\n"), {}
+    for last in reversed(range(len(lines))):
+        found = SETTING.findall(lines[last])
+        if len(found) > 1 and {"Steps", "Seed"} & {name for name, _ in found}:
+            for name, value in found:
+                settings.setdefault(name, _unquoted(value))
+            lines = lines[:last]  # what follows are remarks of extensions
+            break
+    middle = next((index for index, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
+    negative = "\n".join(lines[middle:]).removeprefix(NEGATIVE)
+    return "\n".join(lines[:middle]).strip(), negative.strip(), settings
+
+
+def _without_tags(prompt: str) -> str:
+    def seam(match: re.Match) -> str:
+        if match.start() == 0 or match.end() == len(prompt):
+            return ""
+        return ", " if "," in re.sub(TAG, "", match[0]) else " "
+
+    return TAGS.sub(seam, prompt)
+
+
+def _take_loras(prompt: str, known: Collection[str], notes: list[str]) -> tuple[LoraUse, ...]:
+    low, high = LORA_WEIGHT_RANGE
+    uses: dict[str, LoraUse] = {}
+    left: dict[str, None] = {}  # a set that keeps its order
+    changed: list[str] = []
+    for kind, inside in re.findall(TAG, prompt):
+        name, _, weights = inside.partition(":")
+        if name in uses:
+            continue
+        if kind == "hypernet" or name not in known or len(uses) == LORA_LIMIT:
+            left[name] = None
+            continue
+        first = re.split("[:,]", weights)[0]  # there may be more of them, for parts of the network
+        asked = _number(first or "1")
+        weight = 1.0 if asked is None else min(max(asked, low), high)
+        if weight != asked:
+            changed.append(f"LoRA {name} at {first:.20}: set to {weight:g}")
+        uses[name] = LoraUse(name, weight)
+    if left:
+        notes.append(f"without the LoRAs {_listed([f'{name:.40}' for name in left])}")
+    notes += changed
+    return tuple(uses.values())
+
+
+def _take_seed(settings: dict[str, str], notes: list[str]) -> int:
+    text = settings.pop("Seed", "")
+    if not re.fullmatch(r"-?\d{1,40}", text):
+        notes.append("no seed in it: set to 0")
+        return 0
+    seed = int(text) % (SEED_LIMIT + 1)
+    if seed != int(text):
+        notes.append(f"seed {text}: set to {seed}")
+    return seed
+
+
+def _take_steps(settings: dict[str, str], notes: list[str]) -> int:
+    text = settings.pop("Steps", "1")
+    steps = _number(text)
+    if steps in STEPS:
+        return int(steps)
+    notes.append(f"{text:.20} steps: set to 1")
+    return 1
+
+
+def _take_guidance(settings: dict[str, str], notes: list[str]) -> float:
+    text = settings.pop("CFG scale", "1")
+    asked = _number(text)
+    wanted = min(max(asked or 1.0, 1.0), GUIDANCE_LIMIT)
+    guidance = round(1 + round((wanted - 1) / GUIDANCE_STEP) * GUIDANCE_STEP, 2)
+    if guidance != asked:
+        notes.append(f"guidance {text:.20}: set to {guidance:g}")
+    return guidance
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _cut(name: str, text: str, notes: list[str]) -> str:
+    if len(text) > PROMPT_LIMIT:
+        notes.append(f"{name}: only its first {PROMPT_LIMIT:,} characters")
+    return text[:PROMPT_LIMIT]
+
+
+def _listed(things: list[str]) -> str:
+    more = len(things) - LISTED
+    return ", ".join(things[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def png_info(result: Result, index: int) -> PngInfo:
     info = PngInfo()
     info.add_itxt("parameters", parameters_text(result, index))
-    info.add_itxt("yoso", json.dumps(dataclasses.asdict(request_of(result, index)), ensure_ascii=False))
+    info.add_itxt("yoso", json.dumps(to_json(request_of(result, index)), ensure_ascii=False))
     return info
 
 
@@ -49,20 +403,20 @@ def save_png(result: Result, index: int, path: Path) -> None:
     result.pictures[index].save(path, "PNG", pnginfo=png_info(result, index))
 
 
-def read_request(picture: Image.Image) -> GenerateRequest:
-    """The request that a PNG of ours was made from.
+def read_request(picture: Image.Image, model: str = DEFAULT_MODEL, loras: Collection[str] = ()) -> Restored:
+    """The request that a PNG was made from: of ours all of it, of other tools what can be asked for here.
+
+    Args:
+        picture: an open PNG.
+        model: as for `read_parameters`, as is
+        loras: those that may be taken over from another tool's.
 
     Raises:
         RequestError: the picture carries none, or one that is not valid.
     """
-    text = getattr(picture, "text", {}).get("yoso")
-    if text is None:
-        raise RequestError("This picture has no settings of YOSO Studio in it; please choose a PNG saved here.")
-    try:
-        values = json.loads(text)
-        values["loras"] = tuple(LoraUse(**use) for use in values.get("loras", ()))
-        return GenerateRequest(**values)
-    except RequestError:
-        raise
-    except (TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise RequestError(f"The settings in this picture can't be read ({error!s:.80}).") from None
+    chunks = getattr(picture, "text", {})
+    if "yoso" in chunks:
+        return Restored(from_json(_parse(chunks["yoso"], JSON_LIMIT)))
+    if "parameters" in chunks:
+        return read_parameters(chunks["parameters"], model, loras)
+    raise RequestError("This picture has no settings in it; please choose a PNG as the studio saves it.")

@@ -181,6 +181,7 @@ def local_model(folder: str) -> ModelSpec:
         like,
         title=path.name,
         source=Source(str(path)),
+        licence=_licence(path) or (like.licence if family == "sd15" else "unknown"),
         resolution=resolution,
         sizes=like.sizes if resolution == like.resolution else (resolution,),
         lora=lora,
@@ -196,6 +197,17 @@ def _config(part: Path) -> dict:
         return dict(json.loads((part / "config.json").read_text()))
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def _licence(folder: Path) -> str:
+    """As the folder's card says it; "" where it does not."""
+    from huggingface_hub import metadata_load
+
+    try:
+        card = metadata_load(folder / "README.md") or {}
+        return str(card.get("license_name") or card.get("license") or "")
+    except Exception:  # a card is a text that somebody wrote
+        return ""
 
 
 @dataclass

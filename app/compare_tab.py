@@ -1,0 +1,160 @@
+"""The Compare tab: one prompt and seed in ever fewer steps, and grids over any two settings."""
+
+import html
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from app.edit_tab import EditTab
+from app.generate_tab import GenerateTab
+from app.pictures import data_uri, problem_html, save_picture
+from app.settings import Settings
+from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.requests import RequestError
+from yoso_core.sheets import AXES, Sheet, draw, grid, ladder, parse_axis, run
+
+EXAMPLES = {
+    "prompt": "a cat | a dog | a panda",
+    "seed": "0, 1, 2, 3",
+    "steps": "1, 2, 4",
+    "guidance": "1, 1.5, 2, 3",
+    "strength": "0:1:6",
+    "control": "0:1.5:4",
+    "one-step": "0:1:5",
+    "lora": "0:1:3",
+}
+NO_LORA = "lora"
+ON_SAVED = "() => setTimeout(() => document.querySelector('#sheet-download').click(), 50)"
+
+
+def cell_html(title: str, result: Result | None) -> str:
+    if result is None:
+        return f'<figure class="waiting"><div></div><figcaption><b>{html.escape(title)}</b></figcaption></figure>'
+    took = f"{result.evaluations} evaluation{'s' * (result.evaluations != 1)} · {result.seconds['total'] * 1000:.0f} ms"
+    return (
+        f'<figure><img src="{data_uri(result.pictures[0])}" alt="{html.escape(title)}" draggable="false">'
+        f"<figcaption><b>{html.escape(title)}</b> {took}</figcaption></figure>"
+    )
+
+
+def ladder_html(sheet: Sheet, results: list[Result]) -> str:
+    """The rungs that are there, and places for the others."""
+    waiting = [None] * (len(sheet.requests) - len(results))
+    cells = "".join(map(cell_html, sheet.columns, [*results, *waiting]))
+    return f'<div class="rungs">{cells}</div>' + "".join(
+        f'<p class="quiet">{html.escape(note)}</p>' for note in sheet.notes
+    )
+
+
+class CompareTab:
+    """Ladder and grid of what the open settings ask for.
+
+    Args:
+        engine: makes the pictures.
+        settings: the controls that all tabs share.
+        generate, edit: the tabs whose pictures are compared.
+    """
+
+    name = "compare"
+
+    def __init__(self, engine: Engine, settings: Settings, generate: GenerateTab, edit: EditTab) -> None:
+        self.engine, self.settings = engine, settings
+        self.sources = {generate.name: generate, edit.name: edit}
+
+    def build(self) -> None:
+        self.source = gr.Radio(
+            [(name.capitalize(), name) for name in self.sources],
+            value="generate",
+            label="Of what",
+            info="The picture that this tab makes of the present settings",
+            elem_id="source",
+            elem_classes="segments",
+        )
+        with gr.Row(elem_classes="compare-head"):
+            gr.HTML("<h3>Ladder</h3><p>The same prompt and seed in 1, 2 and 4 steps, and the teacher's way.</p>")
+            self.climb = gr.Button("Climb", elem_id="climb", scale=0, min_width=120)
+        self.ladder = gr.HTML(elem_id="ladder")
+        with gr.Row(elem_classes="compare-head"):
+            gr.HTML("<h3>Grid</h3><p>Any two settings against each other, up to 64 pictures.</p>")
+            self.fill = gr.Button("Fill", elem_id="fill", scale=0, min_width=120)
+        with gr.Row(elem_id="axes"):
+            self.x, self.x_values = self.build_axis("Across", "seed")
+            self.y, self.y_values = self.build_axis("Down", "one-step")
+        self.grid = gr.HTML(elem_id="grid")
+        with gr.Row(elem_classes="under"):
+            self.told = gr.HTML(elem_classes="info")
+            self.save = gr.Button("Save PNG", size="sm", scale=0, min_width=110, visible=False)
+            self.download = gr.DownloadButton(visible="hidden", elem_id="sheet-download")
+
+    def build_axis(self, label: str, kind: str) -> tuple[gr.Dropdown, gr.Textbox]:
+        with gr.Column(min_width=240):
+            chosen = gr.Dropdown(
+                self.kinds([]), value=kind, label=label, elem_id=f"axis-{label.lower()}", elem_classes="axis"
+            )
+            values = gr.Textbox(
+                EXAMPLES[kind],
+                label="Values",
+                info="1, 2, 4 or FROM:TO:COUNT; prompts apart by |",
+                max_length=4000,
+                elem_id=f"values-{label.lower()}",
+            )
+        return chosen, values
+
+    def kinds(self, own: list[str]) -> list[tuple[str, str]]:
+        """What an axis can change: title and name."""
+        titles = {"control": "control strength", "one-step": "YOSO weight"}
+        kinds = [(titles.get(kind, kind), kind) for kind in AXES if kind != NO_LORA]
+        picker = self.settings.picker
+        return kinds + [(f"{picker.known[name].title} weight", f"lora.{name}") for name in (*own, *picker.shared)]
+
+    def connect(self, private: dict[str, Any]) -> None:
+        asked = {
+            *self.settings.typed,
+            self.settings.model,
+            self.source,
+            *(control for tab in self.sources.values() for control in tab.typed),
+        }
+        axes = {self.x, self.x_values, self.y, self.y_values}
+        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **private)
+        self.fill.click(self.draw_grid, asked | axes, [self.grid, self.told, self.save, self.download], **private)
+        self.save.click(None, js=ON_SAVED)
+        for kind, typed in ((self.x, self.x_values), (self.y, self.y_values)):
+            kind.input(lambda name: EXAMPLES[name.partition(".")[0]], kind, typed, show_progress="hidden", **private)
+        self.settings.picker.own.change(
+            lambda own: [gr.Dropdown(choices=self.kinds(own))] * 2,
+            self.settings.picker.own,
+            [self.x, self.y],
+            **private,
+        )
+
+    def draw_ladder(self, values: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+        """Rung by rung."""
+        try:
+            sheet = ladder(self.engine, self.sources[values[self.source]].request(values))
+            results: list[Result] = []
+            yield ladder_html(sheet, results), ""
+            for result in run(self.engine, sheet):
+                results.append(result)
+                yield ladder_html(sheet, results), ""
+        except (RequestError, PictureError) as error:
+            yield "", problem_html(str(error))
+
+    def draw_grid(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:
+        """All of it, as one labelled picture."""
+        try:
+            x, y = (
+                parse_axis(f"{values[self.x]}={values[self.x_values]}"),
+                parse_axis(f"{values[self.y]}={values[self.y_values]}"),
+            )
+            sheet = grid(self.sources[values[self.source]].request(values), x, y)
+            results = []
+            for result in run(self.engine, sheet):
+                results.append(result)
+                progress((len(results), len(sheet.requests)), unit="pictures")
+        except (RequestError, PictureError) as error:
+            return gr.skip(), problem_html(str(error)), gr.skip(), gr.skip()
+        picture = draw(sheet, results)
+        path = save_picture(picture, "grid.png", self.download.GRADIO_CACHE)
+        shown = f'<img src="{data_uri(picture)}" alt="grid of {len(results)} pictures">'
+        return shown, "", gr.Button(visible=True), path

@@ -1,0 +1,231 @@
+"""What programs can ask for, over HTTP and as MCP tools: the functions of the page with named, defaulted parameters."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from app.lora_picker import LoraPicker
+from app.pictures import png_files, run, save_picture
+from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.pictures import open_picture
+from yoso_core.requests import (
+    DEFAULT_MODEL,
+    SIZE_RANGE,
+    SIZE_STEP,
+    ControlUse,
+    EditRequest,
+    GenerateRequest,
+    LoraUse,
+    RequestError,
+    check_whole,
+)
+from yoso_core.sheets import draw, grid, ladder, parse_axis
+from yoso_core.sheets import run as run_sheet
+
+
+def in_one_sentence(function: Callable) -> Callable:
+    """Whatever is refused reaches the caller as one sentence."""
+
+    @functools.wraps(function)
+    def answer(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (RequestError, PictureError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return answer
+
+
+def parse_loras(text: str) -> tuple[LoraUse, ...]:
+    """``NAME:WEIGHT, NAME``, as people write it.
+
+    Raises:
+        RequestError: a weight is no number.
+    """
+    uses = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, weight = part.partition(":")
+        try:
+            number = float(weight or 1)
+        except ValueError:
+            raise RequestError(f"LoRAs are written NAME:0.8, NAME, and not {part!r:.60}.") from None
+        uses.append(LoraUse(name.strip(), number))
+    return tuple(uses)
+
+
+def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: dict[str, Any]) -> None:
+    """Register all of them; to be called inside ``gr.Blocks``.
+
+    Args:
+        engine: answers the requests.
+        picker: the LoRAs that can be named.
+        folder: Gradio's cache.
+        listening: queue rules that all listeners share.
+    """
+
+    def files(result: Result) -> list[dict]:
+        return [gr.FileData(path=path, mime_type="image/png").model_dump() for path in png_files(result, folder)]
+
+    def about(result: Result) -> dict[str, Any]:
+        names = ("evaluations", "seeds", "seconds", "cut", "notes")
+        return {name: getattr(result, name) for name in names}
+
+    def control_of(picture: Any, annotator: str, strength: float) -> ControlUse | None:
+        if not annotator:
+            return None
+        if picture is None:
+            raise RequestError("Control needs a picture; give one as `control`.")
+        return ControlUse(picture=read(picture), annotator=annotator, strength=strength)
+
+    def read(file: Any) -> Image.Image:
+        """An uploaded picture. Gradio moves uploads to its cache, but only where the client calls them files."""
+        path = Path(str(file["path"] if isinstance(file, dict) and "path" in file else "")).resolve()
+        if not path.is_relative_to(Path(folder).resolve()):
+            raise RequestError("A picture must be an uploaded file.")
+        return open_picture(path).picture
+
+    def generate(
+        prompt: str = "",
+        negative: str = "",
+        seed: int = 0,
+        steps: int = 1,
+        guidance: float = 1.0,
+        count: int = 1,
+        model: str = DEFAULT_MODEL,
+        size: int | None = None,
+        loras: str = "",
+        one_step: float = 1.0,
+        control: gr.FileData | None = None,
+        annotator: str = "",
+        control_strength: float = 1.0,
+    ) -> tuple[list[gr.FileData], dict]:
+        """Make pictures from a prompt: PNG files with their settings inside, and a JSON object about them.
+
+        `loras` is such as "line-art:0.8, blueprint-ink:0.4"; `control` with `annotator` ("canny", "scribble", "map")
+        is a picture whose lines to follow.
+        """
+        request = GenerateRequest(
+            prompt,
+            negative,
+            seed,
+            steps,
+            guidance,
+            count,
+            model,
+            size,
+            parse_loras(loras),
+            one_step,
+            control=control_of(control, annotator, control_strength),
+        )
+        result = run(engine, request)
+        return files(result), about(result)
+
+    def edit(
+        picture: gr.FileData,
+        prompt: str = "",
+        strength: float = 0.5,
+        mask: gr.FileData | None = None,
+        feather: float = 0.05,
+        grow: float = 0.0,
+        fit: str = "crop",
+        negative: str = "",
+        seed: int = 0,
+        steps: int = 1,
+        guidance: float = 1.0,
+        count: int = 1,
+        model: str = DEFAULT_MODEL,
+        size: int | None = None,
+        loras: str = "",
+        one_step: float = 1.0,
+        annotator: str = "",
+        control_strength: float = 1.0,
+    ) -> tuple[list[gr.FileData], dict]:
+        """Edit a picture: strength 0 keeps it, 1 forgets it; white in `mask` says where to repaint.
+
+        `grow` paints around the picture; `annotator` ("canny", "scribble") makes the result follow its lines.
+        """
+        given = read(picture)
+        request = EditRequest(
+            prompt,
+            negative,
+            seed,
+            steps,
+            guidance,
+            count,
+            model,
+            size,
+            parse_loras(loras),
+            one_step,
+            control=ControlUse(picture=given, annotator=annotator, strength=control_strength, fit=fit)
+            if annotator
+            else None,
+            picture=given,
+            strength=strength,
+            mask=read(mask).convert("L") if mask else None,
+            feather=feather,
+            grow=grow,
+            fit=fit,
+        )
+        result = run(engine, request)
+        return files(result), about(result)
+
+    def control_map(
+        picture: gr.FileData, annotator: str = "canny", low: int = 100, high: int = 200, size: int = 64
+    ) -> gr.FileData:
+        """The map that a ControlNet would be given of a picture."""
+        side = check_whole("The size", size, *SIZE_RANGE, SIZE_STEP)
+        found = engine.control_map(ControlUse(picture=read(picture), annotator=annotator, low=low, high=high), side)
+        return gr.FileData(path=save_picture(found, "map.png", folder), mime_type="image/png").model_dump()
+
+    def compare(
+        prompt: str = "", seed: int = 0, model: str = DEFAULT_MODEL, loras: str = ""
+    ) -> tuple[gr.FileData, list]:
+        """The ladder: one prompt and seed in 1, 2 and 4 steps, by the teacher, and without the one-step LoRA."""
+        sheet = ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras)))
+        results = list(run_sheet(engine, sheet))
+        path = save_picture(draw(sheet, results), "ladder.png", folder)
+        rungs = [{"rung": title} | about(result) for title, result in zip(sheet.columns, results, strict=True)]
+        return gr.FileData(path=path, mime_type="image/png").model_dump(), rungs
+
+    def grid_of(
+        prompt: str = "",
+        x: str = "seed=0,1,2,3",
+        y: str = "steps=1,2",
+        seed: int = 0,
+        model: str = DEFAULT_MODEL,
+        loras: str = "",
+    ) -> gr.FileData:
+        """A labelled grid over two settings, such as x "seed=0,1,2" and y "lora.line-art=0:1:3"."""
+        request = GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras))
+        sheet = grid(request, parse_axis(x), parse_axis(y) if y else None)
+        path = save_picture(draw(sheet, list(run_sheet(engine, sheet))), "grid.png", folder)
+        return gr.FileData(path=path, mime_type="image/png").model_dump()
+
+    def loras() -> list[dict]:
+        """The LoRAs that everybody can name here."""
+        entries = [picker.known[name] for name in picker.shared]
+        return [
+            {
+                "id": e.id,
+                "title": e.title,
+                "family": e.family,
+                "trigger": e.trigger,
+                "licence": e.licence,
+                "bytes": e.bytes,
+            }
+            for e in entries
+        ]
+
+    for name, function in {
+        "generate": generate,
+        "edit": edit,
+        "control_map": control_map,
+        "ladder": compare,
+        "grid": grid_of,
+        "loras": loras,
+    }.items():
+        gr.api(in_one_sentence(function), api_name=name, **listening)

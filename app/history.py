@@ -1,0 +1,161 @@
+"""What was made before: kept by the browser, brought back from it, from a saved PNG or from a link."""
+
+import base64
+import io
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from app.pictures import DATA_LIMIT, download_file, run
+from yoso_core.engine import Engine, Result
+from yoso_core.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
+from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
+
+SCRIPTS = Path(__file__).with_name("scripts")
+DOWNLOADS = 60  # pictures in one zip
+ON_COPIED = "link => { navigator.clipboard?.writeText(`${location.origin}${location.pathname}?s=${link}`); }"
+ON_SAVED = "() => setTimeout(() => document.querySelector('#download').click(), 50)"  # once the page has the new link
+
+
+def read_png(path: str | Path | io.BytesIO, loras: Collection[str] = ()) -> Restored:
+    """The settings inside a PNG that was saved here or by another program of the field.
+
+    Args:
+        path: of the file, or its bytes.
+        loras: names that may be taken over from another program.
+
+    Raises:
+        RequestError: it holds none.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.width * picture.height > PIXEL_LIMIT:
+                raise RequestError("This picture is too large; please choose a PNG saved here.")
+            return read_request(picture, loras=loras)
+    except RequestError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RequestError("This file can't be read as a PNG; please choose one saved here.") from error
+
+
+class History:
+    """The strip of thumbnails under the tabs.
+
+    Args:
+        engine: makes pictures once more to save them; the strip holds only their settings.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def build(self) -> None:
+        self.strip = gr.HTML(
+            None,
+            html_template=(SCRIPTS / "history.html").read_text("utf-8"),
+            apply_default_css=False,
+            js_on_load=(SCRIPTS / "history.js").read_text("utf-8"),
+            elem_id="history",
+        )
+        self.download = gr.DownloadButton(visible="hidden", elem_id="download")
+        self.link = gr.Textbox(visible="hidden")
+
+    def entry(self, result: Result, stage: str) -> dict[str, Any]:
+        """What the strip keeps of the first picture of a result; `stage` is the element that shows it."""
+        return {"entry": to_json(request_of(result, 0)), "shows": f"#{stage}"}
+
+    def connect(
+        self,
+        upload: gr.UploadButton,
+        order: Any,
+        own: Any,
+        shared: Collection[str],
+        restored: Callable[[Restored, list[str], int], dict[Any, Any]],
+        outputs: list[Any],
+        private: dict[str, Any],
+    ) -> None:
+        """Listen to the strip and to the button that opens a PNG.
+
+        Args:
+            upload: the button.
+            order: counts the wishes for a picture.
+            own: ids of the LoRAs that the session added.
+            shared: ids of those that everybody sees.
+            restored: what to set the page to.
+            outputs: the components that it sets.
+            private: queue rules of a listener that no program may call.
+        """
+
+        def restore(read: Callable[[], Restored], own: list[str], order: int) -> dict[Any, Any]:
+            try:
+                return restored(read(), own, order)
+            except RequestError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+
+        def from_strip(own: list[str], order: int, event: gr.EventData) -> dict[Any, Any]:
+            return restore(lambda: Restored(from_json(_sent(event, "request"))), own, order)
+
+        def from_page(own: list[str], order: int, event: gr.EventData) -> dict[Any, Any]:
+            return restore(lambda: from_link(_sent(event, "link")), own, order)
+
+        def from_drop(own: list[str], order: int, event: gr.EventData) -> dict[Any, Any]:
+            return restore(lambda: read_png(_dropped(_sent(event, "file")), [*shared, *own]), own, order)
+
+        def from_file(path: str, own: list[str], order: int) -> dict[Any, Any]:
+            return restore(lambda: read_png(path, [*shared, *own]), own, order)
+
+        options = private | {"show_progress": "hidden"}
+        self.strip.select(from_strip, [own, order], outputs, **options)
+        self.strip.input(from_page, [own, order], outputs, **options)
+        self.strip.upload(from_drop, [own, order], outputs, **options)
+        upload.upload(from_file, [upload, own, order], outputs, **options)
+        self.strip.download(self.save_entries, None, self.download, **options).success(None, js=ON_SAVED)
+        self.strip.copy(self.make_link, None, self.link, **options).success(None, self.link, js=ON_COPIED)
+
+    def save(self, request: GenerateRequest | None) -> str:
+        """Make pictures once more from their request, which a session remembers in place of their pixels."""
+        if request is None:
+            raise gr.Error("There is no picture to save yet.", print_exception=False)
+        return download_file([run(self.engine, request)], self.download.GRADIO_CACHE)
+
+    def save_entries(self, event: gr.EventData) -> str:
+        """One PNG, or a zip of all."""
+        try:
+            sent = _sent(event, "requests")
+            if not isinstance(sent, list) or not 1 <= len(sent) <= DOWNLOADS:
+                raise RequestError(f"From 1 to {DOWNLOADS} pictures can be saved at once.")
+            requests = [from_json(values) for values in sent]
+        except RequestError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return download_file([run(self.engine, request) for request in requests], self.download.GRADIO_CACHE)
+
+    def make_link(self, event: gr.EventData) -> str:
+        try:
+            text = link_text(from_json(_sent(event, "request")))
+        except RequestError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        gr.Info("The link is on the clipboard.")
+        return text
+
+
+def _sent(event: gr.EventData, name: str) -> Any:
+    """What a script of the page sent along.
+
+    Raises:
+        RequestError: it did not.
+    """
+    value = getattr(event, "_data", None)
+    if not isinstance(value, dict) or name not in value:
+        raise RequestError("The page sent nothing that can be used; please reload it.")
+    return value[name]
+
+
+def _dropped(value: Any) -> io.BytesIO:
+    if not isinstance(value, str) or not value.startswith("data:image/png;base64,") or len(value) > DATA_LIMIT:
+        raise RequestError("This file can't be read as a PNG; please choose one saved here.")
+    try:
+        return io.BytesIO(base64.b64decode(value.split(",", 1)[1], validate=True))
+    except ValueError:
+        raise RequestError("This file is damaged; please choose another.") from None

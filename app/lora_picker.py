@@ -1,0 +1,151 @@
+"""The LoRAs that act on every tab: a list to choose from, each with a weight."""
+
+import html
+import secrets
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.pictures import data_uri, problem_html
+from yoso_core.engine import Engine
+from yoso_core.library import LoraEntry, from_hub, size_text, uploaded
+from yoso_core.models import ModelSpec
+from yoso_core.pictures import open_picture, square
+from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
+
+OWN = "one-step"  # the model's own LoRA, in the picker's value
+THUMBNAIL = 96  # pixels
+SCRIPTS = Path(__file__).with_name("scripts")
+UPLOADS = 20  # LoRAs that one session may add
+
+
+class LoraPicker:
+    """A list of LoRAs with sliders, and ways to add to it.
+
+    What everybody sees is given; what a session adds is known by an id that holds a secret, so that nobody else can
+    name it.
+
+    Args:
+        engine: gets the files.
+        entries: what everybody sees.
+        downloads: folder for what comes from a hub.
+    """
+
+    def __init__(self, engine: Engine, entries: list[LoraEntry], downloads: Path) -> None:
+        self.engine, self.downloads = engine, downloads
+        self.known: dict[str, LoraEntry] = {}
+        self.shared = [entry.id for entry in entries]
+        for entry in entries:
+            self.remember(entry)
+
+    def remember(self, entry: LoraEntry) -> None:
+        self.known[entry.id] = entry
+        self.engine.add_lora(entry.id, entry.path)
+
+    def build(self, spec: ModelSpec) -> None:
+        with gr.Column(elem_id="lora-column"):
+            gr.HTML('<span class="title">LoRAs</span>')
+            self.loras = gr.HTML(
+                self.start(spec),
+                html_template=(SCRIPTS / "lora_picker.html").read_text("utf-8"),
+                apply_default_css=False,
+                js_on_load=(SCRIPTS / "lora_picker.js").read_text("utf-8"),
+                entries=self.cards(spec, []),
+                elem_id="loras",
+            )
+            with gr.Accordion("Add a LoRA", open=False, elem_id="add-lora"):
+                self.upload = gr.UploadButton("Open a .safetensors file", file_types=[".safetensors"], size="sm")
+                self.hub = gr.Textbox(
+                    label="Or from a model hub",
+                    placeholder="OWNER/NAME@COMMIT",
+                    info="With its commit of 40 hex digits; press Enter",
+                    max_length=300,
+                )
+                self.told = gr.HTML()
+        self.own = gr.State([])  # ids that this session added
+
+    def connect(self, model: Any, private: dict[str, Any]) -> None:
+        inputs, outputs = [model, self.loras, self.own], [self.loras, self.own, self.told]
+        self.upload.upload(self.add_file, [self.upload, *inputs], outputs, show_progress="minimal", **private)
+        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **private)
+
+    def start(self, spec: ModelSpec) -> dict[str, float]:
+        return {OWN: 1.0} if spec.lora is not None else {}
+
+    def cards(self, spec: ModelSpec, own: list[str]) -> list[dict[str, Any]]:
+        """What the page shows of each LoRA; those that fit the model come first."""
+        cards = []
+        if spec.lora is not None:
+            about = "makes the model draw in one evaluation"
+            cards.append({"id": OWN, "title": "YOSO", "about": about, "family": spec.family, "fits": True, "own": True})
+        for entry in (self.known[name] for name in (*own, *self.shared)):
+            fits = not entry.family or entry.family == spec.family
+            about = " · ".join(filter(None, [entry.trigger and f"“{entry.trigger}”", size_text(entry), entry.licence]))
+            card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
+            cards.append(card | {"thumbnail": _thumbnail(entry)})
+        return sorted(cards, key=lambda card: not card["fits"])
+
+    def for_model(self, spec: ModelSpec, loras: Any, own: list[str]) -> Any:
+        """The list for another model: what does not fit it is switched off."""
+        cards = self.cards(spec, own)
+        fitting = {card["id"] for card in cards if card["fits"]}
+        values = loras if isinstance(loras, dict) else {}
+        kept = {name: weight for name, weight in values.items() if name in fitting and name != OWN}
+        return gr.HTML(value=self.start(spec) | kept, entries=cards)
+
+    def uses(self, value: Any) -> tuple[float, tuple[LoraUse, ...]]:
+        """Weight of the model's own LoRA, and the others.
+
+        Raises:
+            RequestError: the page sent something else.
+        """
+        if not isinstance(value, dict) or len(value) > LORA_LIMIT + 1:
+            raise RequestError(f"LoRAs come as a table of at most {LORA_LIMIT} names and weights.")
+        loras = tuple(LoraUse(name, weight) for name, weight in value.items() if name != OWN)
+        return value.get(OWN, 1.0), loras
+
+    def restored(
+        self, spec: ModelSpec, one_step: float, loras: tuple[LoraUse, ...], own: list[str]
+    ) -> tuple[Any, list[str]]:
+        """The list with the weights of a request, and what of it is not here."""
+        here = {*self.shared, *own}
+        missing = [use.name for use in loras if use.name not in here]
+        value = {use.name: use.weight for use in loras if use.name in here}
+        if spec.lora is not None:
+            value = {OWN: one_step} | value
+        notes = [f"The LoRA {name!r:.60} is not in the library here." for name in missing]
+        return gr.HTML(value=value, entries=self.cards(spec, own)), notes
+
+    def add_file(self, path: str, model: str, loras: Any, own: list[str]) -> tuple[Any, ...]:
+        return self._add(lambda: uploaded(Path(path), secrets.token_urlsafe(12)), model, loras, own)
+
+    def add_from_hub(self, name: str, model: str, loras: Any, own: list[str]) -> tuple[Any, ...]:
+        return self._add(lambda: from_hub(name.strip(), self.downloads), model, loras, own)
+
+    def _add(self, find: Any, model: str, loras: Any, own: list[str]) -> tuple[Any, ...]:
+        """Put a LoRA into the list of this session and switch it on, if it fits the model."""
+        spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
+        try:
+            if len(own) >= UPLOADS:
+                raise RequestError(f"A session may add {UPLOADS} LoRAs; please reload the page to begin anew.")
+            entry = find()
+            self.remember(entry)
+            self.engine.check_lora(entry.id, model)
+        except RequestError as error:
+            return gr.skip(), gr.skip(), problem_html(str(error))
+        own = [entry.id, *(name for name in own if name != entry.id)]
+        values = dict(loras) if isinstance(loras, dict) else self.start(spec)
+        if len([name for name in values if name != OWN]) < LORA_LIMIT:
+            values[entry.id] = 1.0
+        told = f'<p class="note">{html.escape(entry.title)} is in the list.</p>'
+        return gr.HTML(value=values, entries=self.cards(spec, own)), own, told
+
+
+def _thumbnail(entry: LoraEntry) -> str | None:
+    if entry.thumbnail is None:
+        return None
+    try:
+        return data_uri(square(open_picture(entry.thumbnail).picture, THUMBNAIL))
+    except RequestError:
+        return None

@@ -1,0 +1,161 @@
+"""Pictures and what is said of them, as the page shows and hands them out."""
+
+import base64
+import html
+import io
+import logging
+import math
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from PIL import Image
+
+from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.metadata import png_info
+from yoso_core.pictures import open_picture
+from yoso_core.requests import GenerateRequest, RequestError
+
+LOG = logging.getLogger(__name__)
+LOSSLESS_SIDE = 256  # up to this many pixels a PNG costs next to nothing; above, live pictures travel as JPEG
+SHOWN_SIDE = 256  # smaller pictures are enlarged before they travel: browsers do it bilinearly, which looks soft
+DATA_LIMIT = 28_000_000  # characters of a data URL: 20 MB in base64
+EMPTY = '<div class="pictures empty"></div>'
+
+
+def run(engine: Engine, request: GenerateRequest) -> Result:
+    """Run a request; whatever goes wrong is one sentence in a ``gr.Error``."""
+    try:
+        return engine.run(request)
+    except (RequestError, PictureError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except Exception:  # whatever it is, the page must go on
+        LOG.exception("unforeseen while drawing")
+        raise gr.Error("Something went wrong that the server's log tells of; please try again.") from None
+
+
+def png_uri(picture: Image.Image) -> str:
+    """The picture as it is, for what is drawn on again."""
+    return _uri(picture, "PNG", compress_level=1)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture as the page shows it; saved ones are neither enlarged nor compressed with loss."""
+    if (factor := SHOWN_SIDE // max(picture.size)) > 1:
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.LANCZOS)
+    return png_uri(picture) if max(picture.size) <= LOSSLESS_SIDE else _uri(picture, "JPEG", quality=90)
+
+
+def _uri(picture: Image.Image, kind: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def read_data_uri(value: object, what: str) -> tuple[Image.Image, tuple[str, ...]]:
+    """An RGB picture out of a ``data:`` URL that a browser sent, and what was done to it.
+
+    Raises:
+        RequestError: it is none, too large, or no picture.
+    """
+    if not isinstance(value, str) or not value.startswith("data:image/") or ";base64," not in value[:100]:
+        raise RequestError(f"{what} is no picture; choose a PNG, JPEG, WebP or GIF.")
+    if len(value) > DATA_LIMIT:
+        raise RequestError(f"{what} is larger than 20 MB; please choose a smaller one.")
+    try:
+        data = base64.b64decode(value.split(",", 1)[1], validate=True)
+    except ValueError:
+        raise RequestError(f"{what} is damaged; please try again.") from None
+    opened = open_picture(io.BytesIO(data))
+    return opened.picture, opened.notes
+
+
+def pictures_html(result: Result) -> str:
+    """The pictures, in as square a grid as their number allows; several can be clicked."""
+    prompt = html.escape(result.request.prompt or "no prompt")
+    images = [
+        (seed, f'<img src="{data_uri(picture)}" alt="{prompt}, seed {seed}" draggable="false">')
+        for seed, picture in zip(result.seeds, result.pictures, strict=True)
+    ]
+    if len(images) > 1:
+        cells = "".join(
+            f'<button type="button" data-seed="{seed}" title="Keep the picture of seed {seed}">{image}</button>'
+            for seed, image in images
+        )
+    else:
+        cells = images[0][1]
+    return f'<div class="pictures" style="--columns: {math.ceil(math.sqrt(len(images)))}">{cells}</div>'
+
+
+def edit_html(result: Result) -> str:
+    """The edited picture with the one before it on top, which the page uncovers by a slider, and the control map."""
+    prompt = html.escape(result.request.prompt or "no prompt")
+    images = f'<img src="{data_uri(result.pictures[0])}" alt="{prompt}" draggable="false">'
+    if result.before is not None:
+        images += f'<img class="before" src="{data_uri(result.before)}" alt="before" draggable="false">'
+    if result.control_map is not None:
+        images += (
+            f'<img class="map" src="{data_uri(result.control_map)}" alt="what it follows" title="What it follows">'
+        )
+    return f'<div class="pictures">{images}</div>'
+
+
+def info_html(result: Result) -> str:
+    """What it took to make the pictures, what was done to those given, and what the model did not read."""
+    evaluations, seeds = result.evaluations, result.seeds
+    several = len(seeds) > 1
+    parts = [f"{evaluations} network evaluation{'s' * (evaluations != 1)}{' a picture' * several}"]
+    parts += [
+        f"{name} {seconds * 1000:.0f} ms"
+        for name, seconds in result.seconds.items()
+        if round(seconds * 1000) or name == "text"
+    ]
+    parts.append(f"seeds {seeds[0]} to {seeds[-1]}" if several else f"seed {seeds[0]}")
+    lines = [f'<p class="figures">{" · ".join(f"<span>{part}</span>" for part in parts)}</p>']
+    notes = list(result.notes)
+    if not result.request.prompt:
+        notes.append("Without a prompt the model draws what it likes.")
+    if result.cut:
+        notes.append(f"Too long: the model did not read “{result.cut}”.")
+    return "".join(lines + [f'<p class="note">{html.escape(note)}</p>' for note in notes])
+
+
+def problem_html(sentence: str) -> str:
+    return f'<p class="note problem" role="alert">{html.escape(sentence)}</p>'
+
+
+def saved_name(request: GenerateRequest, seed: int) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40].rstrip("-")
+    return f"{words or 'picture'}-{seed}.png"
+
+
+def png_files(result: Result, folder: str) -> list[str]:
+    """Paths of the pictures as PNG with metadata, in Gradio's cache `folder`, which is cleaned up by age."""
+    paths = []
+    for index, seed in enumerate(result.seeds):
+        buffer = io.BytesIO()
+        result.pictures[index].save(buffer, "PNG", pnginfo=png_info(result, index))
+        paths.append(save_bytes_to_cache(buffer.getvalue(), saved_name(result.request, seed), folder))
+    return paths
+
+
+def save_picture(picture: Image.Image, name: str, folder: str) -> str:
+    """Path of a picture as PNG without metadata, in Gradio's cache `folder`."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return save_bytes_to_cache(buffer.getvalue(), name, folder)
+
+
+def download_file(results: Sequence[Result], folder: str) -> str:
+    """Path of what "Save" hands out: one PNG, or a zip of several."""
+    paths = [path for result in results for path in png_files(result, folder)]
+    if len(paths) == 1:
+        return paths[0]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, path in enumerate(paths, 1):
+            archive.write(path, f"{number:02d}-{Path(path).name}")
+    return save_bytes_to_cache(buffer.getvalue(), Path(paths[0]).with_suffix(".zip").name, folder)

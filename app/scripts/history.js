@@ -1,0 +1,97 @@
+// What was made, kept in this browser and nowhere else. The page sends the settings of each picture as `value`
+// ({entry, shows}); a picture is kept once it has stood still for a moment, so that dragging a slider leaves one.
+const KEY = 'yoso-studio-history', LIMIT = 60, BYTES = 4e6, STILL = 1200, FILE_LIMIT = 20e6;
+const find = selector => element.querySelector(selector);
+let kept = read(), chosen = null, waiting = null;
+
+function read() {
+    try { return JSON.parse(localStorage.getItem(KEY)) ?? []; } catch { return []; }
+}
+function write() {
+    for (;;) {
+        const text = JSON.stringify(kept);
+        try {
+            if (text.length > BYTES) throw new Error('full');
+            localStorage.setItem(KEY, text);
+            return;
+        } catch { if (!kept.length) return; kept.pop(); }  // the oldest goes
+    }
+}
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+async function thumbnail(selector) {
+    const image = document.querySelector(`${selector} img`);
+    if (!image) return null;
+    await image.decode().catch(() => {});
+    const small = document.createElement('canvas');
+    small.width = small.height = 160;
+    const context = small.getContext('2d');
+    context.imageSmoothingQuality = 'high';
+    context.drawImage(image, 0, 0, 160, 160);
+    return small.toDataURL('image/webp', .85);
+}
+async function keep({entry, shows}) {
+    const picture = await thumbnail(shows);
+    if (!picture) return;
+    kept = [{entry, picture}, ...kept.filter(old => !same(old.entry, entry))].slice(0, LIMIT);
+    chosen = chosen === null ? null : chosen + 1;
+    write(); draw();
+}
+watch('value', () => {
+    clearTimeout(waiting);
+    const value = props.value;
+    if (value?.entry && !same(kept[0]?.entry, value.entry)) waiting = setTimeout(() => keep(value), STILL);
+});
+
+function draw() {
+    const strip = find('.strip');
+    strip.replaceChildren(...kept.map(({entry, picture}, index) => {
+        const button = document.createElement('button');
+        button.type = 'button';
+        button.dataset.index = index;
+        button.setAttribute('aria-pressed', index === chosen);
+        button.title = `${entry.prompt || 'no prompt'}, seed ${entry.seed}`;
+        const image = document.createElement('img');
+        image.src = picture; image.alt = button.title; image.draggable = false;
+        button.append(image);
+        return button;
+    }));
+    find('.empty').hidden = kept.length > 0;
+    find('.all').hidden = !kept.length;
+    find('.one').hidden = chosen === null;
+    if (chosen !== null) find('.about').textContent = kept[chosen].entry.prompt || 'no prompt';
+}
+const deeds = {
+    restore: ({entry}) => trigger('select', {request: entry}),
+    canvas: ({picture}) => { document.querySelector('#canvas').takePicture(picture); trigger('edit'); },
+    link: ({entry}) => trigger('copy', {request: entry}),
+    save: ({entry}) => trigger('download', {requests: [entry]}),
+    remove: () => { kept.splice(chosen, 1); chosen = null; write(); draw(); },
+    'save-all': () => trigger('download', {requests: kept.map(each => each.entry)}),
+    clear: () => { kept = []; chosen = null; write(); draw(); },
+};
+element.addEventListener('click', event => {
+    const button = event.target.closest('button');
+    if (button?.dataset.index) {
+        chosen = chosen === Number(button.dataset.index) ? null : Number(button.dataset.index);
+        draw();
+    } else if (button?.dataset.do) deeds[button.dataset.do](kept[chosen]);
+});
+find('.strip').addEventListener('dblclick', event => {
+    const button = event.target.closest('button');
+    if (button) { chosen = Number(button.dataset.index); draw(); deeds.restore(kept[chosen]); }
+});
+
+// A PNG dropped anywhere on the page brings its settings back; the canvas takes its own drops.
+document.addEventListener('dragover', event => event.preventDefault());
+document.addEventListener('drop', event => {
+    event.preventDefault();
+    const file = event.dataTransfer.files[0];
+    if (!file || file.size > FILE_LIMIT) return;
+    const reader = new FileReader();
+    reader.onload = () => trigger('upload', {file: reader.result});
+    reader.readAsDataURL(file);
+});
+const link = new URLSearchParams(location.search).get('s');
+if (link) trigger('input', {link});
+draw();

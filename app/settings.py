@@ -1,0 +1,248 @@
+"""What all tabs that draw have in common: prompt, style, model, seed, steps, guidance and LoRAs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.lora_picker import LoraPicker
+from yoso_core.engine import Engine, PictureError
+from yoso_core.models import ModelSpec
+from yoso_core.requests import (
+    DEFAULT_MODEL,
+    GUIDANCE_LIMIT,
+    GUIDANCE_STEP,
+    PROMPT_LIMIT,
+    STEPS,
+    GenerateRequest,
+    RequestError,
+    check_text,
+)
+
+EXAMPLES = ("a red heart", "grinning cat", "pizza", "rocket", "palm tree", "panda", "crown")
+NO_STYLE = "any"
+SCRIPTS = Path(__file__).with_name("scripts")
+
+# Listeners without Python behind them, so that a press acts at once. `order` counts the explicit wishes for a picture.
+FRESH_SEED = "Math.floor(Math.random() * 1000000)"
+ON_GENERATE = f"(seed, keep, order) => [keep ? seed : {FRESH_SEED}, order + 1]"
+ON_DICE = f"(order) => [{FRESH_SEED}, order + 1]"
+ON_EXAMPLE = "(example, order) => [example, order + 1]"
+
+
+def with_style(prompt: str, style: str | None, styles: tuple[str, ...]) -> str:
+    """The prompt as the model reads it: the chosen style is its last words, unless the prompt names one itself."""
+    named = not {*styles}.isdisjoint(re.findall(r"\w+", prompt.lower()))
+    return ", ".join(part for part in (prompt.strip(), "" if named or style == NO_STYLE else style) if part)
+
+
+def licence(spec: ModelSpec) -> str:
+    return f"Licence: {spec.licence}"
+
+
+def first_style(spec: ModelSpec) -> str:
+    """What the chips start with: without a style the model mixes all of them."""
+    return next(iter(spec.styles), NO_STYLE)
+
+
+def model_controls(spec: ModelSpec, style: str) -> tuple[Any, Any]:
+    """Style chips and sizes as `spec` has them."""
+    return (
+        gr.Radio(choices=[NO_STYLE, *spec.styles], value=style, visible=bool(spec.styles)),
+        gr.Radio(choices=spec.sizes, value=spec.resolution, visible=len(spec.sizes) > 1),
+    )
+
+
+class Settings:
+    """The controls above and beside the tabs.
+
+    Args:
+        engine: answers the requests.
+        picker: the LoRAs.
+    """
+
+    def __init__(self, engine: Engine, picker: LoraPicker) -> None:
+        self.engine, self.picker = engine, picker
+
+    def build_prompt(self) -> None:
+        """The row above the tabs: what to draw."""
+        spec = self.engine.models[DEFAULT_MODEL]
+        with gr.Row(elem_id="ask", equal_height=True):
+            self.prompt = gr.Textbox(
+                EXAMPLES[0],
+                label="Prompt",
+                show_label=False,
+                container=False,
+                placeholder="Type what you want to see",
+                max_length=PROMPT_LIMIT,
+                max_lines=4,
+                autofocus=True,
+                elem_id="prompt",
+                scale=1,
+            )
+            self.generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0, min_width=132)
+        with gr.Row(elem_id="how"):
+            self.style = gr.Radio(
+                [NO_STYLE, *spec.styles],
+                value=first_style(spec),
+                label="Style",
+                container=False,
+                elem_id="style",
+                elem_classes="chips",
+            )
+            self.live = gr.Checkbox(
+                True, label="Live", container=False, elem_id="live", elem_classes="switch", min_width=0
+            )
+
+    def build_panel(self) -> None:
+        """The column beside the tabs: how to draw it."""
+        spec = self.engine.models[DEFAULT_MODEL]
+        self.model = gr.Dropdown(
+            [(known.title, name) for name, known in self.engine.models.items()],
+            value=DEFAULT_MODEL,
+            label="Model",
+            info=licence(spec),
+            elem_id="model",
+        )
+        self.steps = gr.Radio(
+            STEPS,
+            value=1,
+            label="Steps",
+            info="Network evaluations a picture",
+            elem_id="steps",
+            elem_classes="segments",
+        )
+        with gr.Row(elem_id="seeds", equal_height=True):
+            self.seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=100, scale=1)
+            self.keep = gr.Checkbox(
+                False, label="Lock", container=False, elem_id="keep", elem_classes="switch", min_width=0, scale=0
+            )
+            self.dice = gr.Button("Roll", elem_id="dice", scale=0, min_width=0)
+        self.picker.build(spec)
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            self.guidance = gr.Slider(
+                1,
+                GUIDANCE_LIMIT,
+                1,
+                step=GUIDANCE_STEP,
+                label="Guidance",
+                info="1 is off; above, each step takes two evaluations",
+                elem_id="guidance",
+                buttons=[],
+            )
+            self.negative = gr.Textbox(
+                "",
+                label="Negative prompt",
+                info="What to move away from; acts when guidance is above 1",
+                max_length=PROMPT_LIMIT,
+                elem_id="negative",
+            )
+            self.size = gr.Radio(
+                spec.sizes,
+                value=spec.resolution,
+                label="Size in pixels",
+                visible=len(spec.sizes) > 1,
+                elem_id="size",
+                elem_classes="segments",
+            )
+            self.upload = gr.UploadButton("Settings from a saved PNG", file_types=[".png"], size="sm", elem_id="upload")
+        with gr.Row(elem_id="examples"):
+            gr.HTML('<span class="label">Try</span>', elem_id="try")
+            self.examples = [gr.Button(words, size="sm", min_width=0, elem_classes="example") for words in EXAMPLES]
+        self.order = gr.Number(0, visible="hidden", precision=0)
+
+    @property
+    def typed(self) -> list[Any]:
+        """The controls whose every change asks for a picture."""
+        return [
+            *(self.prompt, self.negative, self.seed, self.style, self.steps, self.guidance, self.size),
+            self.picker.loras,
+        ]
+
+    def connect(self, private: dict[str, Any], tell_on: Any) -> None:
+        """Buttons that only set other controls.
+
+        Args:
+            private: queue rules of a listener that no program may call.
+            tell_on: where the loading of a model is shown.
+        """
+        wish = [self.seed, self.order]
+        gr.on([self.generate.click, self.prompt.submit], None, [self.seed, self.keep, self.order], wish, js=ON_GENERATE)
+        self.dice.click(None, self.order, wish, js=ON_DICE)
+        for example in self.examples:
+            example.click(None, [example, self.order], [self.prompt, self.order], js=ON_EXAMPLE)
+        self.model.select(
+            self.choose_model,
+            [self.model, self.picker.loras, self.picker.own, self.order],
+            [self.model, self.style, self.size, self.picker.loras, self.order],
+            show_progress_on=tell_on,
+            **private,
+        )
+        self.picker.connect(self.model, private)
+
+    def values(self, values: dict[Any, Any]) -> dict[str, Any]:
+        """What the controls say, as the fields that all requests have."""
+        check_text("The prompt", values[self.prompt])
+        spec = self.engine.models.get(values[self.model])  # an unknown one is the engine's to refuse
+        one_step, loras = self.picker.uses(values[self.picker.loras])
+        return {
+            "prompt": with_style(values[self.prompt], values[self.style], spec.styles if spec else ()),
+            "negative": values[self.negative],
+            "seed": values[self.seed],
+            "steps": values[self.steps],
+            "guidance": values[self.guidance],
+            "model": values[self.model],
+            "size": values[self.size],
+            "one_step": one_step,
+            "loras": loras,
+        }
+
+    def restored(self, request: GenerateRequest, own: list[str], order: int) -> tuple[dict[Any, Any], list[str]]:
+        """What to set every control to, so that it asks for `request`, and what can't be had here.
+
+        Raises:
+            RequestError: its model is not here.
+        """
+        if request.model not in self.engine.models:
+            raise RequestError(f"This picture was made by {request.model!r:.60}, which is not among the models here.")
+        spec = self.engine.models[request.model]
+        style, size = model_controls(spec, NO_STYLE)  # the style is in the prompt already
+        if request.size and request.size not in spec.sizes:
+            size = gr.Radio(choices=sorted({*spec.sizes, request.size}), value=request.size)
+        elif request.size:
+            size = gr.Radio(choices=spec.sizes, value=request.size)
+        loras, notes = self.picker.restored(spec, request.one_step, request.loras, own)
+        steps = request.steps if request.steps in STEPS else STEPS[0]
+        return {
+            self.prompt: request.prompt,
+            self.style: style,
+            self.negative: request.negative,
+            self.seed: request.seed,
+            self.keep: True,
+            self.steps: steps,
+            self.guidance: request.guidance,
+            self.model: gr.update(value=request.model, info=licence(spec)),
+            self.size: size,
+            self.picker.loras: loras,
+            self.order: order + 1,
+        }, notes
+
+    def choose_model(
+        self, name: str, loras: Any, own: list[str], order: int, progress: gr.Progress = gr.Progress()
+    ) -> tuple[Any, ...]:
+        """Load a model while the page shows how far it is; back to the bundled one if it can't be."""
+        progress(0, desc="Loading")
+        try:
+            spec = self.engine.load(name, report=lambda message: progress(0.5, desc=message)).spec
+        except (RequestError, PictureError) as error:
+            gr.Warning(str(error), title="Model not loaded")
+            name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
+        style, size = model_controls(spec, first_style(spec))
+        return (
+            gr.update(value=name, info=licence(spec)),
+            style,
+            size,
+            self.picker.for_model(spec, loras, own),
+            order + 1,
+        )

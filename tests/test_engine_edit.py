@@ -1,0 +1,395 @@
+"""Edits, control and the teacher's sampler in the engine: what changes a picture, what must not, and what it costs."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from tests.tiny_control import write_tiny_control
+from train.data import encode_texts
+from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
+from yoso_core.conditioning import find_control
+from yoso_core.denoiser import Denoiser
+from yoso_core.engine import Engine
+from yoso_core.models import ModelError
+from yoso_core.requests import DEFAULT_MODEL, ControlUse, EditRequest, GenerateRequest, LoraUse, RequestError
+from yoso_core.sampling import ddim, edit_timesteps, few_step, sdedit_start, strength_timestep
+
+
+def scene(seed=0, size=(64, 64)):
+    """A coloured disc on white, another one for each seed."""
+    numbers = np.random.default_rng(seed)
+    picture = Image.new("RGB", size, "white")
+    left, top = (int(numbers.integers(4, side // 2 - 1)) for side in size)
+    box = (left, top, left + size[0] // 3, top + size[1] // 3)
+    ImageDraw.Draw(picture).ellipse(box, fill=tuple(numbers.integers(0, 200, 3).tolist()))
+    return picture
+
+
+def left_half(size=(64, 64)):
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    return mask
+
+
+def edit(**options):
+    return EditRequest(**({"prompt": "a red heart", "picture": scene(), "seed": 7} | options))
+
+
+def pixels(result):
+    return [np.asarray(picture) for picture in result.pictures]
+
+
+def same(a, b):
+    return all(np.array_equal(one, other) for one, other in zip(pixels(a), pixels(b), strict=True))
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory, tiny_spec):
+    """Two for the tiny model, one whose weights are gone, and one for another model."""
+    folder = tmp_path_factory.mktemp("controls")
+    for seed, name in enumerate(("first", "second", "gone")):
+        write_tiny_control(folder / name, seed)
+    (folder / "gone" / "diffusion_pytorch_model.safetensors").unlink()
+    known = {name: find_control(str(folder / name), tiny_spec.family) for name in ("first", "second", "gone")}
+    return known | {"other": replace(known["first"], family="sd15")}
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_spec, controls):
+    """One engine for the tests that leave nothing behind in it, which some of them show."""
+    return Engine({DEFAULT_MODEL: tiny_spec}, device="cpu", controls=controls)
+
+
+@pytest.fixture
+def fresh(tiny_spec, controls):
+    return Engine({DEFAULT_MODEL: tiny_spec}, device="cpu", controls=controls)
+
+
+def test_no_strength_is_the_way_through_the_autoencoder(shared):
+    result = shared.run(edit(strength=0.0))
+    assert result.evaluations == 0
+    model = shared.load(DEFAULT_MODEL)
+    with torch.inference_mode():
+        given = to_tensor(scene()).contiguous(memory_format=torch.channels_last)
+        (through,) = to_pil(decode(model.decoder, encode(model.autoencoder, given)))
+    assert np.array_equal(pixels(result)[0], np.asarray(through))
+    other = shared.run(edit(strength=0.0, prompt="a green dog", seed=8, steps=2, guidance=3.0))
+    assert same(result, other) and other.evaluations == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_full_strength_is_generation(shared, steps, guidance):
+    options = {"steps": steps, "guidance": guidance, "seed": 7, "count": 2}
+    generated = shared.run(GenerateRequest("a red heart", **options))
+    edited = shared.run(edit(strength=1.0, **options))
+    assert same(generated, edited)
+    assert edited.evaluations == generated.evaluations == steps * (2 if guidance > 1 else 1)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("strength", [0.2, 0.6])
+def test_an_edit_is_what_the_samplers_say(shared, strength, steps):
+    result = shared.run(edit(strength=strength, steps=steps))
+    model = shared.load(DEFAULT_MODEL)
+    generator = torch.Generator().manual_seed(7)
+    noises = [
+        torch.randn(1, 8, 8, 8, generator=generator).contiguous(memory_format=torch.channels_last) for _ in range(steps)
+    ]
+    with torch.inference_mode():
+        given = to_tensor(scene()).contiguous(memory_format=torch.channels_last)
+        t = strength_timestep(model.schedule, strength)
+        start = sdedit_start(model.schedule, encode(model.autoencoder, given), noises[0], t)
+        denoise = Denoiser(model.unet, model.schedule, model.prediction)
+        context = encode_texts(["a red heart"], model.tokenizer, model.text_encoder)
+        clean = few_step(denoise, model.schedule, start, context, edit_timesteps(steps, t), noises[1:])
+        (picture,) = to_pil(decode(model.decoder, clean))
+    assert np.array_equal(pixels(result)[0], np.asarray(picture)) and result.evaluations == steps
+
+
+def test_more_strength_goes_further_from_the_picture():
+    """The bundled model, because only one that was trained comes back from a little noise."""
+    engine = Engine(device="cpu")
+    given = engine.run(GenerateRequest("red heart, 3d", seed=1)).pictures[0]
+
+    def distance(strength):
+        options = {"picture": given, "strength": strength, "count": 6}
+        made = engine.run(EditRequest("evergreen tree, flat", **options)).pictures
+        return np.mean([np.abs(np.asarray(one, float) - np.asarray(given, float)).mean() for one in made])
+
+    found = [distance(index / 5) for index in range(6)]
+    assert found == sorted(found) and found[0] < 3
+    steps = np.diff(found)
+    assert steps.max() < 0.5 * (found[-1] - found[0])  # no strength at which all of it happens
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("strength", [0.1, 0.6, 1.0])
+def test_evaluations_are_counted_as_the_network_is_called(shared, monkeypatch, strength, steps, guidance):
+    unet, calls = shared.load(DEFAULT_MODEL).unet, []
+    forward = type(unet).forward
+    monkeypatch.setattr(
+        type(unet),
+        "forward",
+        lambda self, noisy, *args, **options: calls.append(len(noisy)) or forward(self, noisy, *args, **options),
+    )
+    result = shared.run(edit(strength=strength, steps=steps, guidance=guidance))
+    assert sum(calls) == result.evaluations == steps * (2 if guidance > 1 else 1)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_what_is_masked_out_keeps_its_very_pixels(shared, strength, steps):
+    result = shared.run(edit(strength=strength, steps=steps, mask=left_half(), feather=0.1))
+    before, after = np.asarray(scene()), pixels(result)[0]
+    reach = 32 + round(64 * 0.1) + 1
+    assert np.array_equal(after[:, reach:], before[:, reach:])
+    assert (after[:, :32] != before[:, :32]).mean() > 0.5
+
+
+def test_an_empty_mask_changes_nothing(shared):
+    result = shared.run(edit(strength=1.0, mask=Image.new("L", (64, 64)), feather=0.2))
+    assert np.array_equal(pixels(result)[0], np.asarray(scene()))
+
+
+def test_growing_keeps_the_picture_and_paints_around_it(shared):
+    result = shared.run(edit(strength=1.0, grow=0.5, feather=0.0))
+    assert result.pictures[0].size == (64, 64)
+    small = np.asarray(scene().resize((32, 32), Image.Resampling.LANCZOS))
+    assert np.array_equal(pixels(result)[0][16:48, 16:48], small)
+    assert any("32 of 64" in note for note in result.notes)
+    assert np.array_equal(np.asarray(result.before)[16:48, 16:48], small)
+
+
+def test_a_picture_of_another_shape_says_what_was_done_to_it(shared):
+    result = shared.run(edit(picture=scene(size=(90, 60)), mask=left_half((90, 60))))
+    assert result.notes == ("90 x 60: cropped to its middle",)
+    assert result.before.size == result.pictures[0].size == (64, 64)
+
+
+def test_an_edit_at_another_size(shared):
+    assert shared.run(edit(size=96)).pictures[0].size == (96, 96)
+
+
+def test_pictures_of_equal_size_are_not_taken_for_one_another(shared, fresh):
+    """Every edit as if it were the first: with other pictures, masks, feathers and fits in between."""
+    requests = [edit(picture=scene(seed), strength=0.4) for seed in range(12)]
+    requests += [edit(strength=0.4, mask=left_half(), feather=feather) for feather in (0.0, 0.2)]
+    requests += [edit(strength=0.4, mask=left_half().rotate(angle)) for angle in (90, 180)]
+    wide = scene(size=(96, 48))
+    requests += [edit(strength=0.4, picture=wide, fit=fit) for fit in ("crop", "fit", "pad")]
+    requests += [edit(strength=0.4, grow=grow) for grow in (0.25, 0.5)]
+    first = [fresh.run(request) for request in requests]
+    assert len({one.pictures[0].tobytes() for one in first}) == len(requests)
+    for request, expected in [*zip(requests, first, strict=True)][::-1]:
+        assert same(fresh.run(request), expected) and same(shared.run(request), expected)
+
+
+def test_a_picture_is_encoded_once_while_its_slider_is_dragged(fresh, monkeypatch):
+    fresh.run(edit(strength=0.5))
+    monkeypatch.setattr("yoso_core.engine.encode", lambda *arguments: pytest.fail("encoded again"))
+    fresh.run(edit(strength=0.6, prompt="another", seed=9))
+
+
+def test_a_picture_that_was_changed_in_place_is_another(fresh):
+    picture = scene()
+    before = fresh.run(edit(picture=picture, strength=0.0))
+    picture.paste("black", (0, 0, 64, 64))
+    assert not same(before, fresh.run(edit(picture=picture, strength=0.0)))
+
+
+def controlled(**options):
+    return GenerateRequest("a red heart", seed=7, control=ControlUse(**({"picture": scene()} | options)))
+
+
+def test_control_changes_the_picture_and_no_strength_does_not(shared):
+    plain = shared.run(GenerateRequest("a red heart", seed=7))
+    found = [shared.run(controlled(strength=strength)) for strength in (0.0, 0.5, 1.0)]
+    assert same(found[0], plain) and found[0].evaluations == 1
+    assert len({one.pictures[0].tobytes() for one in found}) == 3
+    assert found[1].control_map.size == (64, 64) and plain.control_map is None
+    assert found[1].control_map.tobytes() == shared.control_map(controlled().control, 64).tobytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"picture": scene(1)}, {"annotator": "scribble"}, {"annotator": "map"}, {"network": "second"}],
+    ids=["picture", "scribble", "map", "network"],
+)
+def test_every_part_of_a_control_acts(shared, change):
+    assert not same(shared.run(controlled()), shared.run(controlled(**change)))
+
+
+def test_thresholds_act_on_the_map(shared):
+    faint = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    faint.paste((120, 120, 120), (10, 10, 40, 40))
+    maps = [shared.control_map(ControlUse(picture=faint, low=low, high=low * 2), 64) for low in (5, 250)]
+    assert np.asarray(maps[0]).sum() > np.asarray(maps[1]).sum()
+
+
+def test_control_at_its_end_alone_does_not_reach_one_step(shared):
+    late = replace(controlled(start=0.3, end=1.0), steps=1)
+    assert same(shared.run(late), shared.run(GenerateRequest("a red heart", seed=7)))
+    plain = shared.run(GenerateRequest("a red heart", seed=7, steps=2))
+    assert not same(shared.run(replace(late, steps=2)), plain)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("sampler", ["consistency", "ddim"])
+def test_control_goes_with_everything(shared, guidance, sampler):
+    request = replace(controlled(), guidance=guidance, sampler=sampler, steps=2, count=2)
+    result = shared.run(request)
+    assert result.evaluations == (4 if guidance > 1 else 2)
+    assert not same(result, shared.run(replace(request, control=None)))
+    if sampler == "consistency":
+        options = {"strength": 0.7, "mask": left_half(), "control": request.control}
+        shared.run(edit(guidance=guidance, steps=2, **options))
+
+
+def test_maps_of_pictures_of_equal_size_are_not_taken_for_one_another(shared, fresh):
+    requests = [controlled(picture=scene(seed), annotator=kind) for seed in range(6) for kind in ("canny", "scribble")]
+    first = [fresh.run(request) for request in requests]
+    for request, expected in [*zip(requests, first, strict=True)][::-1]:
+        again = fresh.run(request)
+        assert same(again, expected) and again.control_map.tobytes() == expected.control_map.tobytes()
+        assert same(shared.run(request), expected)
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "named"),
+    [
+        ({"network": "gone"}, ModelError, "not a whole diffusers model"),
+        ({"network": "nowhere"}, RequestError, "no ControlNet"),
+        ({"annotator": "cany"}, RequestError, "no annotator"),
+        ({"annotator": "softedge"}, RequestError, "models/annotators"),
+    ],
+)
+def test_a_control_that_fails_leaves_the_next_request_as_it_was(shared, monkeypatch, tmp_path, use, error, named):
+    monkeypatch.setattr("yoso_core.conditioning.ANNOTATORS_FOLDER", tmp_path)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *arguments: None)
+    requests = GenerateRequest("a red heart", seed=7), controlled(), edit(strength=0.5)
+    before = [shared.run(request) for request in requests]
+    with pytest.raises(error, match=named) as caught:
+        shared.run(replace(controlled(**use), one_step=0.3, prompt="something else"))
+    assert "\n" not in str(caught.value)
+    assert all(same(shared.run(request), one) for request, one in zip(requests, before, strict=True))
+
+
+def test_a_control_of_another_family_is_not_chosen(tiny_spec, controls):
+    engine = Engine({DEFAULT_MODEL: tiny_spec}, device="cpu", controls={"other": controls["other"]})
+    with pytest.raises(RequestError, match="fits this model"):
+        engine.run(controlled())
+
+
+def test_what_can_not_be_drawn_is_refused_before_anything_is_encoded(fresh, monkeypatch):
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(f"yoso_core.engine.{name}", lambda *arguments: pytest.fail("the device was reached"))
+    bad = [
+        edit(size=1024),
+        edit(model="nothing"),
+        edit(loras=(LoraUse("nothing"),)),
+        replace(edit(), control=ControlUse(picture=scene(), annotator="cany")),
+    ]
+    for request in bad:
+        with pytest.raises(RequestError):
+            fresh.run(request)
+
+
+GREY, HUGE = Image.new("L", (64, 64)), Image.new("RGB", (5001, 5000))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": float("nan")},
+        {"strength": float("inf")},
+        {"strength": -0.01},
+        {"strength": 1.01},
+        {"strength": "0.5"},
+        {"strength": True},
+        {"strength": 10**400},
+        {"feather": 0.26},
+        {"feather": float("nan")},
+        {"grow": 1.5},
+        {"grow": -1},
+        {"fit": "stretch"},
+        {"picture": GREY},
+        {"picture": "picture.png"},
+        {"picture": None},
+        {"picture": HUGE},
+        {"picture": Image.new("RGB", (0, 64))},
+        {"mask": scene()},
+        {"mask": left_half((32, 64))},
+        {"sampler": "ddim"},
+        {"steps": 3},
+    ],
+    ids=lambda options: " ".join(f"{name}={value!s:.30}" for name, value in options.items()),
+)
+def test_an_edit_that_makes_no_sense_can_not_be_asked_for(options):
+    with pytest.raises(RequestError) as caught:
+        edit(**options)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": float("nan")},
+        {"strength": 2.5},
+        {"strength": -1},
+        {"start": 0.6, "end": 0.5},
+        {"start": float("nan")},
+        {"end": 1.1},
+        {"low": -1},
+        {"high": 10**9},
+        {"low": 1.5},
+        {"picture": GREY},
+        {"picture": HUGE},
+        {"annotator": 5},
+        {"network": 5},
+        {"fit": ""},
+    ],
+    ids=lambda options: " ".join(f"{name}={value!s:.30}" for name, value in options.items()),
+)
+def test_a_control_that_makes_no_sense_can_not_be_asked_for(options):
+    with pytest.raises(RequestError) as caught:
+        controlled(**options)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("steps", [0, 51, 2.5, float("nan")])
+def test_the_teacher_takes_so_many_steps_and_no_more(steps):
+    with pytest.raises(RequestError, match="teacher"):
+        GenerateRequest("a", sampler="ddim", steps=steps)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 25])
+def test_the_teacher_s_sampler_is_ddim_on_the_teacher(shared, steps):
+    request = GenerateRequest("a red heart", seed=7, sampler="ddim", steps=steps, one_step=0.0)
+    result = shared.run(request)
+    model = shared.load(DEFAULT_MODEL)
+    with torch.inference_mode():
+        model.loras.apply([])
+        noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(7))
+        noise = noise.contiguous(memory_format=torch.channels_last)
+        context = encode_texts(["a red heart"], model.tokenizer, model.text_encoder)
+        teacher = Denoiser(model.unet, model.schedule, model.prediction, consistent=False)
+        (picture,) = to_pil(decode(model.decoder, ddim(teacher, model.schedule, noise, context, steps)))
+    assert np.array_equal(pixels(result)[0], np.asarray(picture)) and result.evaluations == steps
+    assert not same(result, shared.run(replace(request, one_step=1.0)))
+
+
+def test_one_step_weight_0_is_the_model_without_its_lora(shared, tiny_model, tmp_path):
+    folder = tmp_path / "teacher"
+    shutil.copytree(tiny_model, folder)
+    (folder / "yoso_lora.safetensors").unlink()
+    spec = replace(shared.models[DEFAULT_MODEL], lora=None)
+    spec = replace(spec, source=replace(spec.source, place=str(folder)))
+    teacher = Engine({DEFAULT_MODEL: spec}, device="cpu")
+    request = GenerateRequest("a red heart", seed=7, sampler="ddim", steps=5)
+    assert same(teacher.run(request), shared.run(replace(request, one_step=0.0)))

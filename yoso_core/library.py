@@ -1,0 +1,439 @@
+"""The LoRAs that a studio offers: found in folders, known by an id, described by what their files say of themselves.
+
+Only headers and model cards are read here, never weights. Clients name a LoRA by its id; its path stays inside. What is
+no LoRA, or is broken, is left out of a listing; who hands over a single file is told what is wrong with it.
+
+Titles and triggers are words of strangers, on one line and of limited length; whoever puts them on a page escapes them.
+"""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from yoso_core.lora import CHECKPOINT_KEY, DOWN, PRIOR_KEY, RANK_LIMIT, SUFFIX, LoraError, one_line, read_header
+from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
+
+LORAS_FOLDER = MODELS_FOLDER / "loras"
+PEFT_FILE = "adapter_model.safetensors"
+OWN_FOLDER = (LORA_FILE, PEFT_FILE)  # files that say nothing by their names: the folder's card and picture are theirs
+CARD_FILE = "README.md"
+CARD_LIMIT = 1_000_000  # bytes
+FRONT_LIMIT = 10_000  # characters of a card's front matter; the worst that it can hold takes seconds to read
+PICTURE_FILES = ("thumbnail.png", "preview-last.png")  # the better one first
+PICTURE_LIMIT = 5_000_000  # bytes
+PNG_START = b"\x89PNG\r\n\x1a\n"
+HUB_LIMIT = 1_000_000_000  # bytes of a file from a hub; the largest LoRA that is admitted has fewer
+WORDS_LIMIT = 200  # characters of a title, a trigger or a licence
+SLUG_LIMIT = 60
+NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
+TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
+HUB_FILE = re.compile(r"(?:[^./\\\x00-\x1f][^/\\\x00-\x1f]*/)*[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors")
+HUB_LORA = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})(?:/(.+))?", re.ASCII)
+CROSS_ATTENTION = re.compile(r"attn2[._]to_[kv]$")
+FAMILY_WORDS = {  # how the names of base models begin; SDXL's are others
+    "yoso-emoji": re.compile(r"\byoso-emoji\b"),
+    "sd15": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?1([.-]?[45])?(?!\d)"),
+    "sd2": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?2([.-]?[01])?(?!\d)|(?<![a-z])sd-turbo"),
+}
+
+Origin = Literal["bundled", "trained", "folder", "uploaded", "hub"]
+
+
+@dataclass(frozen=True)
+class LoraEntry:
+    """A LoRA that can be chosen.
+
+    Attributes:
+        id: what requests call it; letters, digits, "-" and "_".
+        title: what people read.
+        path: its safetensors file.
+        family: base models that it is for: "yoso-emoji", "sd15", "sd2"; "" where that is unknown, or none of these.
+        trigger: words to put into the prompt; "" where none are known to be needed.
+        bytes: size of the file.
+        licence: as its card or its file spells it; "unknown" where they don't.
+        thumbnail: a PNG that shows what it does.
+        origin: where it is from.
+        rank: of its first pair of matrices.
+        one_step: whether it makes a model draw in one step; others are styles.
+    """
+
+    id: str
+    title: str
+    path: Path
+    family: str
+    trigger: str
+    bytes: int
+    licence: str
+    thumbnail: Path | None
+    origin: Origin
+    rank: int
+    one_step: bool
+
+
+def bundled() -> list[LoraEntry]:
+    """The LoRAs of the repository, by name."""
+    return _listed(
+        [(path / LORA_FILE, path.name) for path in _children(LORAS_FOLDER)], LORAS_FOLDER, "bundled", prefix=""
+    )
+
+
+def trained(runs: Path) -> list[LoraEntry]:
+    """What the runs in a folder, or in folders of it, have handed over; the newest first."""
+    outputs = [path for pattern in ("*", "*/*") for path in Path(runs).glob(f"{pattern}/output/{LORA_FILE}")]
+    named = sorted((path.relative_to(runs).parents[1].as_posix(), path) for path in outputs)
+    entries = _listed([(path, name) for name, path in named], Path(runs), "trained", prefix="run-")
+    return sorted(entries, key=_modified, reverse=True)
+
+
+def in_folder(folder: Path) -> list[LoraEntry]:
+    """The safetensors files of a folder, and the folders in it that hold a LoRA as diffusers or peft writes it."""
+    found = []
+    for path in _children(folder):
+        if path.is_dir():
+            found += [(path / name, path.name) for name in OWN_FOLDER if (path / name).is_file()][:1]
+        elif path.suffix.lower() == ".safetensors":
+            found.append((path, Path(folder).resolve().name if path.name in OWN_FOLDER else path.stem))
+    return _listed(found, Path(folder), "folder", prefix="folder-")
+
+
+def uploaded(path: Path, token: str) -> LoraEntry:
+    """A file that someone has just handed over.
+
+    Args:
+        path: where the server has put it.
+        token: random, and another for each file: who does not know it can't guess the id.
+
+    Raises:
+        LoraError: it is no LoRA, and why.
+        ValueError: the token is too short, or would not do in an address.
+    """
+    if not TOKEN.fullmatch(token):
+        raise ValueError("a token has 8 to 64 letters, digits, - and _")
+    return _entry(path, path.parent, "uploaded", f"upload-{token}-{_slug(path.stem)}", path.stem)
+
+
+def from_hub(name: str, folder: Path) -> LoraEntry:
+    """Fetch a LoRA from a hub, with its card and picture, or take it from `folder` where it was fetched before.
+
+    Args:
+        name: ``OWNER/NAME@COMMIT`` or ``OWNER/NAME@COMMIT/FILE.safetensors``; the commit as 40 hex digits, because
+            what a branch holds may change from one day to the next.
+        folder: gets the files, laid out like the hub's own cache.
+
+    Raises:
+        LoraError: no such LoRA, none that is safe to read, or no connection; one sentence says what to do.
+    """
+    match = HUB_LORA.fullmatch(name)
+    if not match or (match[3] and not HUB_FILE.fullmatch(match[3])):
+        raise LoraError(
+            f"{name!r:.120} names no LoRA of a hub: write OWNER/NAME@ and the 40 hex digits of a commit, and "
+            "/FILE.safetensors after it where there are several."
+        )
+    place, commit, file = match.groups()
+    path = _fetch(place, commit, file, folder)
+    snapshot = next(parent for parent in path.parents if parent.name == commit)
+    called = place if file in (None, LORA_FILE) else f"{place} {Path(file).stem}"
+    entry_id = f"hub-{_slug(called)}-{commit[:8]}"
+    return _entry(path, Path(folder), "hub", entry_id, called.partition("/")[2], snapshot)
+
+
+def distinct(entries: Iterable[LoraEntry]) -> list[LoraEntry]:
+    """The same entries, with -2, -3, ... behind the ids that were there before."""
+    taken: set[str] = set()
+    made = []
+    for entry in entries:
+        free, number = entry.id, 1
+        while free in taken:
+            number += 1
+            free = f"{entry.id}-{number}"
+        taken.add(free)
+        made.append(replace(entry, id=free))
+    return made
+
+
+def search(entries: Iterable[LoraEntry], text: str, family: str | None = None) -> list[LoraEntry]:
+    """The entries that hold every word of `text`, whatever its case.
+
+    Args:
+        entries: what to look through.
+        text: words, or beginnings and parts of words; "" finds everything.
+        family: that of the model in use: its LoRAs come first and those of other families last; None or "" keeps the
+            order.
+    """
+    words = text.casefold().split()
+
+    def holds(entry: LoraEntry) -> bool:
+        said = "\n".join((entry.title, entry.trigger, entry.family, entry.licence, entry.id)).casefold()
+        return all(word in said for word in words)
+
+    def distance(entry: LoraEntry) -> int:
+        return 0 if not family or entry.family == family else 2 if entry.family else 1
+
+    return sorted(filter(holds, entries), key=distance)
+
+
+def size_text(entry: LoraEntry) -> str:
+    """The size of the file as people say it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if entry.bytes >= size / 10:
+            return f"{entry.bytes / size:.1f} {unit}"
+    return f"{entry.bytes / 1000:.0f} kB"
+
+
+def _children(folder: Path) -> list[Path]:
+    """What is in a folder by name, without hidden files; nothing where it can't be read."""
+    try:
+        return sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _modified(entry: LoraEntry) -> float:
+    try:
+        return entry.path.stat().st_mtime
+    except OSError:  # gone since it was listed
+        return 0.0
+
+
+def _listed(found: Iterable[tuple[Path, str]], root: Path, origin: Origin, prefix: str) -> list[LoraEntry]:
+    """The entries of those of (file, name) that are LoRAs."""
+    entries = []
+    for path, name in found:
+        with suppress(LoraError, OSError):
+            entries.append(_entry(path, root, origin, prefix + _slug(name), name))
+    return distinct(entries)
+
+
+def _entry(
+    path: Path, root: Path, origin: Origin, entry_id: str, name: str, card_folder: Path | None = None
+) -> LoraEntry:
+    """Describe one file.
+
+    Args:
+        path: the safetensors file.
+        root: nothing outside this folder is read, whatever links say.
+        origin: see `LoraEntry`.
+        entry_id: its id.
+        name: its title, where no card has a better one.
+        card_folder: where its card and picture are; None for where its file's name says.
+
+    Raises:
+        LoraError: it is no LoRA, and why.
+        OSError: it is gone.
+    """
+    if not _inside(path, root):
+        raise LoraError(f"{path.name} is not a file of its folder; please choose another file.")
+    shapes, metadata = read_header(path)
+    if CHECKPOINT_KEY in metadata:
+        raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
+    rank = _rank(path, shapes)
+    if card_folder is None and path.name in OWN_FOLDER:
+        card_folder = path.parent
+    if card_folder is not None:
+        card, heading = _read_card(card_folder / CARD_FILE, root)
+        pictures = [card_folder / picture for picture in PICTURE_FILES]
+    else:
+        card, heading = {}, ""
+        pictures = [path.with_name(path.stem + ending) for ending in (".png", ".preview.png")]  # as A1111 does
+    if origin in ("trained", "hub"):  # the headings of runs on one model are all alike; a hub's LoRAs go by their names
+        heading = ""
+    return LoraEntry(
+        id=entry_id,
+        title=heading or _words(name) or entry_id,
+        path=path,
+        family=_family(shapes, card, metadata),
+        trigger=_said(card, "instance_prompt") or _said(metadata, "modelspec.trigger_phrase") or _top_tag(metadata),
+        bytes=path.stat().st_size,
+        licence=_licence(card, metadata),
+        thumbnail=next((picture for picture in pictures if _is_picture(picture, root)), None),
+        origin=origin,
+        rank=rank,
+        one_step=PRIOR_KEY in metadata,
+    )
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return path.is_file() and path.resolve().is_relative_to(root.resolve())
+
+
+def _rank(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The rank of the first pair of matrices.
+
+    Raises:
+        LoraError: there is no pair, or one of a rank that no model takes.
+    """
+    halves: dict[str, dict[bool, tuple[int, ...]]] = {}
+    for key, shape in shapes.items():
+        match = SUFFIX.search(key)
+        if match and match[1]:
+            pair = halves.setdefault(key[: match.start()], {})
+            pair[match[1] in DOWN] = shape
+            if len(pair) == 2:
+                rank = pair[True][0] if pair[True] else 0
+                if not 1 <= rank <= RANK_LIMIT:
+                    raise LoraError(f"{path.name} has rank {rank}; 1 to {RANK_LIMIT} is taken.")
+                return rank
+    raise LoraError(f"{path.name} has no LoRA weights; please choose another file.")
+
+
+def _family(shapes: Mapping[str, tuple[int, ...]], card: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """By the width of prompts that the file's matrices read; where it has none, by what it says of itself."""
+    for key, shape in shapes.items():
+        match = SUFFIX.search(key)
+        if match and match[1] in DOWN and len(shape) >= 2 and CROSS_ATTENTION.search(key[: match.start()]):
+            return FAMILIES.get(shape[1], "")
+    stated = [_said(card, "base_model"), _trained_on(metadata)]
+    stated += [_said(metadata, key) for key in ("ss_base_model_version", "modelspec.architecture")]
+    return next(filter(None, map(_family_of, stated)), "")
+
+
+def _family_of(base: str) -> str:
+    """The family of a model by its name; "" where it tells nothing."""
+    for name, spec in MODELS.items():
+        if base in (name, spec.source.place):
+            return spec.family
+    return next((family for family, words in FAMILY_WORDS.items() if words.search(base.lower())), "")
+
+
+def _trained_on(metadata: Mapping[str, str]) -> str:
+    """The model that a run of ours was told to train on."""
+    try:
+        return _said(json.loads(metadata["yoso_config"]), "model")
+    except (KeyError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def _top_tag(metadata: Mapping[str, str]) -> str:
+    """The tag that stands at the most pictures that kohya's trainer was given, which is the one that calls the style.
+
+    It counts them by folder: ``{"10_style": {"tag": 12, ...}, ...}``.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        for tags in json.loads(metadata["ss_tag_frequency"]).values():
+            counts.update({_words(tag): number for tag, number in tags.items() if type(number) is int})
+    except (KeyError, ValueError, AttributeError, RecursionError):
+        return ""
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def _licence(card: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    stated = _said(card, "license")
+    if stated == "other":  # the hub's word for those that are not in its list
+        stated = _said(card, "license_name") or stated
+    return stated or _said(metadata, "modelspec.license") or "unknown"
+
+
+def _said(fields: Mapping[str, Any], key: str) -> str:
+    """A field of a card or of metadata as text, the first of several; "" where it says nothing."""
+    value = fields.get(key)
+    if isinstance(value, list):
+        value = next(iter(value), None)
+    words = _words(value) if isinstance(value, str) else ""
+    return "" if words.lower() in NOTHING else words
+
+
+def _words(text: str) -> str:
+    return one_line(text)[:WORDS_LIMIT]
+
+
+def _slug(name: str) -> str:
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return "-".join(re.findall("[a-z0-9]+", plain))[:SLUG_LIMIT].strip("-") or "lora"
+
+
+def _read_card(path: Path, root: Path) -> tuple[dict[str, Any], str]:
+    """Front matter and heading of a model card; {} and "" where it has none, is too large or is broken."""
+    try:
+        if not _inside(path, root) or path.stat().st_size > CARD_LIMIT:
+            return {}, ""
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError:
+        return {}, ""
+    front: list[str] = []
+    if lines and lines[0].rstrip() == "---":
+        end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), 0)
+        front, lines = lines[1:end], lines[end + 1 :]
+    heading = next((_words(line[2:]) for line in lines if line.startswith("# ")), "")
+    return _front_matter("\n".join(front)), heading
+
+
+def _front_matter(text: str) -> dict[str, Any]:
+    """Fields of a card, their values as text.
+
+    Not by huggingface_hub, whose loader follows YAML's merge keys: a few lines of them take all memory. The base
+    loader knows neither these nor any type but text, list and dict.
+    """
+    if len(text) > FRONT_LIMIT:
+        return {}
+    try:
+        fields = yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _is_picture(path: Path, root: Path) -> bool:
+    try:
+        if not _inside(path, root) or path.stat().st_size > PICTURE_LIMIT:
+            return False
+        with open(path, "rb") as file:
+            return file.read(len(PNG_START)) == PNG_START
+    except OSError:
+        return False
+
+
+def _fetch(place: str, commit: str, file: str | None, folder: Path) -> Path:
+    """The safetensors file of a hub's repository, with its card and pictures beside it.
+
+    Raises:
+        LoraError: it has no such file, or it can't be had.
+    """
+    import huggingface_hub as hub  # by its name, and half a second to import
+
+    try:
+        kept = hub.try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
+        if isinstance(kept, str):  # what a commit holds never changes, so this needs no connection
+            return Path(kept)
+        listing = hub.HfApi().model_info(place, revision=commit, files_metadata=True).siblings or []
+        sizes = {entry.rfilename: entry.size or 0 for entry in listing}
+        chosen = _choose(place, sizes, file)
+        # The weights last, so that what is whole for the lines above has its card too.
+        for name, limit in ((CARD_FILE, CARD_LIMIT), *((picture, PICTURE_LIMIT) for picture in PICTURE_FILES)):
+            if sizes.get(name, limit + 1) <= limit:
+                hub.hf_hub_download(place, name, revision=commit, cache_dir=folder)
+        return Path(hub.hf_hub_download(place, chosen, revision=commit, cache_dir=folder))
+    except (MemoryError, LoraError):
+        raise
+    except Exception as error:  # the hub, its connection and the disk raise a dozen unrelated types
+        raise LoraError(
+            f"{place} can't be had from the hub ({type(error).__name__}: {str(error).strip():.120}); check its name "
+            "and commit, or download the file yourself."
+        ) from error
+
+
+def _choose(place: str, sizes: Mapping[str, int], file: str | None) -> str:
+    """The one safetensors file of a repository that is meant.
+
+    Raises:
+        LoraError: there is none, there are several, or it is too large.
+    """
+    names = sorted(name for name in sizes if HUB_FILE.fullmatch(name))
+    if file and file not in names:
+        raise LoraError(f"{place} has no {file:.100} at this commit; please check the name.")
+    if not names:
+        raise LoraError(f"{place} has no safetensors file at this commit; only such files are read.")
+    chosen = file or (LORA_FILE if LORA_FILE in names else names[0])
+    if not file and chosen != LORA_FILE and len(names) > 1:
+        raise LoraError(f"{place} has {len(names)} safetensors files; add the name of one, such as /{names[0]:.100}.")
+    if sizes[chosen] > HUB_LIMIT:
+        raise LoraError(f"{chosen:.100} of {place} has {sizes[chosen] / 1e9:.1f} GB; that is no LoRA.")
+    return chosen
