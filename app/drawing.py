@@ -13,7 +13,13 @@ from yoso_core.engine import Engine
 from yoso_core.metadata import Restored
 from yoso_core.requests import EditRequest, RequestError
 
+TAKE_STAGE = "() => { document.querySelector('#canvas').takePicture(document.querySelector('#stage img').src); }"
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
+
+
+def open_edit() -> tuple[gr.Tabs, str]:
+    """What shows the Edit tab; a script has put the picture on its canvas."""
+    return gr.Tabs(selected="edit"), "edit"
 
 
 class Drawing:
@@ -41,7 +47,7 @@ class Drawing:
             private: queue rules of a listener that no program may call.
         """
         self.selected, settings = selected, self.settings
-        self.active = gr.State(next(iter(self.tabs)))  # the name of the open tab
+        self.active = gr.Textbox("generate", visible="hidden")  # the name of the open tab; scripts set it too
         self.drawn = gr.State(0)  # the `order` of the last explicit wish that was met
         typed = [*settings.typed, *(control for tab in self.tabs.values() for control in tab.typed)]
         states = [self.active, self.drawn, *(tab.shown for tab in self.tabs.values())]
@@ -59,12 +65,15 @@ class Drawing:
         )
         selected.select(self.choose_tab, None, self.active, show_progress="hidden", **private)
         settings.connect(private, self.tabs["generate"].stage)
+        opened = [selected, self.active]
+        self.tabs["generate"].edit.click(open_edit, None, opened, js=TAKE_STAGE, show_progress="hidden", **private)
+        self.history.strip.edit(open_edit, None, opened, show_progress="hidden", **private)
         for tab in self.tabs.values():
-            tab.connect(selected, private)
+            tab.connect(private)
             tab.save.click(
                 self.history.save, tab.shown, self.history.download, show_progress="hidden", **private
             ).success(None, js=ON_SAVED)
-        restored = [*self._restorable(), selected]
+        restored = [*self._restorable(), selected, self.active]
         picker = settings.picker
         self.history.connect(
             settings.upload, settings.order, picker.own, picker.shared, self.restored, restored, private
@@ -111,4 +120,11 @@ class Drawing:
         updates, notes = self.settings.restored(request, own, order)
         for note in (*restored.notes, *notes):
             gr.Info(note, title="Not taken over")
-        return updates | tab.restored(request) | {self.selected: gr.Tabs(selected=tab.name)}
+        return (
+            updates
+            | tab.restored(request)
+            | {
+                self.selected: gr.Tabs(selected=tab.name),
+                self.active: tab.name,
+            }
+        )

@@ -213,7 +213,7 @@ class EditTab:
             self.grow: request.grow,
         }
 
-    def connect(self, tabs: gr.Tabs, private: dict[str, Any]) -> None:
+    def connect(self, private: dict[str, Any]) -> None:
         self.compare.input(None, self.compare, None, js=ON_COMPARE)
         self.onward.click(None, js=ON_CONTINUE)
         self.canvas.upload(self.open_file, [self.canvas, self.fit], self.canvas, show_progress="hidden", **private)

@@ -15,7 +15,6 @@ element.addEventListener('click', event => {
     if (picture) trigger('select', {seed: Number(picture.dataset.seed)});
 });
 """
-ON_EDIT = "() => document.querySelector('#canvas').takePicture(document.querySelector('#stage img').src)"
 
 
 class GenerateTab:
@@ -55,13 +54,10 @@ class GenerateTab:
     def restored(self, request: GenerateRequest) -> dict[Any, Any]:
         return {self.count: 1}
 
-    def connect(self, tabs: gr.Tabs, private: dict[str, Any]) -> None:
+    def connect(self, private: dict[str, Any]) -> None:
         order = self.settings.order
         keeps = [self.settings.seed, self.settings.keep, self.count, order]
         self.stage.select(self.pick, order, keeps, **private)
-        self.edit.click(
-            None, None, tabs, js=f"() => {{ ({ON_EDIT})(); return {{selected: 'edit', __type__: 'update'}}; }}"
-        )
 
     def pick(self, order: int, event: gr.EventData) -> tuple[Any, ...]:
         """Go on with one picture of the grid."""

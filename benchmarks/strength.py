@@ -204,10 +204,12 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=21, help="strengths from 0 to 1; default 21")
     parser.add_argument("--mappings", action="store_true", help="compare ways from strength to noise; takes minutes")
     options = parser.parse_args()
+    if options.points < 2 or options.count < 1:
+        parser.error("a curve takes at least 2 points, of at least 1 picture")
     model = load_generator(DEFAULT_MODEL)
     chosen = choose(options.data, model.spec.resolution, options.count)
     edits = Edits(model, chosen)
-    strengths = np.linspace(0, 1, options.points).tolist()
+    strengths = [index / (options.points - 1) for index in range(options.points)]
     figures = measure(edits, chosen, strengths, MAPPINGS if options.mappings else {})
     print(tables(figures))
     if options.json:

@@ -4,10 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
-from tests.tiny import write_tiny_model
+from tests.tiny import random_lora, write_tiny_model
+from tests.tiny_control import write_tiny_control
+from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
-from yoso_core.models import ModelSpec, local_model
+from yoso_core.library import LoraEntry, uploaded
+from yoso_core.models import ModelSpec, Source, local_model
 from yoso_core.requests import DEFAULT_MODEL
 
 
@@ -24,6 +30,23 @@ def tiny_spec(tiny_model) -> ModelSpec:
     return replace(
         local_model(str(tiny_model)), title="Tiny", resolution=64, sizes=(64, 96), dtype="float32", styles=styles
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_control(tmp_path_factory) -> ControlSpec:
+    """A ControlNet for models of the family "tiny"."""
+    folder = write_tiny_control(tmp_path_factory.mktemp("controls") / "tiny")
+    return ControlSpec("Tiny", Source(str(folder)), "none", "tiny", ("canny", "scribble", "map"))
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tmp_path_factory, tiny_model) -> LoraEntry:
+    """A LoRA of random weights for the tiny model, as the library lists it."""
+    path = tmp_path_factory.mktemp("loras") / "waves.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        save_file(random_lora(UNet2DConditionModel.from_pretrained(tiny_model / "unet"), 0.3), path)
+    return replace(uploaded(path, "known-to-all"), id="waves", title="Waves", family="tiny")
 
 
 @pytest.fixture

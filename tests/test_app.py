@@ -11,11 +11,8 @@ from pathlib import Path
 import gradio as gr
 import httpx
 import pytest
-import torch
-from diffusers import UNet2DConditionModel
 from gradio_client import Client, handle_file
 from PIL import Image
-from safetensors.torch import save_file
 
 from app.drawing import Drawing
 from app.edit_tab import read_canvas
@@ -24,43 +21,22 @@ from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
 from app.settings import with_style
 from app.ui import QUEUE_LIMIT, build_app, launch_options
-from tests.tiny import random_lora
-from tests.tiny_control import write_tiny_control
-from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
-from yoso_core.library import LoraEntry, uploaded
 from yoso_core.metadata import Restored, from_json, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
 
 @pytest.fixture(scope="module")
-def lora_file(tmp_path_factory, tiny_model) -> Path:
-    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
-    path = tmp_path_factory.mktemp("loras") / "waves.safetensors"
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        save_file(random_lora(unet, 0.3), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def entry(lora_file) -> LoraEntry:
-    return replace(uploaded(lora_file, "shared-with-all"), id="waves", title="Waves", family="tiny")
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_spec, tmp_path_factory) -> Engine:
-    spec = replace(tiny_spec, family="tiny")
+def engine(tiny_spec, tiny_control) -> Engine:
     broken = ModelSpec("Broken", Source("/nowhere"), "none", 64)
-    folder = write_tiny_control(tmp_path_factory.mktemp("control"))
-    control = ControlSpec("Tiny", Source(str(folder)), "none", "tiny", ("canny", "scribble"))
-    return Engine({DEFAULT_MODEL: spec, "broken": broken}, device="cpu", controls={"tiny": control})
+    models = {DEFAULT_MODEL: replace(tiny_spec, family="tiny"), "broken": broken}
+    return Engine(models, device="cpu", controls={"tiny": tiny_control})
 
 
 @pytest.fixture(scope="module")
-def demo(engine, entry) -> gr.Blocks:
-    return build_app(engine, [entry])
+def demo(engine, tiny_lora) -> gr.Blocks:
+    return build_app(engine, [tiny_lora])
 
 
 @pytest.fixture(scope="module")
@@ -279,9 +255,9 @@ def test_a_model_that_fails_gives_way_to_the_bundled_one(drawing, monkeypatch):
     assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
 
 
-def test_uploaded_loras_are_the_sessions_own(drawing, lora_file, tmp_path):
+def test_uploaded_loras_are_the_sessions_own(drawing, tiny_lora, tmp_path):
     picker = drawing.settings.picker
-    cards, own, told = picker.add_file(str(lora_file), DEFAULT_MODEL, {OWN: 1.0}, [])
+    cards, own, told = picker.add_file(str(tiny_lora.path), DEFAULT_MODEL, {OWN: 1.0}, [])
     (name,) = own
     assert cards.value == {OWN: 1.0, name: 1.0} and "is in the list" in told
     assert name not in picker.shared and len(name) > 16

@@ -354,6 +354,14 @@ def test_a_card_without_end_is_no_card(tensors, tmp_path, text):
     assert (entry.title, entry.licence) == ("style", "unknown")
 
 
+def test_a_long_front_matter_is_left_unread(tensors, tmp_path):
+    (tmp_path / "style").mkdir()
+    save(tensors, tmp_path / "style" / LORA_FILE)
+    for notes, licence in ((1, "mit"), (library.FRONT_LIMIT, "unknown")):
+        write_card(tmp_path / "style", f"---\nlicense: mit\nnote: {'x' * notes}\n---\n# Style\n")
+        assert (one(in_folder(tmp_path)).title, one(in_folder(tmp_path)).licence) == ("Style", licence)
+
+
 def test_a_card_that_is_no_text(tensors, tmp_path):
     (tmp_path / "style").mkdir()
     save(tensors, tmp_path / "style" / LORA_FILE)
@@ -382,7 +390,7 @@ def test_links_do_not_lead_out(tensors, tmp_path, what):
         case "loop":
             path.symlink_to(path)
         case "pipe":
-            os.mkfifo(path)
+            os.mkfifo(folder / "pipe.safetensors")
     found = in_folder(folder)
     if what == "card and picture":
         assert (one(found).title, one(found).licence, one(found).thumbnail) == ("style", "unknown", None)

@@ -222,7 +222,7 @@ def styles(unet, style_files) -> list[Lora]:
 
 
 def random_uses(styles, picker):
-    """Some of the styles in any order, at any weights; most of the time the same one leads, as the one-step one does."""
+    """Some of the styles in any order, at any weights; mostly the same one leads, as the one-step LoRA does."""
     chosen = picker.sample(styles[1:], picker.randrange(4))
     if picker.random() < 0.7:
         chosen = [styles[0], *chosen]
@@ -256,22 +256,23 @@ def test_the_sum_is_what_it_should_be(unet, styles):
         torch.testing.assert_close(stack.weight(place).double(), value + sum(changes), **rounding)
 
 
-@pytest.mark.parametrize("first_good", range(0, 12, 3))
-def test_a_failure_anywhere_is_mended_by_whatever_comes_next(unet, styles, monkeypatch, first_good):
-    """Memory may run out in the middle of a swap, more than once."""
+@pytest.mark.parametrize("good", [0, 1, 7])
+def test_a_failure_anywhere_is_mended_by_whatever_comes_next(unet, styles, monkeypatch, good):
+    """Memory may run out in the middle of a swap, more than once, and in the middle of a weight."""
     pristine, stack = copy.deepcopy(unet), LoraStack({"unet": unet})
     stack.apply([(styles[0], 1.0), (styles[2], 0.5)])
-    addmm = torch.addmm
+    write = stack._write
     for failures in (1, 2):
         calls = iter(range(1000))
 
-        def fail(*arguments, calls=calls, **options):
-            if next(calls) == first_good:
+        def fail(place, here, calls=calls):
+            if next(calls) == good:
+                stack.weight(place).fill_(torch.nan)
                 raise MemoryError
-            return addmm(*arguments, **options)
+            write(place, here)
 
         with monkeypatch.context() as patch:
-            patch.setattr(torch, "addmm", fail)
+            patch.setattr(stack, "_write", fail)
             with pytest.raises(MemoryError):
                 stack.apply([(styles[3], 0.1 * failures), (styles[1], 1.0), (styles[2], 1.0)])
     uses = [(styles[0], 1.0), (styles[2], 0.5)]

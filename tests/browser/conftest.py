@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -35,10 +36,11 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def studio(tiny_spec):
+def studio(tiny_spec, tiny_control, tiny_lora):
     """Address of the studio; its second model can't be loaded."""
     broken = ModelSpec("Broken model", Source("/nowhere"), "none", 64)
-    demo = build_app(Engine({DEFAULT_MODEL: tiny_spec, "broken": broken}, device="cpu"))
+    models = {DEFAULT_MODEL: replace(tiny_spec, family="tiny"), "broken": broken}
+    demo = build_app(Engine(models, device="cpu", controls={"tiny": tiny_control}), [tiny_lora])
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield address
     demo.close()

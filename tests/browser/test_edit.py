@@ -1,0 +1,224 @@
+"""The Edit tab, the LoRA list, the history and the Compare tab as a person uses them."""
+
+import base64
+import io
+import json
+import re
+
+import pytest
+from PIL import Image, ImageChops, ImageStat
+from playwright.sync_api import expect
+
+RESULT = "#result .pictures > img:first-child"
+DROP = """([selector, name, data]) => {
+    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, {type: 'image/png'}));
+    const target = document.querySelector(selector);
+    target.dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+}"""
+
+
+def source(page, selector=RESULT):
+    return page.locator(selector).first.get_attribute("src")
+
+
+def difference(one, other):
+    """Mean absolute difference of two pictures of the page, in levels."""
+    pictures = [Image.open(io.BytesIO(base64.b64decode(each.split(",")[1]))).convert("RGB") for each in (one, other)]
+    return sum(ImageStat.Stat(ImageChops.difference(*pictures)).mean) / 3
+
+
+def expect_change(page, before, selector=RESULT):
+    """Wait for another picture and until it stands still; returns it."""
+    expect(page.locator(selector).first).not_to_have_attribute("src", before, timeout=30_000)
+    seen = None
+    while seen != source(page, selector):
+        seen = source(page, selector)
+        page.wait_for_timeout(700)
+    return seen
+
+
+def stroke(page, *points):
+    """Draw through points given as fractions of the canvas."""
+    box = page.locator("#canvas canvas.mask").bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+
+
+def move_slider(page, selector, value):
+    page.fill(f"{selector} input[type=number]", str(value))
+    page.keyboard.press("Tab")
+
+
+@pytest.fixture
+def edit(page):
+    """A page with the Edit tab open and its first picture."""
+    page.get_by_role("tab", name="Edit").click()
+    page.wait_for_selector(RESULT)
+    return page
+
+
+def test_the_picture_follows_strokes_slider_lora_and_saved_png(edit, tmp_path):
+    page = edit
+    white = source(page)
+    page.click("[data-colour='#e0312e']")
+    stroke(page, (0.2, 0.2), (0.8, 0.3), (0.5, 0.8))
+    drawn = expect_change(page, white)
+    move_slider(page, "#strength", 0.1)
+    weaker = expect_change(page, drawn)
+    page.click('.lora[data-id="waves"] .toggle')
+    styled = expect_change(page, weaker)
+    weight = page.locator('.lora[data-id="waves"] input[type=range]')
+    weight.focus()
+    weight.press("Home")
+    expect(page.locator('.lora[data-id="waves"] output')).to_have_text("-1.00")
+    final = expect_change(page, styled)
+    expect(page.locator("#edit-info")).to_contain_text("total")
+    with page.expect_download() as download:
+        page.click("#save-edit")
+    saved = tmp_path / download.value.suggested_filename
+    download.value.save_as(saved)
+    with Image.open(saved) as picture:
+        values = json.loads(picture.text["yoso"])
+    assert (values["kind"], values["strength"]) == ("edit", 0.1)
+    assert values["loras"] == [{"name": "waves", "weight": -1.0}]
+    page.reload()
+    page.wait_for_selector("#stage img")
+    page.evaluate(DROP, ["#header", "saved.png", base64.b64encode(saved.read_bytes()).decode()])
+    expect(page.locator("#strength input[type=number]")).to_have_value("0.1")
+    expect(page.locator('.lora[data-id="waves"] output')).to_have_text("-1.00")
+    page.wait_for_selector(RESULT)
+    again = expect_change(page, "")
+    assert difference(again, final) < 0.2 * difference(styled, final)  # the canvas holds it in other pixels
+
+
+def test_undo_redo_and_clear(edit):
+    page = edit
+    white = source(page)
+    stroke(page, (0.1, 0.5), (0.9, 0.5))
+    drawn = expect_change(page, white)
+    page.click("#canvas [data-do=undo]")
+    assert expect_change(page, drawn) == white
+    page.click("#canvas [data-do=redo]")
+    assert expect_change(page, white) == drawn
+    page.click("#canvas [data-do=clear]")
+    assert expect_change(page, drawn) == white
+
+
+def test_only_what_is_masked_is_repainted(edit):
+    page = edit
+    stroke(page, (0.1, 0.5), (0.9, 0.5))
+    page.wait_for_timeout(500)
+    before = source(page)
+    page.click("[data-tool=mask]")
+    page.locator("#canvas .brush input").fill("120")
+    stroke(page, (0.3, 0.3), (0.6, 0.6))
+    masked = expect_change(page, before)
+    page.click("#mask-more button")
+    page.click("#invert input")
+    inverted = expect_change(page, masked)
+    page.click("#canvas [data-do=unmask]")
+    assert expect_change(page, inverted) == before
+
+
+def test_a_picture_that_is_opened_is_made_square_and_that_is_told(edit, tmp_path):
+    Image.radial_gradient("L").convert("RGB").resize((200, 100)).save(tmp_path / "wide.png")
+    before = source(edit)
+    edit.set_input_files("#canvas input[type=file]", tmp_path / "wide.png")
+    expect(edit.locator(".canvas-note")).to_contain_text("200 x 100: cropped to its middle")
+    after = expect_change(edit, before)
+    move_slider(edit, "#compare", 1)
+    assert edit.evaluate("getComputedStyle(document.querySelector('#result .before')).clipPath").startswith(
+        "inset(0px 0% "
+    )
+    (tmp_path / "text.png").write_text("no picture")
+    edit.set_input_files("#canvas input[type=file]", tmp_path / "text.png")
+    expect(edit.locator(".canvas-note")).to_contain_text("This is no PNG")
+    assert source(edit) == after
+
+
+def test_lines_are_followed_and_shown(edit):
+    stroke(edit, (0.2, 0.2), (0.8, 0.8))
+    edit.click("#follow button")
+    edit.locator("#annotator label", has_text="Scribble").click()
+    expect(edit.locator("#result .map")).to_be_visible(timeout=30_000)
+    before = source(edit)
+    move_slider(edit, "#control-strength", 2)
+    expect_change(edit, before)
+
+
+def test_the_result_goes_on_as_the_next_input(edit):
+    stroke(edit, (0.2, 0.2), (0.8, 0.8))
+    edit.wait_for_timeout(500)
+    before = source(edit)
+    edit.click("#onward")
+    expect_change(edit, before)
+
+
+def test_pictures_go_from_generate_and_history_to_the_canvas(page):
+    page.click("#to-edit")
+    page.wait_for_selector(RESULT)
+    before = source(page)
+    page.get_by_role("tab", name="Generate").click()
+    page.fill("#prompt textarea", "a blue hat")
+    kept = page.locator("#history .strip img").first
+    expect(kept).to_have_attribute("alt", re.compile("a blue hat"), timeout=30_000)
+    kept.click()
+    page.click("#history [data-do=canvas]")
+    expect_change(page, before)
+
+
+def test_history_survives_a_reload_and_restores(page):
+    page.fill("#prompt textarea", "a blue hat")
+    expect(page.locator("#history .strip img")).to_have_count(1, timeout=30_000)
+    expect(page.locator("#history .strip img").first).to_have_attribute("alt", re.compile("^a blue hat, 3d, seed 0"))
+    page.reload()
+    page.wait_for_selector("#stage img")
+    strip = page.locator("#history .strip button")
+    expect(strip.filter(has=page.get_by_alt_text(re.compile("a blue hat")))).to_have_count(1)
+    strip.filter(has=page.get_by_alt_text(re.compile("a blue hat"))).click()
+    page.click("#history [data-do=restore]")
+    expect(page.locator("#prompt textarea")).to_have_value("a blue hat, 3d")
+    page.click("#history [data-do=clear]")
+    expect(strip).to_have_count(0)
+
+
+def test_a_link_reopens_the_studio_with_its_settings(page, browser, studio):
+    page.evaluate("navigator.clipboard.writeText = text => { window.copied = text; }")
+    page.fill("#prompt textarea", "a green boat")
+    page.locator("#steps label", has_text="2").click()
+    expect(page.locator("#history .strip img").first).to_have_attribute(
+        "alt", re.compile("a green boat"), timeout=30_000
+    )
+    page.locator("#history .strip button").first.click()
+    page.click("#history [data-do=link]")
+    page.wait_for_function("window.copied")
+    other = browser.new_page()
+    other.goto(page.evaluate("window.copied"))
+    expect(other.locator("#prompt textarea")).to_have_value("a green boat, 3d", timeout=30_000)
+    expect(other.locator("#info")).to_contain_text("2 network evaluations", timeout=30_000)
+    other.close()
+
+
+def test_ladder_and_grid_fill(page):
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#climb")
+    expect(page.locator("#ladder img")).to_have_count(5, timeout=60_000)
+    expect(page.locator("#ladder")).to_contain_text("50 evaluations")
+    page.click("#fill")
+    expect(page.locator("#grid img")).to_have_attribute("alt", "grid of 20 pictures", timeout=60_000)
+
+
+@pytest.mark.parametrize("tab", ["Edit", "Compare"])
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(browser, studio, tab):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(studio)
+    page.wait_for_selector("#stage img")
+    page.get_by_role("tab", name=tab).click()
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.close()
