@@ -13,7 +13,7 @@ from yoso_core.engine import Engine
 from yoso_core.metadata import Restored
 from yoso_core.requests import EditRequest, RequestError
 
-TAKE_STAGE = "() => { document.querySelector('#canvas').takePicture(document.querySelector('#stage img').src); }"
+TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img').src); }"
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
 
 

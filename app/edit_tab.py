@@ -28,7 +28,7 @@ SCRIPTS = Path(__file__).with_name("scripts")
 CANVAS_SIDE = 512  # pixels, of canvas.js
 OFF = "off"
 ON_COMPARE = "value => document.querySelector('#result').style.setProperty('--split', `${value * 100}%`)"
-ON_CONTINUE = "() => document.querySelector('#canvas').takePicture(document.querySelector('#result img').src)"
+ON_CONTINUE = "() => window.yosoToCanvas(document.querySelector('#result img').src)"
 
 
 def annotators(engine: Engine, family: str) -> list[tuple[str, str]]:

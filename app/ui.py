@@ -126,7 +126,7 @@ def build_app(engine: Engine, loras: Sequence[LoraEntry] = (), downloads: Path =
         with gr.Row(elem_id="work"):
             with gr.Column(scale=5, min_width=320, elem_id="main"), gr.Tabs(elem_id="tabs") as tabs:
                 for tab in (generate, edit, compare):
-                    with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab", render_children=True):
+                    with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab"):
                         tab.build()
             with gr.Column(scale=2, min_width=280, elem_id="settings"):
                 settings.build_panel()

@@ -102,7 +102,7 @@ function upload(file) {
     reader.onload = () => { say('Opening …'); props.value = {file: reader.result}; trigger('upload'); };
     reader.readAsDataURL(file);
 }
-watch('value', async () => {
+async function adopt() {  // what the server sent
     const value = props.value;
     if (!value?.picture) return value?.note && say(value.note);
     remember();
@@ -123,9 +123,11 @@ watch('value', async () => {
     buttons();
     say(value.note ?? '');
     if (value.draw) send();
-});
-// For buttons elsewhere on the page: put what a picture shows onto the canvas.
-element.closest('#canvas').takePicture = async source => { remember(); await show(source); say(''); send(); };
+}
+watch('value', adopt);
+// For buttons elsewhere on the page, see history.js; they may have been pressed before there was a canvas.
+async function take(source) { remember(); await show(source); say(''); send(); }
+window.yosoCanvas = {take};
 
 find('input[type=file]').addEventListener('change', event => { upload(event.target.files[0]); event.target.value = ''; });
 element.addEventListener('dragover', event => { event.preventDefault(); event.stopPropagation(); });
@@ -185,4 +187,4 @@ document.addEventListener('keydown', event => {
     deeds[event.shiftKey ? 'redo' : 'undo']();
 });
 blank(); buttons();
-if (props.value?.picture) show(props.value.picture);
+if (window.yosoWaiting) { take(window.yosoWaiting); window.yosoWaiting = null; } else adopt();

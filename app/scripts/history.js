@@ -61,9 +61,11 @@ function draw() {
     find('.one').hidden = chosen === null;
     if (chosen !== null) find('.about').textContent = kept[chosen].entry.prompt || 'no prompt';
 }
+// Put what a picture shows onto the canvas; its tab may never have been open.
+window.yosoToCanvas = source => { if (window.yosoCanvas) window.yosoCanvas.take(source); else window.yosoWaiting = source; };
 const deeds = {
     restore: ({entry}) => trigger('select', {request: entry}),
-    canvas: ({picture}) => { document.querySelector('#canvas').takePicture(picture); trigger('edit'); },
+    canvas: ({picture}) => { window.yosoToCanvas(picture); trigger('edit'); },
     link: ({entry}) => trigger('copy', {request: entry}),
     save: ({entry}) => trigger('download', {requests: [entry]}),
     remove: () => { kept.splice(chosen, 1); chosen = null; write(); draw(); },
