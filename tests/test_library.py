@@ -479,7 +479,7 @@ def test_search_takes_every_word_from_any_field():
     assert search(everything, "ART") == [pixel, unknown]
     assert search(everything, "wash SUMI apache run- sd15") == [ink]
     assert search(everything, "ink pixel") == []
-    assert search(everything, "x\nt") == [pixel]  # two words, not what lies between two fields
+    assert search(everything, "artpixel") == []  # it would take two fields
     assert search(everything, "", "yoso-emoji") == [pixel, unknown, ink]
     assert search(everything, "", "sd2") == [unknown, ink, pixel]
 
@@ -568,10 +568,14 @@ def test_nothing_to_take_from_a_hub(tmp_path, monkeypatch, names, asked, reason)
 
 
 def test_too_large_for_a_lora_is_not_fetched(weights, tmp_path, monkeypatch):
-    hub = Hub(monkeypatch, {"a.safetensors": weights}, {"a.safetensors": 7_000_000_000, "README.md": 2_000_000})
+    sizes = {"README.md": 2_000_000, "thumbnail.png": 2_000_000_000}
+    hub = Hub(monkeypatch, {"a.safetensors": weights}, sizes | {"a.safetensors": 7_000_000_000})
     with pytest.raises(LoraError, match=r"7\.0 GB"):
         from_hub(f"some/style@{COMMIT}", tmp_path)
     assert hub.fetched == []
+    hub.sizes = sizes
+    assert from_hub(f"some/style@{COMMIT}", tmp_path).licence == "unknown"
+    assert hub.fetched == ["a.safetensors"]
 
 
 @pytest.mark.parametrize(

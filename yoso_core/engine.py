@@ -289,7 +289,7 @@ class Engine:
             latent: (1, C, h, w) of the picture to edit; None to begin from nothing.
         """
         schedule, last = model.schedule, model.schedule.last
-        t = last if latent is None else strength_timestep(schedule, request.strength)
+        t = last if latent is None else strength_timestep(schedule, request.strength, noises[0].shape[-1])
         if t == 0:
             return latent, 0
         if t == last:
