@@ -28,11 +28,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_arguments()
-    added = {spec.title: spec for spec in map(local_model, options.add_model)}
-    engine = Engine(MODELS | added, options.device)
-    loras = distinct([*bundled(), *in_folder(options.loras), *trained(options.runs)])
     address = {"server_name": options.host, "server_port": options.port, "share": options.share}
     try:
+        added = {spec.title: spec for spec in map(local_model, options.add_model)}
+        engine = Engine(MODELS | added, options.device)
+        loras = distinct([*bundled(), *in_folder(options.loras), *trained(options.runs)])
         engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
         build_app(engine, loras, options.loras).launch(**address, **launch_options(options.mcp))
     except (RequestError, PictureError, OSError) as error:  # OSError: the port is taken

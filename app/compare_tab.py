@@ -24,7 +24,7 @@ EXAMPLES = {
     "one-step": "0:1:5",
     "lora": "0:1:3",
 }
-NO_LORA = "lora"
+NAMED = "lora"  # the kind of axis that names a LoRA
 ON_SAVED = "() => setTimeout(() => document.querySelector('#sheet-download').click(), 50)"
 
 
@@ -104,7 +104,7 @@ class CompareTab:
     def kinds(self, own: list[str]) -> list[tuple[str, str]]:
         """What an axis can change: title and name."""
         titles = {"control": "control strength", "one-step": "YOSO weight"}
-        kinds = [(titles.get(kind, kind), kind) for kind in AXES if kind != NO_LORA]
+        kinds = [(titles.get(kind, kind), kind) for kind in AXES if kind != NAMED]
         picker = self.settings.picker
         return kinds + [(f"{picker.known[name].title} weight", f"lora.{name}") for name in (*own, *picker.shared)]
 

@@ -1,5 +1,6 @@
 """The one listener that draws, for whichever tab is open."""
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -7,13 +8,13 @@ import gradio as gr
 from app.edit_tab import EditTab
 from app.generate_tab import GenerateTab
 from app.history import ON_SAVED, History
-from app.pictures import run
+from app.pictures import plain, run
 from app.settings import Settings
 from yoso_core.engine import Engine
 from yoso_core.metadata import Restored
 from yoso_core.requests import EditRequest, RequestError
 
-TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img').src); }"
+TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
 
 
@@ -104,8 +105,10 @@ class Drawing:
             if not wished and not values[self.settings.live]:
                 return {tab.info: WAITING}
             result = run(self.engine, request)
-        except (RequestError, gr.Error) as error:
-            return tab.refuse(getattr(error, "message", str(error))) | {self.drawn: order}
+        except RequestError as error:
+            return tab.refuse(str(error)) | {self.drawn: order}
+        except gr.Error as error:  # made for a toast
+            return tab.refuse(html.unescape(error.message)) | {self.drawn: order}
         entry = self.history.entry(result, tab.stage.elem_id)
         return tab.show(result) | {self.drawn: order, self.history.strip: entry}
 
@@ -118,8 +121,10 @@ class Drawing:
         request = restored.request
         tab = self.tabs["edit" if isinstance(request, EditRequest) else "generate"]
         updates, notes = self.settings.restored(request, own, order)
+        if request.control is not None and tab.name == "generate":
+            notes.append("What the picture followed; the Edit tab can follow lines.")
         for note in (*restored.notes, *notes):
-            gr.Info(note, title="Not taken over")
+            gr.Info(plain(note), title="Not taken over")
         return (
             updates
             | tab.restored(request)

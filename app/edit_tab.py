@@ -10,6 +10,7 @@ from app.pictures import EMPTY, edit_html, info_html, png_uri, problem_html, rea
 from app.settings import Settings
 from yoso_core.conditioning import ANNOTATORS, missing_weights
 from yoso_core.engine import Engine, Result
+from yoso_core.models import ModelSpec
 from yoso_core.pictures import square, square_note
 from yoso_core.requests import (
     CONTROL_STRENGTH_LIMIT,
@@ -26,9 +27,10 @@ from yoso_core.requests import (
 
 SCRIPTS = Path(__file__).with_name("scripts")
 CANVAS_SIDE = 512  # pixels, of canvas.js
+CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
 OFF = "off"
 ON_COMPARE = "value => document.querySelector('#result').style.setProperty('--split', `${value * 100}%`)"
-ON_CONTINUE = "() => window.yosoToCanvas(document.querySelector('#result img').src)"
+ON_CONTINUE = "() => window.yosoToCanvas(document.querySelector('#result img')?.src)"
 
 
 def annotators(engine: Engine, family: str) -> list[tuple[str, str]]:
@@ -37,6 +39,11 @@ def annotators(engine: Engine, family: str) -> list[tuple[str, str]]:
     return [
         (known.title, name) for name, known in ANNOTATORS.items() if name in fitting and missing_weights(name) is None
     ]
+
+
+def sent_side(spec: ModelSpec) -> int:
+    """Pixels a side that the canvas sends: a few times what a small model draws, else all that it has."""
+    return min(4 * spec.resolution, CANVAS_SIDE)
 
 
 def missing_html() -> str:
@@ -59,13 +66,14 @@ class EditTab:
         self.engine, self.settings = engine, settings
 
     def build(self) -> None:
-        family = self.engine.models[DEFAULT_MODEL].family
+        spec = self.engine.models[DEFAULT_MODEL]
         with gr.Row(elem_id="easel"):
             with gr.Column(min_width=280):
                 self.canvas = gr.HTML(
                     None,
                     html_template=(SCRIPTS / "canvas.html").read_text("utf-8"),
                     apply_default_css=False,
+                    side=sent_side(spec),
                     js_on_load=(SCRIPTS / "canvas.js").read_text("utf-8"),
                     elem_id="canvas",
                 )
@@ -91,7 +99,7 @@ class EditTab:
         with gr.Row(elem_id="edit-more"):
             with gr.Accordion("Follow lines", open=False, elem_id="follow"):
                 self.annotator = gr.Radio(
-                    [("Off", OFF), *annotators(self.engine, family)],
+                    [("Off", OFF), *annotators(self.engine, spec.family)],
                     value=OFF,
                     label="What to follow",
                     info="The picture keeps the lines of the canvas, whatever the strength",
@@ -197,13 +205,16 @@ class EditTab:
 
     def restored(self, request: EditRequest) -> dict[Any, Any]:
         control = request.control
+        spec = self.engine.models[request.model]
+        offered = [("Off", OFF), *annotators(self.engine, spec.family)]
+        followed = control is not None and control.annotator in {name for _, name in offered}
         canvas = {"picture": png_uri(square(request.picture, CANVAS_SIDE, request.fit))}
         if request.mask is not None:
             canvas["mask"] = png_uri(square(request.mask, CANVAS_SIDE, request.fit).convert("RGB"))
         return {
             self.canvas: canvas | {"draw": True},
             self.strength: request.strength,
-            self.annotator: control.annotator if control else OFF,
+            self.annotator: gr.Radio(offered, value=control.annotator if control and followed else OFF),
             self.control_strength: control.strength if control else 1,
             self.control_start: control.start if control else 0,
             self.low: control.low if control else 100,
@@ -217,7 +228,8 @@ class EditTab:
         self.compare.input(None, self.compare, None, js=ON_COMPARE)
         self.onward.click(None, js=ON_CONTINUE)
         self.canvas.upload(self.open_file, [self.canvas, self.fit], self.canvas, show_progress="hidden", **private)
-        self.settings.model.change(self.offer_annotators, self.settings.model, self.annotator, **private)
+        offered = [self.annotator, self.canvas]
+        self.settings.model.input(self.offer_annotators, self.settings.model, offered, **private)
 
     def open_file(self, value: Any, fit: str) -> dict[str, Any]:
         """A file that was opened, pasted or dropped, as the canvas takes it, and a word on what was done to it."""
@@ -231,10 +243,10 @@ class EditTab:
         canvas = square(picture, CANVAS_SIDE, fit)
         return {"picture": png_uri(canvas), "note": "; ".join(notes), "draw": True}
 
-    def offer_annotators(self, model: str) -> Any:
-        """What can guide another model."""
-        spec = self.engine.models.get(model)
-        return gr.Radio([("Off", OFF), *annotators(self.engine, spec.family if spec else "")], value=OFF)
+    def offer_annotators(self, model: str) -> tuple[Any, Any]:
+        """What can guide another model, and how large its canvas is."""
+        spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
+        return gr.Radio([("Off", OFF), *annotators(self.engine, spec.family)], value=OFF), gr.HTML(side=sent_side(spec))
 
 
 def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:
@@ -247,6 +259,6 @@ def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:
         return Image.new("RGB", (CANVAS_SIDE // 2, CANVAS_SIDE // 2), "white"), None
     if not isinstance(value, dict):
         raise RequestError("The canvas can't be read; please reload the page.")
-    picture, _ = read_data_uri(value.get("picture"), "The canvas")
-    mask = read_data_uri(value["mask"], "The mask")[0].convert("L") if value.get("mask") else None
+    picture, _ = read_data_uri(value.get("picture"), "The canvas", CANVAS_LIMIT)
+    mask = read_data_uri(value["mask"], "The mask", CANVAS_LIMIT)[0].convert("L") if value.get("mask") else None
     return picture, mask

@@ -83,7 +83,10 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
 
     def read(file: Any) -> Image.Image:
         """An uploaded picture. Gradio moves uploads to its cache, but only where the client calls them files."""
-        path = Path(str(file["path"] if isinstance(file, dict) and "path" in file else "")).resolve()
+        try:
+            path = Path(str(file["path"] if isinstance(file, dict) and "path" in file else "")).resolve()
+        except (OSError, ValueError):  # names that no path can have
+            raise RequestError("A picture must be an uploaded file.") from None
         if not path.is_relative_to(Path(folder).resolve()):
             raise RequestError("A picture must be an uploaded file.")
         return open_picture(path).picture

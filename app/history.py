@@ -3,19 +3,21 @@
 import base64
 import io
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from app.pictures import DATA_LIMIT, download_file, run
+from app.pictures import DATA_LIMIT, download_file, plain, run
 from yoso_core.engine import Engine, Result
 from yoso_core.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
 from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
 
 SCRIPTS = Path(__file__).with_name("scripts")
 DOWNLOADS = 60  # pictures in one zip
+EVALUATIONS = 8 * DOWNLOADS  # of the network, for one zip
 ON_COPIED = "link => { navigator.clipboard?.writeText(`${location.origin}${location.pathname}?s=${link}`); }"
 ON_SAVED = "() => setTimeout(() => document.querySelector('#download').click(), 50)"  # once the page has the new link
 
@@ -92,7 +94,7 @@ class History:
             try:
                 return restored(read(), own, order)
             except RequestError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+                raise gr.Error(plain(str(error)), print_exception=False) from None
 
         def from_strip(own: list[str], order: int, event: gr.EventData) -> dict[Any, Any]:
             return restore(lambda: Restored(from_json(_sent(event, "request"))), own, order)
@@ -126,16 +128,26 @@ class History:
             sent = _sent(event, "requests")
             if not isinstance(sent, list) or not 1 <= len(sent) <= DOWNLOADS:
                 raise RequestError(f"From 1 to {DOWNLOADS} pictures can be saved at once.")
-            requests = [from_json(values) for values in sent]
+            requests = [replace(from_json(values), count=1) for values in sent]
+            if sum(request.steps * (1 + (request.guidance > 1)) for request in requests) > EVALUATIONS:
+                raise RequestError("These pictures take too long to make again at once; please save fewer.")
         except RequestError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return download_file([run(self.engine, request) for request in requests], self.download.GRADIO_CACHE)
+            raise gr.Error(plain(str(error)), print_exception=False) from None
+        results = []
+        for request in requests:
+            try:
+                results.append(run(self.engine, request))
+            except gr.Error as error:  # such as for a LoRA that is gone; the others are wanted all the same
+                gr.Warning(error.message)
+        if not results:
+            raise gr.Error("None of these pictures can be made here any more.", print_exception=False)
+        return download_file(results, self.download.GRADIO_CACHE)
 
     def make_link(self, event: gr.EventData) -> str:
         try:
             text = link_text(from_json(_sent(event, "request")))
         except RequestError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(plain(str(error)), print_exception=False) from None
         gr.Info("The link is on the clipboard.")
         return text
 

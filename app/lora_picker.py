@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from app.pictures import data_uri, problem_html
-from yoso_core.engine import Engine
-from yoso_core.library import LoraEntry, from_hub, size_text, uploaded
+from yoso_core.engine import Engine, PictureError
+from yoso_core.library import LoraEntry, from_hub, public_name, size_text, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.pictures import open_picture, square
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
@@ -43,6 +43,12 @@ class LoraPicker:
         self.known[entry.id] = entry
         self.engine.add_lora(entry.id, entry.path)
 
+    def forget(self, names: list[str]) -> None:
+        """What a session opened goes with it; what came from a hub stays, others may use it too."""
+        for name in (name for name in names if name in self.known and self.known[name].origin == "uploaded"):
+            self.known.pop(name)
+            self.engine.remove_lora(name)
+
     def build(self, spec: ModelSpec) -> None:
         with gr.Column(elem_id="lora-column"):
             gr.HTML('<span class="title">LoRAs</span>')
@@ -63,12 +69,13 @@ class LoraPicker:
                     max_length=300,
                 )
                 self.told = gr.HTML()
-        self.own = gr.State([])  # ids that this session added
+        self.own = gr.State([], delete_callback=self.forget)  # ids that this session added
 
     def connect(self, model: Any, private: dict[str, Any]) -> None:
         inputs, outputs = [model, self.loras, self.own], [self.loras, self.own, self.told]
         self.upload.upload(self.add_file, [self.upload, *inputs], outputs, show_progress="minimal", **private)
-        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **private)
+        fetching = private | {"concurrency_id": "hub"}  # a download must not hold up who draws
+        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **fetching)
 
     def start(self, spec: ModelSpec) -> dict[str, float]:
         return {OWN: 1.0} if spec.lora is not None else {}
@@ -109,15 +116,16 @@ class LoraPicker:
         self, spec: ModelSpec, one_step: float, loras: tuple[LoraUse, ...], own: list[str]
     ) -> tuple[Any, list[str]]:
         """The list with the weights of a request, and what of it is not here."""
-        here = {*self.shared, *own}
+        here = {public_name(name): name for name in own} | {name: name for name in (*self.shared, *own)}
         missing = [use.name for use in loras if use.name not in here]
-        value = {use.name: use.weight for use in loras if use.name in here}
+        value = {here[use.name]: use.weight for use in loras if use.name in here}
         if spec.lora is not None:
             value = {OWN: one_step} | value
         notes = [f"The LoRA {name!r:.60} is not in the library here." for name in missing]
         return gr.HTML(value=value, entries=self.cards(spec, own)), notes
 
     def add_file(self, path: str, model: str, loras: Any, own: list[str]) -> tuple[Any, ...]:
+        self.upload.keep_in_cache.add(str(path))  # for as long as the session may use it
         return self._add(lambda: uploaded(Path(path), secrets.token_urlsafe(12)), model, loras, own)
 
     def add_from_hub(self, name: str, model: str, loras: Any, own: list[str]) -> tuple[Any, ...]:
@@ -131,8 +139,13 @@ class LoraPicker:
                 raise RequestError(f"A session may add {UPLOADS} LoRAs; please reload the page to begin anew.")
             entry = find()
             self.remember(entry)
-            self.engine.check_lora(entry.id, model)
-        except RequestError as error:
+            try:
+                self.engine.check_lora(entry.id, model)
+            except (RequestError, PictureError):
+                if entry.id not in {*self.shared, *own}:
+                    self.forget([entry.id])
+                raise
+        except (RequestError, PictureError) as error:
             return gr.skip(), gr.skip(), problem_html(str(error))
         own = [entry.id, *(name for name in own if name != entry.id)]
         values = dict(loras) if isinstance(loras, dict) else self.start(spec)

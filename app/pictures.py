@@ -26,12 +26,17 @@ DATA_LIMIT = 28_000_000  # characters of a data URL: 20 MB in base64
 EMPTY = '<div class="pictures empty"></div>'
 
 
+def plain(sentence: str) -> str:
+    """A sentence for a toast, which shows HTML; it may repeat what a link or a file says."""
+    return html.escape(sentence, quote=False)
+
+
 def run(engine: Engine, request: GenerateRequest) -> Result:
     """Run a request; whatever goes wrong is one sentence in a ``gr.Error``."""
     try:
         return engine.run(request)
     except (RequestError, PictureError) as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise gr.Error(plain(str(error)), print_exception=False) from None
     except Exception:  # whatever it is, the page must go on
         LOG.exception("unforeseen while drawing")
         raise gr.Error("Something went wrong that the server's log tells of; please try again.") from None
@@ -55,7 +60,7 @@ def _uri(picture: Image.Image, kind: str, **options: int) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def read_data_uri(value: object, what: str) -> tuple[Image.Image, tuple[str, ...]]:
+def read_data_uri(value: object, what: str, limit: int = DATA_LIMIT) -> tuple[Image.Image, tuple[str, ...]]:
     """An RGB picture out of a ``data:`` URL that a browser sent, and what was done to it.
 
     Raises:
@@ -63,8 +68,8 @@ def read_data_uri(value: object, what: str) -> tuple[Image.Image, tuple[str, ...
     """
     if not isinstance(value, str) or not value.startswith("data:image/") or ";base64," not in value[:100]:
         raise RequestError(f"{what} is no picture; choose a PNG, JPEG, WebP or GIF.")
-    if len(value) > DATA_LIMIT:
-        raise RequestError(f"{what} is larger than 20 MB; please choose a smaller one.")
+    if len(value) > limit:
+        raise RequestError(f"{what} is larger than {limit * 3 // 4 // 1_000_000} MB; please choose a smaller one.")
     try:
         data = base64.b64decode(value.split(",", 1)[1], validate=True)
     except ValueError:
@@ -124,6 +129,7 @@ def info_html(result: Result) -> str:
 
 
 def problem_html(sentence: str) -> str:
+    """Takes a sentence as it is, not one that `plain` was applied to."""
     return f'<p class="note problem" role="alert">{html.escape(sentence)}</p>'
 
 

@@ -1,12 +1,12 @@
 """What all tabs that draw have in common: prompt, style, model, seed, steps, guidance and LoRAs."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from app.lora_picker import LoraPicker
+from app.pictures import plain
 from yoso_core.engine import Engine, PictureError
 from yoso_core.models import ModelSpec
 from yoso_core.requests import (
@@ -14,6 +14,7 @@ from yoso_core.requests import (
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
     PROMPT_LIMIT,
+    SAMPLERS,
     STEPS,
     GenerateRequest,
     RequestError,
@@ -22,7 +23,6 @@ from yoso_core.requests import (
 
 EXAMPLES = ("a red heart", "grinning cat", "pizza", "rocket", "palm tree", "panda", "crown")
 NO_STYLE = "any"
-SCRIPTS = Path(__file__).with_name("scripts")
 
 # Listeners without Python behind them, so that a press acts at once. `order` counts the explicit wishes for a picture.
 FRESH_SEED = "Math.floor(Math.random() * 1000000)"
@@ -214,6 +214,8 @@ class Settings:
             size = gr.Radio(choices=spec.sizes, value=request.size)
         loras, notes = self.picker.restored(spec, request.one_step, request.loras, own)
         steps = request.steps if request.steps in STEPS else STEPS[0]
+        if request.sampler != SAMPLERS[0] or request.steps != steps:
+            notes.append(f"The teacher's {request.steps} steps: the page draws in one.")
         return {
             self.prompt: request.prompt,
             self.style: style,
@@ -236,7 +238,7 @@ class Settings:
         try:
             spec = self.engine.load(name, report=lambda message: progress(0.5, desc=message)).spec
         except (RequestError, PictureError) as error:
-            gr.Warning(str(error), title="Model not loaded")
+            gr.Warning(plain(str(error)), title="Model not loaded")
             name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
         style, size = model_controls(spec, first_style(spec))
         return (

@@ -23,6 +23,7 @@ TAGLINE = "One prompt, one network evaluation, one picture."
 QUEUE_LIMIT = 32  # requests that wait; whoever comes after is told that the studio is busy
 UPLOAD_LIMIT = "20mb"
 CACHE_SECONDS = 3600
+SESSIONS = 200  # whose last inputs are remembered; a session holds a few megabytes
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
 ON_LOAD = "(order) => { document.querySelector('#prompt textarea')?.select(); return order + 1; }"
 # One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
@@ -102,6 +103,7 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
         "theme": build_theme(),
         "css_paths": Path(__file__).with_name("studio.css"),
         "max_file_size": UPLOAD_LIMIT,
+        "state_session_capacity": SESSIONS,
         "run_history": False,  # prompts stay out of the server's files
         "footer_links": ["api"],
     }

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from tqdm import tqdm
 
+from train.console import run_command
 from train.data import not_held_out, read_listing
-from yoso_core.pictures import open_picture
+from yoso_core.pictures import open_picture, square
 
 SIDE = 128  # pixels; training takes what it needs
 INK, PAPER = (38, 34, 30), (255, 255, 255)  # white, because the bundled autoencoder knows no other ground
@@ -53,7 +54,7 @@ def build(data: Path, out: Path, style: str) -> int:
     rows = read_listing(data, not_held_out).rows
     lines = []
     for row in tqdm(rows, desc=style):
-        picture = open_picture(data / row["file_name"]).picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        picture = square(open_picture(data / row["file_name"]).picture, SIDE)
         name = row["file_name"].replace("/", "-")
         STYLES[style](picture).save(folder / name)
         captions = [f"{caption}, {style}" for caption in row["captions"][:4]]
@@ -72,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

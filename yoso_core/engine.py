@@ -43,6 +43,7 @@ from yoso_core.sampling import (
 
 MODELS_IN_MEMORY = 2
 CONTROLS_IN_MEMORY = 2
+LORAS_IN_MEMORY = 16  # admitted ones; more than one request may name
 PROMPTS_IN_MEMORY = 256
 PICTURES_IN_MEMORY = 8  # encoded ones, and control maps: what sliders are dragged over
 
@@ -168,18 +169,27 @@ class Engine:
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lora_files: dict[str, Path] = {}
         self._admitted: dict[tuple[str, str], Lora] = {}
-        # Their keys begin with the model's name.
+        self._maps: Memory[Image.Image] = Memory(PICTURES_IN_MEMORY)
+        # The keys of these begin with the model's name.
         self._contexts: Memory[tuple[Tensor, str]] = Memory(PROMPTS_IN_MEMORY)
         self._networks: Memory[torch.nn.Module] = Memory(CONTROLS_IN_MEMORY)
         self._latents: Memory[tuple[Canvas, Tensor]] = Memory(PICTURES_IN_MEMORY)
-        self._maps: Memory[Image.Image] = Memory(PICTURES_IN_MEMORY)
 
     def add_lora(self, name: str, path: Path) -> None:
         """Put a LoRA file into the library under `name`; it is checked when first used with a model."""
         with self.lock:
+            self._forget_lora(name)
             self._lora_files[name] = Path(path)
-            self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
-            self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
+
+    def remove_lora(self, name: str) -> None:
+        """Take a LoRA out of the library; nothing happens if it is not there."""
+        with self.lock:
+            self._forget_lora(name)
+            self._lora_files.pop(name, None)
+
+    def _forget_lora(self, name: str) -> None:
+        self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
+        self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
 
     def check_lora(self, name: str, model: str) -> None:
         """See whether a LoRA of the library fits a model.
@@ -210,7 +220,9 @@ class Engine:
             result = self._run(request, report)
         return dataclasses.replace(result, seconds=result.seconds | {"total": time.perf_counter() - started})
 
-    def control_map(self, use: ControlUse, size: int, report: Callable[[str], None] = lambda message: None):
+    def control_map(
+        self, use: ControlUse, size: int, report: Callable[[str], None] = lambda message: None
+    ) -> Image.Image:
         """The map that a ControlNet would be given at this size, to be looked at.
 
         Raises:
@@ -283,7 +295,7 @@ class Engine:
         noises: list[Tensor],
         latent: Tensor | None,
     ) -> tuple[Tensor, int]:
-        """A clean latent (1, C, h, w), and the timesteps that it took.
+        """A clean latent (1, C, h, w), and the number of timesteps that it took.
 
         Args:
             latent: (1, C, h, w) of the picture to edit; None to begin from nothing.
@@ -373,5 +385,9 @@ class Engine:
             raise RequestError(f"There is no LoRA {name!r:.60} in the library; add its file first.")
         key = (model_name, name)
         if key not in self._admitted:
-            self._admitted[key] = admit(self._lora_files[name], model.loras.parts)
+            admitted = admit(self._lora_files[name], model.loras.parts)
+            if len(self._admitted) >= LORAS_IN_MEMORY:
+                del self._admitted[next(iter(self._admitted))]
+                self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
+            self._admitted[key] = admitted
         return self._admitted[key]

@@ -6,6 +6,7 @@ no LoRA, or is broken, is left out of a listing; who hands over a single file is
 Titles and triggers are words of strangers, on one line and of limited length; whoever puts them on a page escapes them.
 """
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -31,10 +32,12 @@ PICTURE_FILES = ("thumbnail.png", "preview-last.png")  # the better one first
 PICTURE_LIMIT = 5_000_000  # bytes
 PNG_START = b"\x89PNG\r\n\x1a\n"
 HUB_LIMIT = 1_000_000_000  # bytes of a file from a hub; the largest LoRA that is admitted has fewer
+FOLDER_LIMIT = 20_000_000_000  # bytes that may come from hubs in all
 WORDS_LIMIT = 200  # characters of a title, a trigger or a licence
 SLUG_LIMIT = 60
 NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
 TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
+SECRET = re.compile(r"^upload-[\w-]{16}-")  # as the page makes them
 HUB_FILE = re.compile(r"(?:[^./\\\x00-\x1f][^/\\\x00-\x1f]*/)*[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors")
 HUB_LORA = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})(?:/(.+))?", re.ASCII)
 CROSS_ATTENTION = re.compile(r"attn2[._]to_[kv]$")
@@ -141,8 +144,14 @@ def from_hub(name: str, folder: Path) -> LoraEntry:
     path = _fetch(place, commit, file, folder)
     snapshot = next(parent for parent in path.parents if parent.name == commit)
     called = place if file in (None, LORA_FILE) else f"{place} {Path(file).stem}"
-    entry_id = f"hub-{_slug(called)}-{commit[:8]}"
+    mark = hashlib.blake2b(f"{place}@{commit}/{file or LORA_FILE}".encode(), digest_size=8).hexdigest()
+    entry_id = f"hub-{_slug(called)}-{mark}"
     return _entry(path, Path(folder), "hub", entry_id, called.partition("/")[2], snapshot)
+
+
+def public_name(entry_id: str) -> str:
+    """An id as it may be shown to others: without the secret of what a session opened."""
+    return SECRET.sub("upload-", entry_id)
 
 
 def distinct(entries: Iterable[LoraEntry]) -> list[LoraEntry]:
@@ -403,14 +412,19 @@ def _fetch(place: str, commit: str, file: str | None, folder: Path) -> Path:
         kept = hub.try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
         if isinstance(kept, str):  # what a commit holds never changes, so this needs no connection
             return Path(kept)
-        listing = hub.HfApi().model_info(place, revision=commit, files_metadata=True).siblings or []
+        # Without a token: whoever asks may not be whose token lies on this machine.
+        listing = hub.HfApi(token=False).model_info(place, revision=commit, files_metadata=True).siblings or []
         sizes = {entry.rfilename: entry.size or 0 for entry in listing}
         chosen = _choose(place, sizes, file)
+        if sizes[chosen] + _size_of(folder) > FOLDER_LIMIT:
+            raise LoraError(f"There is no room for more LoRAs from a hub here; remove some from {folder.name}.")
+        settings = str(Path(chosen).with_name("adapter_config.json"))  # what peft's own files leave to it
+        beside = ((CARD_FILE, CARD_LIMIT), (settings, CARD_LIMIT), *((name, PICTURE_LIMIT) for name in PICTURE_FILES))
         # The weights last, so that what is whole for the lines above has its card too.
-        for name, limit in ((CARD_FILE, CARD_LIMIT), *((picture, PICTURE_LIMIT) for picture in PICTURE_FILES)):
+        for name, limit in beside:
             if sizes.get(name, limit + 1) <= limit:
-                hub.hf_hub_download(place, name, revision=commit, cache_dir=folder)
-        return Path(hub.hf_hub_download(place, chosen, revision=commit, cache_dir=folder))
+                hub.hf_hub_download(place, name, revision=commit, cache_dir=folder, token=False)
+        return Path(hub.hf_hub_download(place, chosen, revision=commit, cache_dir=folder, token=False))
     except (MemoryError, LoraError):
         raise
     except Exception as error:  # the hub, its connection and the disk raise a dozen unrelated types
@@ -418,6 +432,10 @@ def _fetch(place: str, commit: str, file: str | None, folder: Path) -> Path:
             f"{place} can't be had from the hub ({type(error).__name__}: {str(error).strip():.120}); check its name "
             "and commit, or download the file yourself."
         ) from error
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def _choose(place: str, sizes: Mapping[str, int], file: str | None) -> str:

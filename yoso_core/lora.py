@@ -187,6 +187,8 @@ def _adapter_settings(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
         elif path.name == "adapter_model.safetensors" and beside.exists():
             with open(beside, encoding="utf-8") as file:
                 stored = {f"unet.{key}": value for key, value in json.loads(file.read(HEADER_LIMIT)).items()}
+        elif path.name == "adapter_model.safetensors":
+            raise LoraError(f"{path.name} does not say its strength; its adapter_config.json must lie beside it.")
         else:
             stored = {}
         return {

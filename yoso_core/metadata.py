@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from yoso_core.editing import lay_out
 from yoso_core.engine import Result
+from yoso_core.library import public_name
 from yoso_core.pictures import PictureFileError, open_picture, square
 from yoso_core.requests import (
     DEFAULT_MODEL,
@@ -69,6 +70,12 @@ def request_of(result: Result, index: int) -> GenerateRequest:
     """The request that makes picture number `index` of a result alone, from pictures no larger than that takes."""
     alone = replace(result.request, seed=result.seeds[index], count=1)
     return _reduced(alone, result.pictures[index].width)
+
+
+def for_others(request: GenerateRequest) -> GenerateRequest:
+    """A request as it may leave its session: with LoRAs named without what only the session knows."""
+    weights = {public_name(use.name): use.weight for use in request.loras}
+    return replace(request, loras=tuple(LoraUse(name, weight) for name, weight in weights.items()))
 
 
 def _reduced(request: GenerateRequest, size: int) -> GenerateRequest:
@@ -185,6 +192,7 @@ def link_text(request: GenerateRequest) -> str:
     Raises:
         RequestError: it is too long for a link.
     """
+    request = for_others(request)
     values = {
         field.name: _plain(getattr(request, field.name))
         for field in fields(GenerateRequest)
@@ -226,7 +234,7 @@ def from_link(text: Any) -> Restored:
 
 def parameters_text(result: Result, index: int) -> str:
     """The ``parameters`` text: prompt, negative prompt, then the settings."""
-    request, picture = result.request, result.pictures[index]
+    request, picture = for_others(result.request), result.pictures[index]
     loras = "".join(f" <lora:{use.name}:{use.weight:g}>" for use in request.loras)
     settings = {
         "Steps": request.steps,
@@ -394,7 +402,7 @@ def _listed(things: list[str]) -> str:
 def png_info(result: Result, index: int) -> PngInfo:
     info = PngInfo()
     info.add_itxt("parameters", parameters_text(result, index))
-    info.add_itxt("yoso", json.dumps(to_json(request_of(result, index)), ensure_ascii=False))
+    info.add_itxt("yoso", json.dumps(to_json(for_others(request_of(result, index))), ensure_ascii=False))
     return info
 
 

@@ -1,6 +1,6 @@
 // The canvas of the Edit tab: a picture to paint on, and a mask over it. Gradio runs this once, with `element` (the
 // markup of canvas.html), `props` (value: {picture, mask, file}), `trigger` and `watch`.
-const SIDE = 512, SENT_SIDE = 256, SNAPSHOTS = 24, FILE_LIMIT = 20e6;
+const SIDE = 512, SNAPSHOTS = 24, FILE_LIMIT = 20e6;
 const find = selector => element.querySelector(selector);
 const picture = find('.picture'), mask = find('.mask'), video = find('video');
 const paint = picture.getContext('2d', {willReadFrequently: true}), veil = mask.getContext('2d', {willReadFrequently: true});
@@ -11,16 +11,17 @@ const say = sentence => { find('.canvas-note').textContent = sentence; };
 // What the server sees -----------------------------------------------------------------------------------------------
 function reduced(layer, matte) {
     const small = document.createElement('canvas'), context = small.getContext('2d');
-    small.width = small.height = SENT_SIDE;
+    const side = props.side ?? SIDE;  // what the model draws needs no more
+    small.width = small.height = side;
     context.imageSmoothingQuality = 'high';
-    context.drawImage(layer, 0, 0, SENT_SIDE, SENT_SIDE);
+    context.drawImage(layer, 0, 0, side, side);
     if (matte) {  // whatever is painted is white, the rest black
         context.globalCompositeOperation = 'source-in';
         context.fillStyle = '#fff';
-        context.fillRect(0, 0, SENT_SIDE, SENT_SIDE);
+        context.fillRect(0, 0, side, side);
         context.globalCompositeOperation = 'destination-over';
         context.fillStyle = '#000';
-        context.fillRect(0, 0, SENT_SIDE, SENT_SIDE);
+        context.fillRect(0, 0, side, side);
     }
     return small.toDataURL('image/png');
 }
@@ -104,7 +105,10 @@ function upload(file) {
 }
 async function adopt() {  // what the server sent
     const value = props.value;
-    if (!value?.picture) return value?.note && say(value.note);
+    if (!value?.picture) {
+        if (value?.note) { say(value.note); send(); }  // the canvas is what it was
+        return;
+    }
     remember();
     await show(value.picture);
     if (value.mask) {
@@ -138,14 +142,18 @@ document.addEventListener('paste', event => {
 });
 
 // Camera -------------------------------------------------------------------------------------------------------------
+function stopCamera() {
+    video.srcObject?.getTracks().forEach(track => track.stop());
+    video.srcObject = null; video.hidden = true; find('[data-do=camera]').textContent = 'Camera';
+}
+new IntersectionObserver(entries => { if (!entries[0].isIntersecting) stopCamera(); }).observe(video.parentElement);
 async function camera() {
     if (video.srcObject) {
         const frame = document.createElement('canvas'), side = Math.min(video.videoWidth, video.videoHeight);
         frame.width = frame.height = SIDE;
         frame.getContext('2d').drawImage(
             video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, SIDE, SIDE);
-        video.srcObject.getTracks().forEach(track => track.stop());
-        video.srcObject = null; video.hidden = true; find('[data-do=camera]').textContent = 'Camera';
+        stopCamera();
         remember(); await show(frame.toDataURL()); send();
         return;
     }

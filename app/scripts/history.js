@@ -5,16 +5,20 @@ const find = selector => element.querySelector(selector);
 let kept = read(), chosen = null, waiting = null;
 
 function read() {
-    try { return JSON.parse(localStorage.getItem(KEY)) ?? []; } catch { return []; }
+    try {
+        const stored = JSON.parse(localStorage.getItem(KEY));
+        return Array.isArray(stored) ? stored.filter(one => one?.entry && typeof one.picture === 'string') : [];
+    } catch { return []; }
 }
 function write() {
+    const stored = [...kept];
     for (;;) {
-        const text = JSON.stringify(kept);
+        const text = JSON.stringify(stored);
         try {
             if (text.length > BYTES) throw new Error('full');
             localStorage.setItem(KEY, text);
             return;
-        } catch { if (!kept.length) return; kept.pop(); }  // the oldest goes
+        } catch { if (!stored.length) return; stored.pop(); }  // the oldest is kept by this page alone
     }
 }
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -34,7 +38,7 @@ async function keep({entry, shows}) {
     const picture = await thumbnail(shows);
     if (!picture) return;
     kept = [{entry, picture}, ...kept.filter(old => !same(old.entry, entry))].slice(0, LIMIT);
-    chosen = chosen === null ? null : chosen + 1;
+    if (!kept.includes(chosen)) chosen = null;
     write(); draw();
 }
 watch('value', () => {
@@ -45,11 +49,12 @@ watch('value', () => {
 
 function draw() {
     const strip = find('.strip');
-    strip.replaceChildren(...kept.map(({entry, picture}, index) => {
+    strip.replaceChildren(...kept.map((one, index) => {
+        const {entry, picture} = one;
         const button = document.createElement('button');
         button.type = 'button';
         button.dataset.index = index;
-        button.setAttribute('aria-pressed', index === chosen);
+        button.setAttribute('aria-pressed', one === chosen);
         button.title = `${entry.prompt || 'no prompt'}, seed ${entry.seed}`;
         const image = document.createElement('img');
         image.src = picture; image.alt = button.title; image.draggable = false;
@@ -59,29 +64,30 @@ function draw() {
     find('.empty').hidden = kept.length > 0;
     find('.all').hidden = !kept.length;
     find('.one').hidden = chosen === null;
-    if (chosen !== null) find('.about').textContent = kept[chosen].entry.prompt || 'no prompt';
+    if (chosen !== null) find('.about').textContent = chosen.entry.prompt || 'no prompt';
 }
 // Put what a picture shows onto the canvas; its tab may never have been open.
-window.yosoToCanvas = source => { if (window.yosoCanvas) window.yosoCanvas.take(source); else window.yosoWaiting = source; };
+window.yosoToCanvas = source => { if (!source) return; if (window.yosoCanvas) window.yosoCanvas.take(source); else window.yosoWaiting = source; };
 const deeds = {
     restore: ({entry}) => trigger('select', {request: entry}),
     canvas: ({picture}) => { window.yosoToCanvas(picture); trigger('edit'); },
     link: ({entry}) => trigger('copy', {request: entry}),
     save: ({entry}) => trigger('download', {requests: [entry]}),
-    remove: () => { kept.splice(chosen, 1); chosen = null; write(); draw(); },
+    remove: () => { kept = kept.filter(one => one !== chosen); chosen = null; write(); draw(); },
     'save-all': () => trigger('download', {requests: kept.map(each => each.entry)}),
     clear: () => { kept = []; chosen = null; write(); draw(); },
 };
 element.addEventListener('click', event => {
     const button = event.target.closest('button');
     if (button?.dataset.index) {
-        chosen = chosen === Number(button.dataset.index) ? null : Number(button.dataset.index);
+        const one = kept[Number(button.dataset.index)];
+        chosen = chosen === one ? null : one;
         draw();
-    } else if (button?.dataset.do) deeds[button.dataset.do](kept[chosen]);
+    } else if (button?.dataset.do) deeds[button.dataset.do](chosen);
 });
 find('.strip').addEventListener('dblclick', event => {
     const button = event.target.closest('button');
-    if (button) { chosen = Number(button.dataset.index); draw(); deeds.restore(kept[chosen]); }
+    if (button) { chosen = kept[Number(button.dataset.index)]; draw(); deeds.restore(chosen); }
 });
 
 // A PNG dropped anywhere on the page brings its settings back; the canvas takes its own drops.
