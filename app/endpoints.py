@@ -10,6 +10,7 @@ from PIL import Image
 
 from app.lora_picker import LoraPicker
 from app.pictures import png_files, run, save_picture
+from yoso_core import sheets
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.pictures import open_picture
 from yoso_core.requests import (
@@ -23,8 +24,6 @@ from yoso_core.requests import (
     RequestError,
     check_whole,
 )
-from yoso_core.sheets import draw, grid, ladder, parse_axis
-from yoso_core.sheets import run as run_sheet
 
 
 def in_one_sentence(function: Callable) -> Callable:
@@ -184,17 +183,17 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         found = engine.control_map(ControlUse(picture=read(picture), annotator=annotator, low=low, high=high), side)
         return gr.FileData(path=save_picture(found, "map.png", folder), mime_type="image/png").model_dump()
 
-    def compare(
+    def ladder(
         prompt: str = "", seed: int = 0, model: str = DEFAULT_MODEL, loras: str = ""
     ) -> tuple[gr.FileData, list]:
         """The ladder: one prompt and seed in 1, 2 and 4 steps, by the teacher, and without the one-step LoRA."""
-        sheet = ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras)))
-        results = list(run_sheet(engine, sheet))
-        path = save_picture(draw(sheet, results), "ladder.png", folder)
+        sheet = sheets.ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras)))
+        results = list(sheets.run(engine, sheet))
+        path = save_picture(sheets.draw(sheet, results), "ladder.png", folder)
         rungs = [{"rung": title} | about(result) for title, result in zip(sheet.columns, results, strict=True)]
         return gr.FileData(path=path, mime_type="image/png").model_dump(), rungs
 
-    def grid_of(
+    def grid(
         prompt: str = "",
         x: str = "seed=0,1,2,3",
         y: str = "steps=1,2",
@@ -204,8 +203,8 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     ) -> gr.FileData:
         """A labelled grid over two settings, such as x "seed=0,1,2" and y "lora.line-art=0:1:3"."""
         request = GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras))
-        sheet = grid(request, parse_axis(x), parse_axis(y) if y else None)
-        path = save_picture(draw(sheet, list(run_sheet(engine, sheet))), "grid.png", folder)
+        sheet = sheets.grid(request, sheets.parse_axis(x), sheets.parse_axis(y) if y else None)
+        path = save_picture(sheets.draw(sheet, list(sheets.run(engine, sheet))), "grid.png", folder)
         return gr.FileData(path=path, mime_type="image/png").model_dump()
 
     def loras() -> list[dict]:
@@ -223,12 +222,5 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             for e in entries
         ]
 
-    for name, function in {
-        "generate": generate,
-        "edit": edit,
-        "control_map": control_map,
-        "ladder": compare,
-        "grid": grid_of,
-        "loras": loras,
-    }.items():
-        gr.api(in_one_sentence(function), api_name=name, **listening)
+    for function in (generate, edit, control_map, ladder, grid, loras):  # a tool is named after its function
+        gr.api(in_one_sentence(function), api_name=function.__name__, **listening)

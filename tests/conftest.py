@@ -46,7 +46,7 @@ def tiny_lora(tmp_path_factory, tiny_model) -> LoraEntry:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         save_file(random_lora(UNet2DConditionModel.from_pretrained(tiny_model / "unet"), 0.3), path)
-    return replace(uploaded(path, "known-to-all"), id="waves", title="Waves", family="tiny")
+    return replace(uploaded(path, "known-to-all"), id="waves", title="Waves", family="tiny", origin="folder")
 
 
 @pytest.fixture

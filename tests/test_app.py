@@ -11,8 +11,10 @@ from pathlib import Path
 import gradio as gr
 import httpx
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from PIL import Image
+from safetensors.torch import save_file
 
 from app.drawing import Drawing
 from app.edit_tab import read_canvas
@@ -22,7 +24,7 @@ from app.pictures import data_uri, download_file, info_html, pictures_html, save
 from app.settings import with_style
 from app.ui import QUEUE_LIMIT, build_app, launch_options
 from yoso_core.engine import Engine
-from yoso_core.metadata import Restored, from_json, to_json
+from yoso_core.metadata import Restored, from_json, from_link, link_text, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
@@ -265,6 +267,63 @@ def test_uploaded_loras_are_the_sessions_own(drawing, tiny_lora, tmp_path):
     assert name not in others
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04not safe")
     assert picker.add_file(str(tmp_path / "bad.safetensors"), DEFAULT_MODEL, {}, own)[:2] == (gr.skip(), gr.skip())
+
+
+def test_what_does_not_fit_is_not_kept_and_sessions_forget(drawing, tiny_lora, tmp_path):
+    picker = drawing.settings.picker
+    known = set(picker.known)
+    wide = tmp_path / "wide.safetensors"
+    save_file({f"unet.mid_block.attentions.0.proj_in.lora_{side}.weight": torch.zeros(4, 4) for side in "AB"}, wide)
+    _, _, told = picker.add_file(str(wide), DEFAULT_MODEL, {}, [])
+    assert 'role="alert"' in told and set(picker.known) == known
+    _, own, _ = picker.add_file(str(tiny_lora.path), DEFAULT_MODEL, {}, [])
+    use = GenerateRequest("a", loras=(LoraUse(own[0]),))
+    drawing.engine.run(use)
+    picker.forget([*own, "waves"])
+    assert set(picker.known) == known
+    with pytest.raises(RequestError, match="no LoRA"):
+        drawing.engine.run(use)
+
+
+def test_pictures_and_links_do_not_give_away_uploads(drawing, tiny_lora, tmp_path):
+    picker = drawing.settings.picker
+    _, own, _ = picker.add_file(str(tiny_lora.path), DEFAULT_MODEL, {}, [])
+    request = GenerateRequest("a", loras=(LoraUse(own[0], 0.5),))
+    secret = own[0].split("-waves")[0].removeprefix("upload-")
+    path = download_file([drawing.engine.run(request)], str(tmp_path))
+    assert secret.encode() not in Path(path).read_bytes()
+    assert from_link(link_text(request)).request.loras == (LoraUse("upload-waves", 0.5),)
+    restored, notes = picker.restored(drawing.engine.models[DEFAULT_MODEL], 1.0, read_png(path).request.loras, own)
+    assert restored.value[own[0]] == 0.5 and not notes  # whose it is still gets it
+    assert picker.restored(drawing.engine.models[DEFAULT_MODEL], 1.0, read_png(path).request.loras, [])[1]
+
+
+def test_toasts_show_no_markup(drawing, monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Info", lambda message, **_: told.append(message))
+    drawing.restored(Restored(GenerateRequest("a", loras=(LoraUse("<img src=x>"),))), [], 0)
+    assert "&lt;img" in told[0] and "<img" not in told[0]
+
+
+def test_a_picture_that_can_not_be_made_again_leaves_the_others(drawing, monkeypatch):
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: None)
+    entries = [to_json(GenerateRequest("a")), to_json(GenerateRequest("a", loras=(LoraUse("gone"),)))]
+    assert drawing.history.save_entries(gr.EventData(None, {"requests": entries})).endswith(".png")
+    long = to_json(GenerateRequest("a", sampler="ddim", steps=50, guidance=2))
+    for bad in ([long] * 20, entries[1:]):
+        with pytest.raises(gr.Error):
+            drawing.history.save_entries(gr.EventData(None, {"requests": bad}))
+
+
+def test_tools_for_language_models_are_the_public_endpoints(engine, tiny_lora, monkeypatch):
+    demo = build_app(engine, [tiny_lora])
+    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options(mcp=True))
+    tools = httpx.get(f"{address}gradio_api/mcp/schema", timeout=60).json()
+    demo.close()
+    assert {tool["name"].removeprefix("studio_") for tool in tools} == PUBLIC
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match="pip install"):
+        launch_options(mcp=True)
 
 
 def test_ladder_and_grid(drawing, demo):

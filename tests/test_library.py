@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import resource
 import struct
 import time
@@ -491,20 +492,45 @@ def test_sizes_as_people_say_them(size, text):
     assert size_text(entry(bytes=size)) == text
 
 
+def test_files_of_one_name_are_told_apart(weights, tmp_path, monkeypatch):
+    Hub(monkeypatch, {"v1/style.safetensors": weights, "v2/style.safetensors": weights})
+    ids = [from_hub(f"some/style@{COMMIT}/v{number}/style.safetensors", tmp_path).id for number in (1, 2)]
+    assert ids[0] != ids[1]
+
+
+def test_the_settings_of_peft_come_along(weights, tmp_path, monkeypatch):
+    hub = Hub(monkeypatch, {"adapter_model.safetensors": weights, "adapter_config.json": b"{}"})
+    from_hub(f"some/style@{COMMIT}", tmp_path)
+    assert hub.fetched == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_what_comes_from_hubs_has_a_limit_in_all(weights, tmp_path, monkeypatch):
+    Hub(monkeypatch, {"style.safetensors": weights})
+    monkeypatch.setattr(library, "FOLDER_LIMIT", 1.5 * len(weights))
+    (tmp_path / "before").write_bytes(b"x" * len(weights))
+    with pytest.raises(LoraError, match="no room"):
+        from_hub(f"some/style@{COMMIT}", tmp_path)
+
+
 class Hub:
     """In place of a model hub: files by name, and what was fetched of them, laid out as the hub's cache is."""
 
     def __init__(self, monkeypatch, files, sizes=None):
         self.files, self.sizes, self.fetched = files, sizes or {}, []
-        monkeypatch.setattr("huggingface_hub.HfApi", lambda: self)
+        monkeypatch.setattr("huggingface_hub.HfApi", self.without_token)
         monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+
+    def without_token(self, token):
+        assert token is False  # whose token lies on the machine is nobody else's business
+        return self
 
     def model_info(self, place, revision, files_metadata):
         assert revision == COMMIT and files_metadata
         sizes = {name: len(data) for name, data in self.files.items()} | self.sizes
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
 
-    def download(self, place, name, revision, cache_dir):
+    def download(self, place, name, revision, cache_dir, token):
+        assert token is False
         self.fetched.append(name)
         repository = cache_dir / f"models--{place.replace('/', '--')}"
         blob, link = repository / "blobs" / str(len(self.fetched)), repository / "snapshots" / revision / name
@@ -527,10 +553,12 @@ def test_from_a_hub_once_and_then_without_a_connection(weights, tmp_path, monkey
     hub = Hub(monkeypatch, files)
     found = from_hub(f"some/Ink@{COMMIT}", tmp_path / "hub")
     assert hub.fetched == ["README.md", "thumbnail.png", "ink.safetensors"]
-    assert (found.id, found.title, found.origin) == (f"hub-some-ink-{COMMIT[:8]}", "Ink", "hub")
+    assert (found.id, found.title, found.origin) == (found.id, "Ink", "hub") and re.fullmatch(
+        "hub-some-ink-[0-9a-f]{16}", found.id
+    )
     assert (found.licence, found.trigger, found.family) == ("mit", "in ink", "sd15")
     assert found.thumbnail.read_bytes() == png and found.path.read_bytes() == weights
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: pytest.fail("the hub was asked again"))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: pytest.fail("the hub was asked again"))
     named = from_hub(f"some/Ink@{COMMIT}/ink.safetensors", tmp_path / "hub")
     assert named.path == found.path and named.title == "Ink ink" and named.licence == "mit"
 
@@ -601,7 +629,7 @@ def test_too_large_for_a_lora_is_not_fetched(weights, tmp_path, monkeypatch):
     ids=lambda name: name[:70],
 )
 def test_names_that_no_hub_is_asked_for(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: pytest.fail("the hub was asked"))
     with pytest.raises(LoraError, match="40 hex digits") as caught:
         from_hub(name, tmp_path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
@@ -609,7 +637,7 @@ def test_names_that_no_hub_is_asked_for(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("error", [ConnectionError("no\nroute"), OSError("disk full"), RuntimeError("x" * 5000)])
 def test_a_hub_out_of_reach_is_one_sentence(tmp_path, monkeypatch, error):
-    def fail():
+    def fail(token):
         raise error
 
     monkeypatch.setattr("huggingface_hub.HfApi", fail)
