@@ -73,11 +73,11 @@ class CompareTab:
         )
         with gr.Row(elem_classes="compare-head"):
             gr.HTML("<h3>Ladder</h3><p>The same prompt and seed in 1, 2 and 4 steps, and the teacher's way.</p>")
-            self.climb = gr.Button("Climb", elem_id="climb", scale=0, min_width=120)
+            self.climb = gr.Button("Draw", elem_id="climb", scale=0, min_width=120)
         self.ladder = gr.HTML(elem_id="ladder")
         with gr.Row(elem_classes="compare-head"):
             gr.HTML("<h3>Grid</h3><p>Any two settings against each other, up to 64 pictures.</p>")
-            self.fill = gr.Button("Fill", elem_id="fill", scale=0, min_width=120)
+            self.fill = gr.Button("Draw", elem_id="fill", scale=0, min_width=120)
         with gr.Row(elem_id="axes"):
             self.x, self.x_values = self.build_axis("Across", "seed")
             self.y, self.y_values = self.build_axis("Down", "one-step")

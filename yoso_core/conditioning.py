@@ -54,8 +54,8 @@ class Annotator:
 
 ANNOTATORS: dict[str, Annotator] = {
     "canny": Annotator("Edges (Canny)", "canny.CannyDetector"),
-    "scribble": Annotator("Scribble: the drawing itself"),
-    "map": Annotator("The picture is the map"),
+    "scribble": Annotator("Scribble"),
+    "map": Annotator("Ready-made map"),
     "lineart": Annotator("Line art", "lineart.LineartDetector", ("sk_model.pth", "sk_model2.pth"), 512),
     "softedge": Annotator("Soft edges (HED)", "hed.HEDdetector", ("ControlNetHED.pth",), 512),
     "depth": Annotator("Depth (MiDaS)", "midas.MidasDetector", ("dpt_hybrid-midas-501f0c75.pt",), 512),
