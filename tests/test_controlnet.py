@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from tests.tiny import build_unet
+from tests.tiny_control import write_tiny_control
 from tests.trained import SHORT
 from train.config import ConfigError
-from train.controlnet import ControlConfig, build_controlnet, make_variants, maps_of, scribble, varied
+from train.controlnet import ControlConfig, begin_controlnet, build_controlnet, make_variants, maps_of, scribble, varied
 from train.runs import train_controlnet
 from yoso_core.autoencoder import encode, to_tensor
 from yoso_core.conditioning import Guide, find_control, load_control, map_tensor
@@ -197,3 +198,15 @@ def test_a_run_that_can_not_begin_is_one_sentence(tmp_path, tiny_model, pictures
     with pytest.raises(ConfigError, match=named) as caught:
         train_controlnet(replace(config_for(tiny_model, pictures), **values), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_goes_on_from_a_controlnet_of_its_own_family_alone(tmp_path):
+    unet = build_unet()
+    write_tiny_control(tmp_path / "own", seed=4)
+    begun = begin_controlnet(unet, ControlConfig(start_from=str(tmp_path / "own"))).state_dict()
+    stored = load_file(tmp_path / "own" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(begun[key], value) for key, value in stored.items())
+    other = UNet2DConditionModel.from_config(dict(unet.config) | {"block_out_channels": (16, 32)})
+    build_controlnet(other, whole_encoder=False).save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match="for another model: its block_out_channels"):
+        begin_controlnet(unet, ControlConfig(start_from=str(tmp_path / "other")))

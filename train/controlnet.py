@@ -5,6 +5,7 @@ to add to its skips, so that G(z_t, t, c, map), read at every noise level, comes
 squared error alone it would come to the mean of all pictures with such edges; an adversary keeps it sharp.
 """
 
+import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,14 +77,20 @@ def begin_controlnet(unet: UNet2DConditionModel, config: ControlConfig) -> Contr
     """What a run starts from: a ControlNet that was trained before, or a fresh one.
 
     Raises:
-        ConfigError: there is none in the folder named.
+        ConfigError: there is none in the folder named, or one of another family.
     """
     if not config.start_from:
         return build_controlnet(unet, config.whole_encoder)
     try:
-        return ControlNetModel.from_pretrained(config.start_from, use_safetensors=True, local_files_only=True).float()
+        found = ControlNetModel.from_pretrained(config.start_from, use_safetensors=True, local_files_only=True).float()
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{config.start_from} holds no ControlNet ({error!s:.80})") from None
+    for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
+        if json.dumps(found.config[name]) != json.dumps(unet.config[name]):  # a file has lists where code has tuples
+            raise ConfigError(
+                f"{config.start_from} is for another model: its {name} is {found.config[name]}, not {unet.config[name]}"
+            )
+    return found
 
 
 def build_controlnet(unet: UNet2DConditionModel, whole_encoder: bool) -> ControlNetModel:
