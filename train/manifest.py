@@ -5,6 +5,7 @@
 writes ``models/manifest.json``; the tests compare it with the files.
 """
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -33,6 +34,7 @@ def manifest(folder: Path = MODELS_FOLDER) -> dict[str, dict]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     listing = manifest()
     (MODELS_FOLDER / "manifest.json").write_text(json.dumps(listing, indent=1) + "\n")
     print(f"{len(listing)} files, {sum(entry['bytes'] for entry in listing.values()) / 1e6:.1f} MB")

@@ -262,8 +262,12 @@ def load_model(
         ModelError: a sentence that says what is missing or broken.
     """
     from diffusers import StableDiffusionPipeline  # seconds to import, so not at import time
+    from diffusers.utils import logging as diffusers_logging
     from transformers import CLIPTextModel
+    from transformers.utils import logging as transformers_logging
 
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # `report` says it in a line
     dtype = dtype or getattr(torch, spec.dtype)
     if spec.lora is not None and not spec.lora.exists():
         hint = f": {spec.fetch_lora}." if spec.fetch_lora else f": {spec.lora} is missing."

@@ -216,7 +216,7 @@ class EditRequest(GenerateRequest):
     """
 
     picture: Image.Image = field(kw_only=True)
-    strength: float = 0.6
+    strength: float = 0.5
     mask: Image.Image | None = None
     feather: float = 0.05
     grow: float = 0.0
