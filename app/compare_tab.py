@@ -8,7 +8,7 @@ import gradio as gr
 
 from app.edit_tab import EditTab
 from app.generate_tab import GenerateTab
-from app.pictures import data_uri, problem_html, save_picture
+from app.pictures import data_uri, on_saved, problem_html, save_picture
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.requests import RequestError
@@ -25,7 +25,6 @@ EXAMPLES = {
     "lora": "0:1:3",
 }
 NAMED = "lora"  # the kind of axis that names a LoRA
-ON_SAVED = "() => setTimeout(() => document.querySelector('#sheet-download').click(), 50)"
 
 
 def cell_html(title: str, result: Result | None) -> str:
@@ -118,7 +117,7 @@ class CompareTab:
         axes = {self.x, self.x_values, self.y, self.y_values}
         self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **private)
         self.fill.click(self.draw_grid, asked | axes, [self.grid, self.told, self.save, self.download], **private)
-        self.save.click(None, js=ON_SAVED)
+        self.save.click(None, js=on_saved("sheet-download"))
         for kind, typed in ((self.x, self.x_values), (self.y, self.y_values)):
             kind.input(lambda name: EXAMPLES[name.partition(".")[0]], kind, typed, show_progress="hidden", **private)
         self.settings.picker.own.change(

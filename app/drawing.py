@@ -74,16 +74,11 @@ class Drawing:
             tab.save.click(
                 self.history.save, tab.shown, self.history.download, show_progress="hidden", **private
             ).success(None, js=ON_SAVED)
-        restored = [*self._restorable(), selected, self.active]
+        restored = [*typed, settings.keep, settings.model, settings.order, *opened]
         picker = settings.picker
         self.history.connect(
             settings.upload, settings.order, picker.own, picker.shared, self.restored, restored, private
         )
-
-    def _restorable(self) -> list[Any]:
-        settings = self.settings
-        own = [*settings.typed, settings.keep, settings.model, settings.order]
-        return [*own, *(control for tab in self.tabs.values() for control in tab.typed)]
 
     def choose_tab(self, event: gr.SelectData) -> str:
         """The name of the tab that was opened; `event.value` is its label."""
@@ -125,11 +120,5 @@ class Drawing:
             notes.append("What the picture followed; the Edit tab can follow lines.")
         for note in (*restored.notes, *notes):
             gr.Info(plain(note), title="Not taken over")
-        return (
-            updates
-            | tab.restored(request)
-            | {
-                self.selected: gr.Tabs(selected=tab.name),
-                self.active: tab.name,
-            }
-        )
+        opened = {self.selected: gr.Tabs(selected=tab.name), self.active: tab.name}
+        return updates | tab.restored(request) | opened

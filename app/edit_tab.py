@@ -33,12 +33,11 @@ ON_COMPARE = "value => document.querySelector('#result').style.setProperty('--sp
 ON_CONTINUE = "() => window.yosoToCanvas(document.querySelector('#result img')?.src)"
 
 
-def annotators(engine: Engine, family: str) -> list[tuple[str, str]]:
-    """Title and name of each annotator that can be used here and has a ControlNet for the model."""
+def offered_annotators(engine: Engine, family: str) -> list[tuple[str, str]]:
+    """Title and name of none, and of each annotator that can be used here and has a ControlNet for the model."""
     fitting = {name for spec in engine.controls.values() if spec.family == family for name in spec.annotators}
-    return [
-        (known.title, name) for name, known in ANNOTATORS.items() if name in fitting and missing_weights(name) is None
-    ]
+    usable = (name for name in ANNOTATORS if name in fitting and missing_weights(name) is None)
+    return [("Off", OFF), *((ANNOTATORS[name].title, name) for name in usable)]
 
 
 def sent_side(spec: ModelSpec) -> int:
@@ -99,7 +98,7 @@ class EditTab:
         with gr.Row(elem_id="edit-more"):
             with gr.Accordion("Follow lines", open=False, elem_id="follow"):
                 self.annotator = gr.Radio(
-                    [("Off", OFF), *annotators(self.engine, spec.family)],
+                    offered_annotators(self.engine, spec.family),
                     value=OFF,
                     label="What to follow",
                     info="The picture keeps the lines of the canvas, whatever the strength",
@@ -206,7 +205,7 @@ class EditTab:
     def restored(self, request: EditRequest) -> dict[Any, Any]:
         control = request.control
         spec = self.engine.models[request.model]
-        offered = [("Off", OFF), *annotators(self.engine, spec.family)]
+        offered = offered_annotators(self.engine, spec.family)
         followed = control is not None and control.annotator in {name for _, name in offered}
         canvas = {"picture": png_uri(square(request.picture, CANVAS_SIDE, request.fit))}
         if request.mask is not None:
@@ -214,7 +213,7 @@ class EditTab:
         return {
             self.canvas: canvas | {"draw": True},
             self.strength: request.strength,
-            self.annotator: gr.Radio(offered, value=control.annotator if control and followed else OFF),
+            self.annotator: gr.Radio(offered, value=control.annotator if followed else OFF),
             self.control_strength: control.strength if control else 1,
             self.control_start: control.start if control else 0,
             self.low: control.low if control else 100,
@@ -246,7 +245,7 @@ class EditTab:
     def offer_annotators(self, model: str) -> tuple[Any, Any]:
         """What can guide another model, and how large its canvas is."""
         spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
-        return gr.Radio([("Off", OFF), *annotators(self.engine, spec.family)], value=OFF), gr.HTML(side=sent_side(spec))
+        return gr.Radio(offered_annotators(self.engine, spec.family), value=OFF), gr.HTML(side=sent_side(spec))
 
 
 def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:

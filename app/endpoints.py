@@ -67,26 +67,32 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     """
 
     def files(result: Result) -> list[dict]:
-        return [gr.FileData(path=path, mime_type="image/png").model_dump() for path in png_files(result, folder)]
+        return [png(path) for path in png_files(result, folder)]
 
     def about(result: Result) -> dict[str, Any]:
         names = ("evaluations", "seeds", "seconds", "cut", "notes")
         return {name: getattr(result, name) for name in names}
 
-    def control_of(picture: Any, annotator: str, strength: float) -> ControlUse | None:
+    def control_of(
+        picture: Image.Image | None, annotator: str, strength: float, fit: str = "crop"
+    ) -> ControlUse | None:
         if not annotator:
             return None
         if picture is None:
             raise RequestError("Control needs a picture; give one as `control`.")
-        return ControlUse(picture=read(picture), annotator=annotator, strength=strength)
+        return ControlUse(picture=picture, annotator=annotator, strength=strength, fit=fit)
+
+    def png(path: str) -> dict:
+        return gr.FileData(path=path, mime_type="image/png").model_dump()
 
     def read(file: Any) -> Image.Image:
         """An uploaded picture. Gradio moves uploads to its cache, but only where the client calls them files."""
         try:
             path = Path(str(file["path"] if isinstance(file, dict) and "path" in file else "")).resolve()
+            uploaded = path.is_relative_to(Path(folder).resolve())
         except (OSError, ValueError):  # names that no path can have
-            raise RequestError("A picture must be an uploaded file.") from None
-        if not path.is_relative_to(Path(folder).resolve()):
+            uploaded = False
+        if not uploaded:
             raise RequestError("A picture must be an uploaded file.")
         return open_picture(path).picture
 
@@ -121,7 +127,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             size,
             parse_loras(loras),
             one_step,
-            control=control_of(control, annotator, control_strength),
+            control=control_of(read(control) if annotator and control else None, annotator, control_strength),
         )
         result = run(engine, request)
         return files(result), about(result)
@@ -162,9 +168,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             size,
             parse_loras(loras),
             one_step,
-            control=ControlUse(picture=given, annotator=annotator, strength=control_strength, fit=fit)
-            if annotator
-            else None,
+            control=control_of(given, annotator, control_strength, fit),
             picture=given,
             strength=strength,
             mask=read(mask).convert("L") if mask else None,
@@ -181,7 +185,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         """The map that a ControlNet would be given of a picture."""
         side = check_whole("The size", size, *SIZE_RANGE, SIZE_STEP)
         found = engine.control_map(ControlUse(picture=read(picture), annotator=annotator, low=low, high=high), side)
-        return gr.FileData(path=save_picture(found, "map.png", folder), mime_type="image/png").model_dump()
+        return png(save_picture(found, "map.png", folder))
 
     def ladder(
         prompt: str = "", seed: int = 0, model: str = DEFAULT_MODEL, loras: str = ""
@@ -191,7 +195,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         results = list(sheets.run(engine, sheet))
         path = save_picture(sheets.draw(sheet, results), "ladder.png", folder)
         rungs = [{"rung": title} | about(result) for title, result in zip(sheet.columns, results, strict=True)]
-        return gr.FileData(path=path, mime_type="image/png").model_dump(), rungs
+        return png(path), rungs
 
     def grid(
         prompt: str = "",
@@ -205,22 +209,12 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         request = GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras))
         sheet = sheets.grid(request, sheets.parse_axis(x), sheets.parse_axis(y) if y else None)
         path = save_picture(sheets.draw(sheet, list(sheets.run(engine, sheet))), "grid.png", folder)
-        return gr.FileData(path=path, mime_type="image/png").model_dump()
+        return png(path)
 
     def loras() -> list[dict]:
         """The LoRAs that everybody can name here."""
-        entries = [picker.known[name] for name in picker.shared]
-        return [
-            {
-                "id": e.id,
-                "title": e.title,
-                "family": e.family,
-                "trigger": e.trigger,
-                "licence": e.licence,
-                "bytes": e.bytes,
-            }
-            for e in entries
-        ]
+        told = ("id", "title", "family", "trigger", "licence", "bytes")
+        return [{name: getattr(picker.known[shared], name) for name in told} for shared in picker.shared]
 
     for function in (generate, edit, control_map, ladder, grid, loras):  # a tool is named after its function
         gr.api(in_one_sentence(function), api_name=function.__name__, **listening)

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.pictures import DATA_LIMIT, download_file, plain, run
+from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
 from yoso_core.engine import Engine, Result
 from yoso_core.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
 from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
@@ -19,7 +19,7 @@ SCRIPTS = Path(__file__).with_name("scripts")
 DOWNLOADS = 60  # pictures in one zip
 EVALUATIONS = 8 * DOWNLOADS  # of the network, for one zip
 ON_COPIED = "link => { navigator.clipboard?.writeText(`${location.origin}${location.pathname}?s=${link}`); }"
-ON_SAVED = "() => setTimeout(() => document.querySelector('#download').click(), 50)"  # once the page has the new link
+ON_SAVED = on_saved("download")
 
 
 def read_png(path: str | Path | io.BytesIO, loras: Collection[str] = ()) -> Restored:

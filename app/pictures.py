@@ -148,6 +148,11 @@ def png_files(result: Result, folder: str) -> list[str]:
     return paths
 
 
+def on_saved(button: str) -> str:
+    """A script that presses a hidden download button, once the page has its new link."""
+    return f"() => setTimeout(() => document.querySelector('#{button}').click(), 50)"
+
+
 def save_picture(picture: Image.Image, name: str, folder: str) -> str:
     """Path of a picture as PNG without metadata, in Gradio's cache `folder`."""
     buffer = io.BytesIO()
