@@ -1,11 +1,11 @@
 """The Edit tab: draw, mask, drag a slider, and the picture answers while you do."""
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image, ImageOps
 
+from app.components import component
 from app.pictures import EMPTY, edit_html, info_html, png_uri, problem_html, read_data_uri
 from app.settings import Settings
 from yoso_core.conditioning import ANNOTATORS, missing_weights
@@ -25,7 +25,6 @@ from yoso_core.requests import (
     RequestError,
 )
 
-SCRIPTS = Path(__file__).with_name("scripts")
 CANVAS_SIDE = 512  # pixels, of canvas.js
 CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
 OFF = "off"
@@ -68,14 +67,7 @@ class EditTab:
         spec = self.engine.models[DEFAULT_MODEL]
         with gr.Row(elem_id="easel"):
             with gr.Column(min_width=280):
-                self.canvas = gr.HTML(
-                    None,
-                    html_template=(SCRIPTS / "canvas.html").read_text("utf-8"),
-                    apply_default_css=False,
-                    side=sent_side(spec),
-                    js_on_load=(SCRIPTS / "canvas.js").read_text("utf-8"),
-                    elem_id="canvas",
-                )
+                self.canvas = component("canvas", side=sent_side(spec), elem_id="canvas")
             with gr.Column(min_width=280):
                 with gr.Row(elem_classes="under"):
                     self.compare = gr.Slider(

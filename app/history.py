@@ -10,12 +10,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from app.components import component
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
 from yoso_core.engine import Engine, Result
 from yoso_core.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
 from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
 
-SCRIPTS = Path(__file__).with_name("scripts")
 DOWNLOADS = 60  # pictures in one zip
 EVALUATIONS = 8 * DOWNLOADS  # of the network, for one zip
 ON_COPIED = "link => { navigator.clipboard?.writeText(`${location.origin}${location.pathname}?s=${link}`); }"
@@ -54,13 +54,7 @@ class History:
         self.engine = engine
 
     def build(self) -> None:
-        self.strip = gr.HTML(
-            None,
-            html_template=(SCRIPTS / "history.html").read_text("utf-8"),
-            apply_default_css=False,
-            js_on_load=(SCRIPTS / "history.js").read_text("utf-8"),
-            elem_id="history",
-        )
+        self.strip = component("history", elem_id="history")
         self.download = gr.DownloadButton(visible="hidden", elem_id="download")
         self.link = gr.Textbox(visible="hidden")
 

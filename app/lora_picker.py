@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.components import component
 from app.pictures import data_uri, problem_html
 from yoso_core.engine import Engine, PictureError
 from yoso_core.library import LoraEntry, from_hub, public_name, size_text, uploaded
@@ -16,7 +17,6 @@ from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 
 OWN = "one-step"  # the model's own LoRA, in the picker's value
 THUMBNAIL = 96  # pixels
-SCRIPTS = Path(__file__).with_name("scripts")
 UPLOADS = 20  # LoRAs that one session may add
 
 
@@ -52,14 +52,7 @@ class LoraPicker:
     def build(self, spec: ModelSpec) -> None:
         with gr.Column(elem_id="lora-column"):
             gr.HTML('<span class="title">LoRAs</span>')
-            self.loras = gr.HTML(
-                self.start(spec),
-                html_template=(SCRIPTS / "lora_picker.html").read_text("utf-8"),
-                apply_default_css=False,
-                js_on_load=(SCRIPTS / "lora_picker.js").read_text("utf-8"),
-                entries=self.cards(spec, []),
-                elem_id="loras",
-            )
+            self.loras = component("lora_picker", self.start(spec), entries=self.cards(spec, []), elem_id="loras")
             with gr.Accordion("Add a LoRA", open=False, elem_id="add-lora"):
                 self.upload = gr.UploadButton("Open a .safetensors file", file_types=[".safetensors"], size="sm")
                 self.hub = gr.Textbox(

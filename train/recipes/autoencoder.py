@@ -72,6 +72,18 @@ def gradient_distance(a: Tensor, b: Tensor) -> Tensor:
     return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
 
 
+def reconstruction_losses(
+    decoded: Tensor, pictures: Tensor, gradient_weight: float, pyramid_weight: float
+) -> dict[str, Tensor]:
+    """The weighted terms of how far (B, 3, H, W) pictures are from those that they should be."""
+    pyramid = sum(F.avg_pool2d(decoded - pictures, scale).abs().mean() for scale in (2, 4, 8))
+    return {
+        "l1": (decoded - pictures).abs().mean(),
+        "gradient": gradient_weight * gradient_distance(decoded, pictures),
+        "pyramid": pyramid_weight * pyramid,
+    }
+
+
 class AutoencoderTask:
     """Reconstruct pictures through a Gaussian latent."""
 
@@ -99,16 +111,9 @@ class AutoencoderTask:
 
     def losses(self, player: str, shared: tuple[Tensor, Tensor, Tensor]) -> Losses:
         pictures, decoded, kl = shared
-        decoded = decoded.float()
-        pyramid = sum(F.avg_pool2d(decoded - pictures, scale).abs().mean() for scale in (2, 4, 8))
-        return Losses(
-            {
-                "l1": (decoded - pictures).abs().mean(),
-                "gradient": self.config.gradient_weight * gradient_distance(decoded, pictures),
-                "pyramid": self.config.pyramid_weight * pyramid,
-                "kl": self.config.kl_weight * kl,
-            }
-        )
+        config = self.config
+        terms = reconstruction_losses(decoded.float(), pictures, config.gradient_weight, config.pyramid_weight)
+        return Losses(terms | {"kl": config.kl_weight * kl})
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
         pictures = to_unit_range(self.data.pictures[:: max(1, len(self.data) // 32)][:32]).to(self.autoencoder.device)

@@ -1,0 +1,25 @@
+"""The page's own components: a template and a script each, in ``scripts/``, that Gradio feeds with values."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+SCRIPTS = Path(__file__).with_name("scripts")
+
+
+def component(name: str, value: Any = None, **options: Any) -> gr.HTML:
+    """A component from ``scripts/NAME.html`` and ``scripts/NAME.js``.
+
+    Args:
+        name: of both files.
+        value: what it begins with; the script reads and sets ``props.value``.
+        options: ``elem_id``, and what else the script reads from ``props``.
+    """
+    return gr.HTML(
+        value,
+        html_template=(SCRIPTS / f"{name}.html").read_text("utf-8"),
+        js_on_load=(SCRIPTS / f"{name}.js").read_text("utf-8"),
+        apply_default_css=False,
+        **options,
+    )
