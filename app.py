@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from app.train_mode import MODES, usual_mode
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine, PictureError
 from yoso_core.library import bundled, distinct, in_folder, trained
@@ -21,7 +22,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
     parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="in diffusers' layout")
     parser.add_argument("--loras", type=Path, default=Path("loras"), metavar="FOLDER", help="LoRAs to offer everybody")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="offer what was trained here")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of training runs")
+    parser.add_argument("--train", choices=MODES, help="who may train what; default: by address, off on a public Space")
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as tools for language models")
     return parser.parse_args()
 
@@ -32,9 +34,12 @@ def main() -> None:
     try:
         added = {spec.title: spec for spec in map(local_model, options.add_model)}
         engine = Engine(MODELS | added, options.device)
-        loras = distinct([*bundled(), *in_folder(options.loras), *trained(options.runs)])
+        mode = options.train or usual_mode(options.host, options.share)
+        shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
+        loras = distinct([*bundled(), *in_folder(options.loras), *shared])
         engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
-        build_app(engine, loras, options.loras).launch(**address, **launch_options(options.mcp))
+        demo = build_app(engine, loras, options.loras, options.runs, mode)
+        demo.launch(**address, **launch_options(options.mcp))
     except (RequestError, PictureError, OSError) as error:  # OSError: the port is taken
         sys.exit(f"error: {error}")
 

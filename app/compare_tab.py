@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -11,8 +12,9 @@ from app.generate_tab import GenerateTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.library import public_name
 from yoso_core.requests import RequestError
-from yoso_core.sheets import AXES, Sheet, draw, grid, ladder, parse_axis, run
+from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
 
 EXAMPLES = {
     "prompt": "a cat | a dog | a panda",
@@ -23,6 +25,7 @@ EXAMPLES = {
     "control": "0:1.5:4",
     "one-step": "0:1:5",
     "lora": "0:1:3",
+    "adapter": "none | line-art | blueprint-ink",
 }
 NAMED = "lora"  # the kind of axis that names a LoRA
 
@@ -94,7 +97,7 @@ class CompareTab:
             values = gr.Textbox(
                 EXAMPLES[kind],
                 label="Values",
-                info="1, 2, 4 or FROM:TO:COUNT; prompts apart by |",
+                info="1, 2, 4 or FROM:TO:COUNT; prompts and LoRAs apart by |",
                 max_length=4000,
                 elem_id=f"values-{label.lower()}",
             )
@@ -102,10 +105,10 @@ class CompareTab:
 
     def kinds(self, own: list[str]) -> list[tuple[str, str]]:
         """What an axis can change: title and name."""
-        titles = {"control": "control strength", "one-step": "YOSO weight"}
+        titles = {"control": "control strength", "one-step": "YOSO weight", "adapter": "LoRA"}
         kinds = [(titles.get(kind, kind), kind) for kind in AXES if kind != NAMED]
         picker = self.settings.picker
-        return kinds + [(f"{picker.known[name].title} weight", f"lora.{name}") for name in (*own, *picker.shared)]
+        return kinds + [(f"{entry.title} weight", f"lora.{entry.id}") for entry in picker.here(own)]
 
     def connect(self, private: dict[str, Any]) -> None:
         asked = {
@@ -116,16 +119,28 @@ class CompareTab:
         }
         axes = {self.x, self.x_values, self.y, self.y_values}
         self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **private)
-        self.fill.click(self.draw_grid, asked | axes, [self.grid, self.told, self.save, self.download], **private)
+        own = self.settings.picker.own
+        self.fill.click(
+            self.draw_grid, asked | axes | {own}, [self.grid, self.told, self.save, self.download], **private
+        )
         self.save.click(None, js=on_saved("sheet-download"))
         for kind, typed in ((self.x, self.x_values), (self.y, self.y_values)):
             kind.input(lambda name: EXAMPLES[name.partition(".")[0]], kind, typed, show_progress="hidden", **private)
-        self.settings.picker.own.change(
-            lambda own: [gr.Dropdown(choices=self.kinds(own))] * 2,
-            self.settings.picker.own,
-            [self.x, self.y],
-            **private,
-        )
+        own.change(lambda own: [gr.Dropdown(choices=self.kinds(own))] * 2, own, [self.x, self.y], **private)
+
+    def axis(self, kind: str, values: str, own: list[str]) -> Axis:
+        """What is typed, its LoRAs by their ids; people write their titles, or their names without what is secret.
+
+        Raises:
+            RequestError: it is no axis.
+        """
+        axis, picker = parse_axis(f"{kind}={values}"), self.settings.picker
+        if axis.kind != "adapter":
+            return axis
+        here = picker.here(own)
+        ids = {entry.title.casefold(): entry.id for entry in here}
+        ids |= {public_name(entry.id): entry.id for entry in here} | {NO_ADAPTER: NO_ADAPTER}
+        return replace(axis, values=tuple(ids.get(name, ids.get(name.casefold(), name)) for name in axis.values))
 
     def draw_ladder(self, values: dict[Any, Any]) -> Iterator[tuple[str, str]]:
         """Rung by rung."""
@@ -142,10 +157,9 @@ class CompareTab:
     def draw_grid(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:
         """All of it, as one labelled picture."""
         try:
-            x, y = (
-                parse_axis(f"{values[self.x]}={values[self.x_values]}"),
-                parse_axis(f"{values[self.y]}={values[self.y_values]}"),
-            )
+            own = values.get(self.settings.picker.own) or []
+            x = self.axis(values[self.x], values[self.x_values], own)
+            y = self.axis(values[self.y], values[self.y_values], own)
             sheet = grid(self.sources[values[self.source]].request(values), x, y)
             results = []
             for result in run(self.engine, sheet):

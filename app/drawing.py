@@ -74,10 +74,10 @@ class Drawing:
             tab.save.click(
                 self.history.save, tab.shown, self.history.download, show_progress="hidden", **private
             ).success(None, js=ON_SAVED)
-        restored = [*typed, settings.keep, settings.model, settings.order, *opened]
+        self.restores = [*typed, settings.keep, settings.model, settings.order, *opened]  # what `restored` sets
         picker = settings.picker
         self.history.connect(
-            settings.upload, settings.order, picker.own, picker.shared, self.restored, restored, private
+            settings.upload, settings.order, picker.own, picker.shared, self.restored, self.restores, private
         )
 
     def choose_tab(self, event: gr.SelectData) -> str:

@@ -43,6 +43,10 @@ class LoraPicker:
         self.known[entry.id] = entry
         self.engine.add_lora(entry.id, entry.path)
 
+    def here(self, own: list[str]) -> list[LoraEntry]:
+        """What a session can use: its own first; runs that were discarded are gone."""
+        return [self.known[name] for name in dict.fromkeys((*own, *self.shared)) if name in self.known]
+
     def forget(self, names: list[str]) -> None:
         """What a session opened goes with it; what came from a hub stays, others may use it too."""
         for name in (name for name in names if name in self.known and self.known[name].origin == "uploaded"):
@@ -79,7 +83,7 @@ class LoraPicker:
         if spec.lora is not None:
             about = "makes the model draw in one evaluation"
             cards.append({"id": OWN, "title": "YOSO", "about": about, "family": spec.family, "fits": True, "own": True})
-        for entry in (self.known[name] for name in (*own, *self.shared)):
+        for entry in self.here(own):
             fits = not entry.family or entry.family == spec.family
             about = " · ".join(filter(None, [entry.trigger and f"“{entry.trigger}”", size_text(entry), entry.licence]))
             card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
@@ -128,7 +132,7 @@ class LoraPicker:
         """Put a LoRA into the list of this session and switch it on, if it fits the model."""
         spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
         try:
-            if len(own) >= UPLOADS:
+            if sum(entry.origin != "trained" for entry in self.here(own)) >= UPLOADS + len(self.shared):
                 raise RequestError(f"A session may add {UPLOADS} LoRAs; please reload the page to begin anew.")
             entry = find()
             self.remember(entry)

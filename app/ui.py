@@ -15,16 +15,19 @@ from app.generate_tab import GenerateTab
 from app.history import History
 from app.lora_picker import LoraPicker
 from app.settings import Settings
+from app.train_mode import MODES
+from app.train_tab import TrainTab
 from yoso_core.engine import Engine
 from yoso_core.library import LoraEntry
 from yoso_core.requests import RequestError
 
 TAGLINE = "One prompt, one network evaluation, one picture."
 QUEUE_LIMIT = 32  # requests that wait; whoever comes after is told that the studio is busy
-UPLOAD_LIMIT = "20mb"
+UPLOAD_LIMIT = "300mb"  # a file; what is done with it has limits of its own
 CACHE_SECONDS = 3600
 SESSIONS = 200  # whose last inputs are remembered; a session holds a few megabytes
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
+RUNS = Path("runs")  # git-ignored; where training runs are
 ON_LOAD = "(order) => { document.querySelector('#prompt textarea')?.select(); return order + 1; }"
 # One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
 LISTENING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
@@ -109,17 +112,26 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
     }
 
 
-def build_app(engine: Engine, loras: Sequence[LoraEntry] = (), downloads: Path = DOWNLOADS) -> gr.Blocks:
+def build_app(
+    engine: Engine,
+    loras: Sequence[LoraEntry] = (),
+    downloads: Path = DOWNLOADS,
+    runs: Path = RUNS,
+    mode: str = "off",
+) -> gr.Blocks:
     """The studio on top of an engine. Call ``launch(**launch_options())`` on it.
 
     Args:
         engine: answers the requests.
         loras: what everybody finds in the list of LoRAs.
         downloads: folder for LoRAs from a hub.
+        runs: folder of training runs.
+        mode: who may train what: a key of `MODES`.
     """
     settings = Settings(engine, LoraPicker(engine, loras, downloads))
     generate, edit, history = GenerateTab(settings), EditTab(engine, settings), History(engine)
     compare = CompareTab(engine, settings, generate, edit)
+    train = TrainTab(engine, settings, runs, MODES[mode])
     with gr.Blocks(
         title="YOSO Studio", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     ) as demo:
@@ -127,15 +139,18 @@ def build_app(engine: Engine, loras: Sequence[LoraEntry] = (), downloads: Path =
         settings.build_prompt()
         with gr.Row(elem_id="work"):
             with gr.Column(scale=5, min_width=320, elem_id="main"), gr.Tabs(elem_id="tabs") as tabs:
-                for tab in (generate, edit, compare):
-                    with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab"):
+                for tab in (generate, edit, compare, train):
+                    with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab") as opened:
                         tab.build()
+                    opened.select(None, js=f"() => {{ document.body.dataset.tab = '{tab.name}'; }}")
             with gr.Column(scale=2, min_width=280, elem_id="settings"):
                 settings.build_panel()
         history.build()
         private = LISTENING | {"api_visibility": "private"}
-        Drawing(engine, settings, [generate, edit], history).connect(tabs, private)
+        drawing = Drawing(engine, settings, [generate, edit], history)
+        drawing.connect(tabs, private)
         compare.connect(private)
+        train.connect(drawing, demo.load, private)
         build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, LISTENING)
         demo.load(None, settings.order, settings.order, js=ON_LOAD)
     return demo.queue(max_size=QUEUE_LIMIT, api_open=False, default_concurrency_limit=1)

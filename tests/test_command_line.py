@@ -169,6 +169,18 @@ def test_grid_lays_settings_beside_one_another(tiny_model, drawing, tmp_path, ca
     assert main(["grid", "a", "--model", str(tiny_model), "--out", str(out), "--x", axis]) == 0
 
 
+def test_grid_lays_loras_beside_one_another(tiny_model, tmp_path, capsys):
+    for step in (50, 200):
+        save_file(random_lora(build_unet(), 0.5), tmp_path / f"step-{step:07d}.safetensors")
+    arguments = ["grid", "a", "--model", str(tiny_model), "--out", str(tmp_path / "grid.png")]
+    arguments += ["--lora", f"{tmp_path}/step-0000050.safetensors:0.5"]
+    axis = f"adapter=none|step-0000050|{tmp_path}/step-0000200.safetensors"
+    assert main([*arguments, "--x", axis, "--y", "seed=0,1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert main([*arguments, "--x", "adapter=none|nothing"]) == 1
+    assert "There is no LoRA 'nothing'" in capsys.readouterr().err
+
+
 def test_map_draws_what_a_controlnet_follows(drawing, tmp_path, capsys):
     out = tmp_path / "map.png"
     assert main(["map", drawing.path, "--size", "64", "--low", "20", "--high", "60", "--out", str(out)]) == 0

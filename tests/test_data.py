@@ -24,15 +24,18 @@ from train.data import (
     AHEAD,
     CaptionedLatents,
     GeneratedLatents,
+    Listing,
     digest_of,
     encode_folder,
     encode_texts,
     grid,
+    list_files,
     load_pictures,
     read_captions,
     read_listing,
     scan,
     to_unit_range,
+    with_captions,
 )
 from train.randomness import Draws
 
@@ -65,6 +68,13 @@ def metadata(*rows):
     return "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
 
 
+def scanned(folder, size):
+    """What training would use, and what is said of the rest."""
+    listing = read_listing(folder)
+    used = [seen.row for seen in scan(folder, listing, size) if seen.used]
+    return Listing(used, listing.problems)
+
+
 def told(found, name):
     """All that is said of one file."""
     return "; ".join(sentence for file, sentence in found.problems if file == name)
@@ -94,7 +104,7 @@ def test_captions_are_read_under_all_their_names_and_other_fields_stay(tmp_path)
     ]
     write(tmp_path, {"metadata.jsonl": "\ufeff" + metadata(*rows, "", "  "), "unlisted.png": picture("black")})
     write(tmp_path, {row["file_name"]: picture((index, 0, 0)) for index, row in enumerate(rows)})
-    found = scan(tmp_path, SIZE)
+    found = scanned(tmp_path, SIZE)
     assert captions_by_file(found) == {
         "a.png": ["one", "two"],
         "b.png": ["three"],
@@ -108,7 +118,7 @@ def test_captions_are_read_under_all_their_names_and_other_fields_stay(tmp_path)
 def test_captions_are_read_from_text_files_beside_the_pictures(tmp_path):
     files = {"a.png": picture("red"), "a.txt": "\ufeffa red square\r\n\r\nred\n", "sub/b.JPEG": stored(picture("blue"))}
     write(tmp_path, files | {"sub/b.txt": "blau, größer", ".hidden.png": picture(), ".git/x.png": picture()})
-    found = scan(tmp_path, SIZE)
+    found = scanned(tmp_path, SIZE)
     assert captions_by_file(found) == {"a.png": ["a red square", "red"], "sub/b.JPEG": ["blau, größer"]}
     assert found.problems == []
 
@@ -127,7 +137,7 @@ def test_captions_are_read_from_text_files_beside_the_pictures(tmp_path):
 )
 def test_without_captions_the_file_name_is_used_if_it_has_words(tmp_path, name, caption):
     write(tmp_path, {name: picture("red"), "good thing.png": picture("blue"), "empty.txt": " \n"})
-    found = scan(tmp_path, SIZE)
+    found = scanned(tmp_path, SIZE)
     assert captions_by_file(found).get(name) == (caption and [caption])
     assert f'"{caption}"' in told(found, name) if caption else "skipped: it has no caption" in told(found, name)
 
@@ -137,13 +147,13 @@ def test_captions_that_are_no_text_are_told_and_others_stay(tmp_path, bad):
     among_good = [*bad, "good"] if isinstance(bad, list) else "good"
     listed = [{"file_name": "a.png", "text": bad}, {"file_name": "b.png", "text": among_good}]
     write(tmp_path, {"metadata.jsonl": metadata(*listed), "a.png": picture("red"), "b.png": picture("blue")})
-    found = scan(tmp_path, SIZE)
+    found = scanned(tmp_path, SIZE)
     assert captions_by_file(found) == {"a.png": ["a"], "b.png": ["good"]}
     assert "A caption" in told(found, "a.png") and ("A caption" in told(found, "b.png")) == isinstance(bad, list)
 
 
 def test_a_caption_file_that_is_no_text_is_told(tmp_path):
-    found = scan(write(tmp_path, {"a cat.png": picture(), "a cat.txt": b"caf\xe9"}), SIZE)
+    found = scanned(write(tmp_path, {"a cat.png": picture(), "a cat.txt": b"caf\xe9"}), SIZE)
     assert captions_by_file(found) == {"a cat.png": ["a cat"]} and "UTF-8" in told(found, "a cat.png")
 
 
@@ -153,7 +163,7 @@ def test_bad_lines_are_told_by_their_number(tmp_path, line):
     write(
         tmp_path, {"metadata.jsonl": f"{good}\n\n{line}\n".encode("latin-1" if "\xff" in line else "utf-8", "replace")}
     )
-    found = scan(write(tmp_path, {"a.png": picture()}), SIZE)
+    found = scanned(write(tmp_path, {"a.png": picture()}), SIZE)
     assert len(found.rows) == 1 and "line 3" in told(found, "metadata.jsonl")
 
 
@@ -204,7 +214,7 @@ def test_every_kind_of_odd_file_is_told_and_training_goes_on(tmp_path, kind):
     big = {"first.png": picture("red", size, size), "last.png": picture("blue", size, size)}
     write(tmp_path, big | {"odd.png": content})
     expected = ["first.png", "last.png"] + (["odd.png"] if kind in NOTED else [])
-    found, loaded = scan(tmp_path, size), load_pictures(tmp_path, size)
+    found, loaded = scanned(tmp_path, size), load_pictures(tmp_path, size)
     assert words in told(found, "odd.png") and ("skipped" in told(found, "odd.png")) == (kind in SKIPPED)
     assert not told(found, "first.png").replace('it has no caption: "first", from its file name, is used', "")
     assert [row["file_name"] for row in found.rows] == expected == [row["file_name"] for row in loaded.rows]
@@ -216,7 +226,7 @@ def test_listed_but_missing_files_and_odd_names_are_skipped(tmp_path):
     names = ["missing.png", "", ".", "sub", "x" * 5000, "nul\0.png", "\ud800.png"]
     write(tmp_path, {"metadata.jsonl": metadata(*({"file_name": name, "text": "x"} for name in ["a.png", *names]))})
     (tmp_path / "sub").mkdir()
-    found = scan(write(tmp_path, {"a.png": picture()}), SIZE)
+    found = scanned(write(tmp_path, {"a.png": picture()}), SIZE)
     assert list(captions_by_file(found)) == ["a.png"] and len(found.problems) == len(names)
     assert all("skipped" in problem.sentence and str(problem).encode() for problem in found.problems)
 
@@ -246,7 +256,7 @@ def test_links_in_a_folder_do_not_leave_it(escape):
     (escape / "a good one.txt").symlink_to("../secret/s.txt")
     (escape / "link.png").symlink_to("../secret/s.png")
     (escape / "sub").symlink_to("../secret")
-    found = scan(escape, SIZE)
+    found = scanned(escape, SIZE)
     assert captions_by_file(found) == {"a good one.png": ["a good one"]}
     assert all("leads out" in told(found, name) for name in ("link.png", "sub"))
     write(escape.parent, {"secret/metadata.jsonl": metadata({"file_name": "a good one.png", "text": "the secret"})})
@@ -270,7 +280,7 @@ def test_the_same_bytes_are_used_once_with_all_captions(tmp_path):
 def test_a_file_listed_twice_has_the_captions_of_both_lines(tmp_path):
     rows = [{"file_name": "a.png", "text": text} for text in ("one", "two", "one")]
     rows[1]["file_name"] = "./a.png"
-    found = scan(write(tmp_path, {"metadata.jsonl": metadata(*rows), "a.png": picture()}), SIZE)
+    found = scanned(write(tmp_path, {"metadata.jsonl": metadata(*rows), "a.png": picture()}), SIZE)
     assert captions_by_file(found) == {"a.png": ["one", "two"]} and found.problems == []
 
 
@@ -278,11 +288,34 @@ def test_a_file_listed_twice_has_the_captions_of_both_lines(tmp_path):
     "files",
     [{}, {"a.txt": "x"}, {"a.png": b"x"}, {"metadata.jsonl": ""}, {"metadata.jsonl": "{"}, {"1.png": picture()}],
 )
-@pytest.mark.parametrize("read", [scan, load_pictures])
-def test_a_folder_with_nothing_usable_is_refused_in_a_sentence(tmp_path, files, read):
+def test_a_folder_with_nothing_usable_is_refused_in_a_sentence(tmp_path, files):
     with pytest.raises(ConfigError, match=r"no picture in .* can be used") as caught:
-        read(write(tmp_path, files), SIZE)
+        load_pictures(write(tmp_path, files), SIZE)
     assert "\n" not in str(caught.value)
+
+
+def test_files_are_listed_before_their_names_are_asked_for_words(tmp_path):
+    assert list_files(tmp_path) == Listing([], [])
+    write(tmp_path, {"a cat.png": picture("red"), "1.png": picture("blue"), "b.png": picture("lime"), "b.txt": "bee"})
+    listing = list_files(tmp_path)
+    assert captions_by_file(listing) == {"1.png": [], "a cat.png": [], "b.png": ["bee"]} and listing.problems == []
+    named = with_captions(listing)
+    assert captions_by_file(named) == {"a cat.png": ["a cat"], "b.png": ["bee"]} and read_listing(tmp_path) == named
+    assert captions_by_file(listing)["a cat.png"] == [] and listing.problems == []
+
+
+def test_a_scan_tells_of_every_picture_whether_it_is_used(tmp_path):
+    files = {"a.png": picture("red", 40, 20), "b.png": b"damaged", "c.png": picture("red", 40, 20), "d.png": picture()}
+    listing = read_listing(write(tmp_path, files))
+    seen = {one.row["file_name"]: one for one in scan(tmp_path, listing, SIZE)}
+    assert [(name, one.used, one.width, one.height, one.same_as) for name, one in seen.items()] == [
+        ("a.png", True, 40, 20, ""),
+        ("b.png", False, 0, 0, ""),
+        ("c.png", False, 40, 20, "a.png"),
+        ("d.png", True, SIZE, SIZE, ""),
+    ]
+    assert seen["a.png"].row["captions"] == ["a", "c"] and seen["b.png"].pixels is None
+    assert seen["c.png"].pixels.shape == (SIZE, SIZE, 3) and seen["c.png"].digest == seen["a.png"].digest
 
 
 def test_a_missing_folder_is_refused_with_what_to_do(tmp_path):

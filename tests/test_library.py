@@ -5,7 +5,9 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import struct
+import threading
 import time
 from types import SimpleNamespace
 
@@ -24,6 +26,8 @@ from yoso_core.library import (
     distinct,
     from_hub,
     in_folder,
+    of_run,
+    public_name,
     search,
     size_text,
     trained,
@@ -125,6 +129,156 @@ def test_runs_newest_first_and_the_one_step_lora_known_by_its_prior(tensors, tmp
     assert trained(tmp_path / "nowhere") == []
 
 
+SECRET = "0123456789abcdef" * 2
+
+
+def train(tensors, folder, *steps, title="", trigger=""):
+    """A run's folder as it is after these steps."""
+    settings = json.dumps({"title": title, "model": "yoso-emoji", "trigger": trigger})
+    for path in (
+        folder / "output" / LORA_FILE,
+        *(folder / "snapshots" / f"step-{step:07d}.safetensors" for step in steps),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(reading(tensors, None), path, yoso_config=settings, yoso_prior="{}")
+    return folder
+
+
+def told(entries):
+    return [(entry.id, entry.title) for entry in entries]
+
+
+def test_a_run_is_its_output_and_then_its_snapshots(tensors, tmp_path):
+    run = train(tensors, tmp_path / "my-style", 50, 1000, 200, title="My Style", trigger="in ink")
+    picture(run / "output" / "preview-last.png")
+    picture(run / "snapshots" / "step-0000200.png")
+    (run / "snapshots" / "step-0000200x.safetensors").write_text("")
+    (run / "snapshots" / ".step-0000300.safetensors.partial").write_text("")
+    found = of_run(run)
+    assert told(found) == [
+        ("run-my-style", "My Style"),
+        ("run-my-style-step-1000", "My Style, step 1000"),
+        ("run-my-style-step-200", "My Style, step 200"),
+        ("run-my-style-step-50", "My Style, step 50"),
+    ]
+    pictures = ["preview-last.png", None, "step-0000200.png", None]
+    assert [entry.thumbnail and entry.thumbnail.name for entry in found] == pictures
+    for entry in found:
+        assert (entry.trigger, entry.family, entry.origin, entry.one_step) == ("in ink", "yoso-emoji", "trained", True)
+        assert entry.licence == "unknown" and entry.path.is_file()
+    write_card(run / "output", "---\nlicense: mit\ninstance_prompt: in chalk\n---\n# The model, adapted\n")
+    assert {(entry.licence, entry.trigger) for entry in of_run(run)} == {("mit", "in chalk")}
+    assert told(of_run(run)) == told(found)
+
+
+def test_a_run_without_a_title_goes_by_its_folder(tensors, tmp_path):
+    found = told(of_run(train(tensors, tmp_path / "Night & Day!", 50)))
+    assert found == [("run-night-day", "Night & Day!"), ("run-night-day-step-50", "Night & Day!, step 50")]
+    assert of_run(tmp_path) == of_run(tmp_path / "nowhere") == of_run(tmp_path / "a\0b") == []
+
+
+def test_snapshots_stand_without_an_output_and_steps_that_are_written_twice_apart(tensors, tmp_path):
+    run = train(tensors, tmp_path / "a", 50)
+    (run / "output" / LORA_FILE).unlink()
+    save(tensors, run / "snapshots" / "step-50.safetensors")
+    assert [entry.id for entry in of_run(run)] == ["run-a-step-50", "run-a-step-50-2"]
+
+
+def test_runs_with_snapshots_stay_together_the_newest_first(tensors, tmp_path):
+    for name, ages in {"old": (90, 80), "new": (95, 10), "old-step-50": (99, 98)}.items():
+        run = train(tensors, tmp_path / name, 50)
+        for path, age in zip((run / "output" / LORA_FILE, *(run / "snapshots").iterdir()), ages, strict=True):
+            os.utime(path, (time.time() - age,) * 2)
+    ids = ["run-new", "run-new-step-50", "run-old", "run-old-step-50", "run-old-step-50-2", "run-old-step-50-step-50"]
+    assert [entry.id for entry in trained(tmp_path)] == ids
+
+
+def test_the_secret_of_a_run_stays_whole_in_ids_and_out_of_all_that_is_shown(tensors, tmp_path):
+    words = "-".join(["long"] * 12)
+    found = of_run(train(tensors, tmp_path / f"{SECRET}-{words}", 200))
+    assert [entry.id for entry in found] == [f"run-{SECRET}-{words}", f"run-{SECRET}-{words}-step-200"]
+    assert [entry.title for entry in found] == [words, f"{words}, step 200"]
+    assert [public_name(entry.id) for entry in found] == [f"run-{words}", f"run-{words}-step-200"]
+    (nameless,) = of_run(train(tensors, tmp_path / SECRET))
+    assert SECRET in nameless.id and SECRET not in public_name(nameless.id) + nameless.title
+    (tmp_path / "styles").mkdir()
+    (tmp_path / f"{SECRET}-{words}").rename(tmp_path / "styles" / f"{SECRET}-{words}")
+    assert trained(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        (f"run-{SECRET}-my-style-step-200", "run-my-style-step-200"),
+        (f"run-{SECRET}-{SECRET}", f"run-{SECRET}"),
+        ("upload-Zx81_-abcdefghij-my-style", "upload-my-style"),
+        ("run-my-style-step-200", "run-my-style-step-200"),
+        (f"run-{SECRET}0-style", f"run-{SECRET}0-style"),
+        (f"folder-{SECRET}-style", f"folder-{SECRET}-style"),
+    ],
+)
+def test_public_names(name, public):
+    assert public_name(name) == public
+
+
+def test_runs_of_one_long_title_are_told_apart(tensors, tmp_path):
+    names = [f"{'a' * 60}-{number:06x}" for number in (1, 2)]
+    assert len({of_run(train(tensors, tmp_path / name))[0].id for name in names}) == 2
+
+
+def test_a_run_is_listed_while_it_trains(tensors, tmp_path):
+    """Files are replaced, come and go all the time; what is listed is whole."""
+    run = train(tensors, tmp_path / "runs" / "a", 50, 100)
+    source, stop = run / "output" / LORA_FILE, threading.Event()
+
+    def train_on():
+        step = 100
+        while not stop.is_set():
+            step += 50
+            shutil.copyfile(source, run / "output" / ".partial")
+            (run / "output" / ".partial").replace(source)
+            shutil.copyfile(source, run / "snapshots" / f"step-{step:07d}.safetensors.partial")
+            (run / "snapshots" / f"step-{step:07d}.safetensors.partial").rename(
+                run / "snapshots" / f"step-{step:07d}.safetensors"
+            )
+            (run / "snapshots" / f"step-{step - 100:07d}.safetensors").unlink(missing_ok=True)
+            shutil.rmtree(tmp_path / "runs" / "b", ignore_errors=True)
+            shutil.copytree(run / "output", tmp_path / "runs" / "b" / "output")
+
+    training = threading.Thread(target=train_on)
+    training.start()
+    try:
+        for _ in range(50):
+            assert of_run(run)[0].id == "run-a"
+            assert "run-a" in {entry.id for entry in trained(tmp_path / "runs")}
+    finally:
+        stop.set()
+        training.join()
+
+
+def test_a_run_that_vanishes_under_the_reader_is_no_error(tensors, tmp_path, monkeypatch):
+    run = train(tensors, tmp_path / "runs" / "a", 50)
+    read = library.read_header
+
+    def vanish(path):
+        shutil.rmtree(run, ignore_errors=True)
+        return read(path)
+
+    monkeypatch.setattr(library, "read_header", vanish)
+    assert of_run(run) == trained(tmp_path / "runs") == []
+
+
+def test_links_do_not_lead_out_of_a_run(tensors, tmp_path):
+    run = train(tensors, tmp_path / "runs" / "a", 50)
+    secret = train(tensors, tmp_path / "b", 50)
+    picture(secret / "secret.png")
+    (run / "snapshots" / "step-0000050.png").symlink_to(secret / "secret.png")
+    (run / "snapshots" / "step-0000060.safetensors").symlink_to(secret / "output" / LORA_FILE)
+    (tmp_path / "runs" / "c").symlink_to(secret)
+    assert [entry.id for entry in trained(tmp_path / "runs")] == ["run-a", "run-a-step-50"]
+    assert of_run(run) == trained(tmp_path / "runs") and of_run(run)[-1].thumbnail is None
+
+
 def test_a_folder_in_every_spelling(tensors, tmp_path):
     diffusers, peft, parts = tmp_path / "Ink", tmp_path / "charcoal", {"unet": build_unet()}
     for folder in (diffusers, peft, tmp_path / "empty", tmp_path / ".hidden"):
@@ -197,6 +351,8 @@ def test_families_are_those_of_the_models():
     ("metadata", "trigger"),
     [
         ({"modelspec.trigger_phrase": "in  my\nstyle"}, "in my style"),
+        ({"yoso_config": '{"trigger": "in ink"}', "modelspec.trigger_phrase": "in chalk"}, "in ink"),
+        ({"yoso_config": '{"trigger": ""}', "modelspec.trigger_phrase": "in chalk"}, "in chalk"),
         ({"ss_tag_frequency": "not json"}, ""),
         ({"ss_tag_frequency": "[1, 2]"}, ""),
         ({"ss_tag_frequency": '{"a": {"x": NaN, "y": "z", "w": true}}'}, ""),

@@ -33,6 +33,7 @@ def made(request, picture=PICTURE, evaluations=1, seconds=0.0234):
         ("guidance=1:8:3", Axis("guidance", (1.0, 4.5, 8.0))),
         ("control=0:2:3", Axis("control", (0.0, 1.0, 2.0))),
         ("steps=1,2,4", Axis("steps", (1, 2, 4))),
+        ("adapter=none | line-art|a, b:1", Axis("adapter", ("none", "line-art", "a, b:1"))),
     ],
     ids=str,
 )
@@ -73,6 +74,12 @@ def test_axes_as_people_write_them(text, axis):
         "prompt=" + "a" * 2001,
         "prompt=" + "a" * 30_000,
         "prompt=\0",
+        "adapter=",
+        "adapter=a||b",
+        "adapter=" + "a|" * 10 + "a",
+        "adapter=" + "a" * 201,
+        "adapter=\0",
+        "adapter.x=a",
     ],
     ids=lambda text: repr(text)[:40],
 )
@@ -91,6 +98,42 @@ def test_a_grid_goes_from_left_to_right_and_down():
     assert (sheet.column_title, sheet.row_title, sheet.title) == ("seed", "weight of x", "a")
 
 
+def test_a_column_a_lora_and_nothing_else_differs():
+    others = (LoraUse("x", 0.3), LoraUse("b", 0.4), LoraUse("y", 0.5))
+    sheet = grid(GenerateRequest("a", loras=others), parse_axis("adapter=none|a|b"))
+    kept = (LoraUse("x", 0.3), LoraUse("y", 0.5))
+    assert [each.loras for each in sheet.requests] == [kept, (*kept, LoraUse("a")), (*kept, LoraUse("b"))]
+    assert sheet.columns == ("none", "a", "b") and sheet.column_title == "LoRA"
+
+
+SECRET = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ("run-my-style-step-50|run-my-style-step-200", ("step 50", "step 200")),
+        (f"none|run-{SECRET}-ink-step-50|run-{SECRET}-ink-step-200", ("none", "step 50", "step 200")),
+        ("run-my-style|run-my-style-step-200", ("style", "style step 200")),
+        ("a/b/step-0000050.safetensors|a/b/step-0000200.safetensors", ("step 0000050", "step 0000200")),
+        ("runs/a/output/x.safetensors|runs/b/output/x.safetensors", ("a output x", "b output x")),
+        ("line-art|blueprint-ink", ("line-art", "blueprint-ink")),
+        ("none|line-art", ("none", "line-art")),
+        (f"run-{SECRET}-ink", ("run-ink",)),
+        ("a-1|a-1", ("a-1", "a-1")),
+        ("none", ("none",)),
+        ("-|--|a", ("-", "--", "a")),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_labels_of_loras_say_what_differs(names, labels):
+    assert parse_axis(f"adapter={names}").labels == labels
+
+
+def test_no_secret_is_drawn_into_a_grid():
+    assert parse_axis("lora.upload-Zx81_-abcdefghij-ink=0,1").title == "weight of upload-ink"
+
+
 def test_every_kind_of_axis_changes_its_own():
     control = ControlUse(picture=PICTURE)
     request = EditRequest("a", picture=PICTURE, control=control)
@@ -103,6 +146,7 @@ def test_every_kind_of_axis_changes_its_own():
         "control=0.5": lambda changed: changed.control.strength == 0.5 and changed.control.picture is PICTURE,
         "one-step=0": lambda changed: changed.one_step == 0,
         "lora.x=0.5": lambda changed: changed.loras == (LoraUse("x", 0.5),),
+        "adapter=x": lambda changed: changed.loras == (LoraUse("x"),),
     }.items():
         assert not read(request)
         (changed,) = grid(request, parse_axis(text)).requests
@@ -117,6 +161,9 @@ def test_every_kind_of_axis_changes_its_own():
         ("steps=1,3", None, "Steps must be one of"),
         ("seed=1", "seed=2", "Both axes"),
         ("lora.x=1", "lora.x=0", "Both axes"),
+        ("adapter=x|y", "lora.x=0", "Both axes change 'x'"),
+        ("lora.x=0", "adapter=none|x", "Both axes change 'x'"),
+        ("adapter=x", "adapter=y", "Both axes change the LoRA"),
         ("seed=0:9:10", "guidance=1,2,3,4,5,6,7", "at most 64"),
     ],
 )
@@ -140,6 +187,16 @@ def test_results_come_one_by_one(engine):
     assert told[-1] == "1 of 3: Drawing picture 1 of 1" and first.request == sheet.requests[0]
     assert [result.seeds for result in results] == [[2], [3]]
     assert first.pictures[0].tobytes() == engine.run(GenerateRequest("a", seed=1)).pictures[0].tobytes()
+
+
+def test_a_lora_that_is_not_here_is_refused_before_anything_is_drawn(engine, tiny_lora):
+    engine.add_lora("waves", tiny_lora.path)
+    sheet = grid(GenerateRequest("a"), parse_axis("adapter=none|waves|rain"))
+    with pytest.raises(RequestError, match="no LoRA 'rain'"):
+        next(run(engine, sheet))
+    engine.add_lora("rain", tiny_lora.path)
+    none, waves, rain = (result.pictures[0].tobytes() for result in run(engine, sheet))
+    assert none != waves == rain
 
 
 def test_a_grid_of_edits_under_control(tiny_spec, tmp_path):

@@ -7,15 +7,21 @@ python -m train evaluate --model MODEL --weights runs/mine/output/pytorch_lora_w
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from train.config import add_arguments, add_run_arguments, from_arguments, from_run_arguments
+from accelerate import PartialState
+
+from train.config import ConfigError, RunConfig, add_arguments, add_run_arguments, from_arguments, from_run_arguments
 from train.console import run_command
 from train.controlnet import ControlConfig
 from train.diffusion import DiffusionConfig
 from train.evaluate import EvaluateConfig, evaluate
-from train.runs import train_controlnet, train_diffusion, train_scratch, train_yoso
+from train.jobs import LOCK, PATIENCE, Job, held
+from train.runs import begin, train_controlnet, train_diffusion, train_scratch, train_yoso
 from train.scratch import ScratchConfig, ScratchDiffusionConfig
+from train.worker import carry_out
 from train.yoso import YosoConfig
 
 RUNS = {
@@ -56,7 +62,25 @@ def main() -> None:
         print(report.to_markdown())
     else:
         config, train, _ = RUNS[options.command]
-        train(*from_run_arguments(config, options))
+        run(options.command, train, *from_run_arguments(config, options))
+
+
+def run(task: str, train: Callable[[RunConfig, Path], bool], config: RunConfig, folder: Path) -> None:
+    """Train in a folder that says how it stands, so that the studio can follow and go on with it.
+
+    Raises:
+        ConfigError: another process trains there.
+    """
+    if not PartialState().is_main_process:
+        train(config, folder)
+        return
+    begin(folder, config.data)
+    job = Job(folder)
+    with held(folder / LOCK, PATIENCE) as free:
+        if not free:
+            raise ConfigError(f"another process trains in {folder}; wait for it or choose another folder")
+        job.change(**{"title": folder.name, "created": time.time(), "owner": ""} | job.about | {"task": task})
+        carry_out(job, lambda: train(config, folder))
 
 
 if __name__ == "__main__":

@@ -53,19 +53,20 @@ def _line(event: Event, trainer: Trainer) -> str:
     steps = trainer.config.steps
     match event:
         case Started(step, seconds, memory, disk):
-            cost = f"about {_duration(seconds)}, {memory / 1e9:.1f} GB of memory, {disk / 1e9:.2f} GB on disk"
+            cost = f"about {duration(seconds)}, {memory / 1e9:.1f} GB of memory, {disk / 1e9:.2f} GB on disk"
             return f"from step {step} to {steps}: {cost} in {trainer.folder}"
         case StepDone(step, _, rate, eta):
-            return f"step {step}/{steps}  {rate:.0f} samples/s  {_duration(eta)} left  {_terms(event)}"
+            return f"step {step}/{steps}  {rate:.0f} samples/s  {duration(eta)} left  {_terms(event)}"
         case Preview(step, path) | Saved(step, path):
             return f"step {step}: {path}"
         case Stopped(step):
             return f"stopped at step {step}; the same command goes on from there"
         case Finished(step, seconds):
-            return f"done: {step} steps, {_duration(seconds)}"
+            return f"done: {step} steps, {duration(seconds)}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people say it."""
     for unit, length, most in (("s", 1, 120), ("min", 60, 7200)):
         if seconds < most:
             return f"{seconds / length:.0f} {unit}"
@@ -81,11 +82,16 @@ def run_command(command: Callable[[], None]) -> None:
             stream.reconfigure(errors="replace")  # a table must not fail on a terminal that has no arrows
     try:
         command()
-    except (ConfigError, TrainingError, RequestError, OSError) as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped before the first step")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        if (told := sentence(error)) is None:
             raise
-        sys.exit("error: not enough memory; raise --accumulation or lower --batch")
+        sys.exit(f"error: {told}")
+
+
+def sentence(error: Exception) -> str | None:
+    """What went wrong in the user's terms; None for what nobody foresaw."""
+    if isinstance(error, (ConfigError, TrainingError, RequestError, OSError)):
+        return str(error)
+    return "not enough memory; raise accumulation or lower batch" if is_out_of_memory(error) else None

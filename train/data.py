@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from train.config import ConfigError
 from train.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode
-from yoso_core.pictures import open_picture, square
+from yoso_core.pictures import Opened, open_picture, square, square_note
 from yoso_core.requests import RequestError, check_text
 
 SHORTEST_SIDE = 16  # pixels; what is smaller shows nothing
@@ -29,6 +29,7 @@ AHEAD = 64  # pictures read before they are asked for; the only ones in memory
 READERS = min(8, os.cpu_count() or 1)  # threads; each may hold a picture of 25 megapixels
 ENCODED_AT_ONCE = 2**21  # pixels
 MOMENTS_FROM = 256  # latents
+LISTING = "metadata.jsonl"
 NO_PICTURES = {".txt", ".md", ".csv", ".json", ".jsonl"}  # lie beside pictures and are not tried
 
 Keep = Callable[[dict], bool]
@@ -101,26 +102,51 @@ def read_listing(folder: Path, keep: Keep = not_held_out) -> Listing:
     Raises:
         ConfigError: there is no such folder, or nothing usable in it.
     """
+    listing = with_captions(list_files(folder, keep))
+    return Listing(_some(listing.rows, listing.problems, folder), listing.problems)
+
+
+def list_files(folder: Path, keep: Keep = not_held_out) -> Listing:
+    """As `read_listing`, before file names are asked for words: "captions" may be empty, and so may be the listing.
+
+    Raises:
+        ConfigError: there is no such folder, or its ``metadata.jsonl`` is none of its own.
+    """
     if not folder.is_dir():
         raise ConfigError(
             f"there is no folder {folder}; name a folder of captioned pictures, or build the bundled corpus with "
             f"python -m train.emoji --out {folder}"
         )
     root, problems = folder.resolve(), []
-    source = _listed_rows if (root / "metadata.jsonl").exists() else _found_rows
+    source = _listed_rows if (root / LISTING).exists() else _found_rows
     listed = list(source(root, problems))
     held_out = {row["file_name"] for row in listed if row.get("held_out")}  # saying it once is enough
     rows: dict[Path, dict] = {}
     for row in filter(keep, (row | {"held_out": True} if row["file_name"] in held_out else row for row in listed)):
         name = row["file_name"]
-        path = _inside(root, name)
+        path = inside(root, name)
         if path is None:
             problems.append(Problem(name, "skipped: it leads out of the folder"))
         elif not _is_file(path):
             problems.append(Problem(name, "skipped: there is no such file"))
-        elif captions := _captions(row, problems):
-            _add_captions(rows.setdefault(path, row | {"captions": []}), captions)
-    return Listing(_some(list(rows.values()), problems, folder), problems)
+        else:
+            add_captions(rows.setdefault(path, row | {"captions": []}), captions_of(row, problems))
+    return Listing(list(rows.values()), problems)
+
+
+def with_captions(listing: Listing) -> Listing:
+    """The words of their file names for pictures that have no caption; those without words are left out."""
+    rows, problems = [], list(listing.problems)
+    for row in listing.rows:
+        name, captions = row["file_name"], row["captions"]
+        if not captions and (words := words_of(name)):
+            problems.append(Problem(name, f'it has no caption: "{words}", from its file name, is used'))
+            captions = [words]
+        if captions:
+            rows.append(row | {"captions": list(captions)})
+        else:
+            problems.append(Problem(name, "skipped: it has no caption"))
+    return Listing(rows, problems)
 
 
 def _some(rows: list, problems: list[Problem], folder: Path) -> list:
@@ -130,7 +156,7 @@ def _some(rows: list, problems: list[Problem], folder: Path) -> list:
     return rows
 
 
-def _inside(root: Path, name: str) -> Path | None:
+def inside(root: Path, name: str) -> Path | None:
     """The file `name` of the folder `root`, links followed; None where that is not inside the folder."""
     try:
         path = (root / name).resolve()
@@ -147,11 +173,15 @@ def _is_file(path: Path) -> bool:
 
 
 def _listed_rows(root: Path, problems: list[Problem]) -> Iterator[dict]:
-    name = "metadata.jsonl"
-    listing = _inside(root, name)
+    listing = inside(root, LISTING)
     if listing is None or not _is_file(listing):
-        raise ConfigError(f"{root / name} leads out of the folder or is no file")
-    for number, line in enumerate(listing.read_bytes().splitlines(), 1):
+        raise ConfigError(f"{root / LISTING} leads out of the folder or is no file")
+    yield from rows_in(listing.read_bytes(), LISTING, problems)
+
+
+def rows_in(content: bytes, name: str, problems: list[Problem]) -> Iterator[dict]:
+    """The rows of a ``metadata.jsonl``; `name` says in a problem which one it is."""
+    for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -172,7 +202,7 @@ def _found_rows(root: Path, problems: list[Problem]) -> Iterator[dict]:
         if hidden or folder or path.suffix.lower() in NO_PICTURES:
             continue
         lines: list[str] = []
-        sidecar = _inside(root, str(path.with_suffix(".txt")))
+        sidecar = inside(root, str(path.with_suffix(".txt")))
         if sidecar is not None and _is_file(sidecar):
             try:
                 lines = sidecar.read_text("utf-8-sig").splitlines()
@@ -181,55 +211,89 @@ def _found_rows(root: Path, problems: list[Problem]) -> Iterator[dict]:
         yield {"file_name": name, "captions": lines}
 
 
-def _captions(row: dict, problems: list[Problem]) -> list[str]:
-    """The phrasings of a row, or the words of its file name; [] where there are none, which is a problem too."""
-    name = row["file_name"]
+def captions_of(row: dict, problems: list[Problem]) -> list[str]:
+    """The phrasings that a row says itself; [] where there are none."""
     found = next((row[key] for key in ("captions", "text", "caption") if row.get(key)), [])
     captions = []
     for caption in found if isinstance(found, list) else [found]:
         try:
             captions += [text] if (text := check_text("A caption", caption).strip()) else []
         except RequestError as error:
-            problems.append(Problem(name, str(error)))
-    if captions:
-        return captions
+            problems.append(Problem(row["file_name"], str(error)))
+    return captions
+
+
+def words_of(name: str) -> str:
+    """The words of a file name, which stand in for a caption; "" where it has none."""
     words = re.sub(r"[\W_]+", " ", Path(name).stem).strip()
     words = re.sub(r"( \d+)+$", "", words)
-    if not re.search(r"[^\W\d_]", words):
-        problems.append(Problem(name, "skipped: it has no caption"))
-        return []
-    problems.append(Problem(name, f'it has no caption: "{words}", from its file name, is used'))
-    return [words]
+    return words if re.search(r"[^\W\d_]", words) else ""
 
 
-def _add_captions(row: dict, captions: list[str]) -> None:
+def add_captions(row: dict, captions: list[str]) -> None:
     row["captions"] += [caption for caption in captions if caption not in row["captions"]]
 
 
-class _Read(NamedTuple):
-    row: dict
-    digest: str  # of the file
-    pixels: np.ndarray  # (S, S, 3) uint8
+def open_usable(path: Path) -> Opened:
+    """As `open_picture`.
+
+    Raises:
+        RequestError: it can't be read, or shows nothing because it is too small.
+    """
+    opened = open_picture(path)
+    shortest = min(opened.picture.size)
+    if shortest < SHORTEST_SIDE:
+        raise RequestError(f"Its shorter side has {shortest} pixels; {SHORTEST_SIDE} are needed.")
+    return opened
 
 
-def _read(folder: Path, listing: Listing, size: int) -> Iterator[_Read]:
-    """The pictures of a listing in its order, those that can't be used left out, a few in memory at a time.
+class Seen(NamedTuple):
+    """What became of a picture.
 
-    Adds to the listing's problems as it goes. A picture that is there twice comes once; the captions of the second are
-    added to the first one's row, which therefore is whole only after the last picture.
+    Attributes:
+        row: of the listing.
+        used: whether it is trained on; the listing's problems say why not.
+        width, height: in pixels, upright; 0 where it can't be used.
+        same_as: the file whose bytes it has, which is used for both; "" where there is none before it.
+        digest: of the file; "" where it can't be used.
+        cropped: what making it square takes away, in words; "" where that is nothing.
+        pixels: (S, S, 3) uint8; None where it can't be used.
     """
 
-    def read(row: dict) -> tuple[str, list[str], np.ndarray]:
+    row: dict
+    used: bool = False
+    width: int = 0
+    height: int = 0
+    same_as: str = ""
+    digest: str = ""
+    cropped: str = ""
+    pixels: np.ndarray | None = None
+
+
+def scan(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
+    """Read the pictures of a listing in its order, every one to its last byte, a few in memory at a time.
+
+    Adds to the listing's problems as it goes. A picture that is there twice is used once; the captions of the second
+    are added to the first one's row, which therefore is whole only after the last picture.
+
+    Args:
+        folder: of the listing.
+        listing: see `read_listing`.
+        size: side of the squares to make of the pictures, in pixels; the middle of each is taken.
+    """
+
+    def read(row: dict) -> tuple[Seen, list[str]]:
         path = folder / row["file_name"]
-        opened = open_picture(path)
-        shortest, notes = min(opened.picture.size), list(opened.notes)
-        if shortest < SHORTEST_SIDE:
-            raise RequestError(f"Its shorter side has {shortest} pixels; {SHORTEST_SIDE} are needed.")
-        if shortest < size:
-            notes.append(f"enlarged: its shorter side has {shortest} of {size} pixels")
+        opened = open_usable(path)
+        width, height = opened.picture.size
+        notes = list(opened.notes)
+        if min(width, height) < size:
+            notes.append(f"enlarged: its shorter side has {min(width, height)} of {size} pixels")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, notes, np.asarray(square(opened.picture, size))
+        cropped = square_note(opened.picture, "crop") or ""  # ordinary for photographs: no note of training's
+        pixels = np.asarray(square(opened.picture, size))
+        return Seen(row, True, width, height, digest=digest, cropped=cropped, pixels=pixels), notes
 
     first: dict[str, dict] = {}
     remaining = iter(listing.rows)
@@ -240,44 +304,39 @@ def _read(folder: Path, listing: Listing, size: int) -> Iterator[_Read]:
             waiting.extend((row, pool.submit(read, row)) for row in islice(remaining, 1))
             name = row["file_name"]
             try:
-                digest, notes, pixels = future.result()
+                seen, notes = future.result()
             except (RequestError, OSError) as error:
                 listing.problems.append(Problem(name, f"skipped: {error}"))
+                yield Seen(row)
                 continue
             listing.problems.extend(Problem(name, note) for note in notes)
-            same = first.setdefault(digest, row)
+            same = first.setdefault(seen.digest, row)
             if same is row:
-                yield _Read(row, digest, pixels)
+                yield seen
             else:
-                _add_captions(same, row["captions"])
+                add_captions(same, row["captions"])
                 sentence = f"the same picture as {same['file_name']}: used once, with the captions of both"
                 listing.problems.append(Problem(name, sentence))
+                yield seen._replace(used=False, same_as=same["file_name"])
 
 
-def scan(folder: Path, size: int, keep: Keep = not_held_out) -> Listing:
-    """Read a folder as training would, every picture to its last byte, and keep no pixels.
+def _used(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
+    return (seen for seen in scan(folder, listing, size) if seen.used)
+
+
+def load_pictures(folder: Path, size: int, keep: Keep = not_held_out) -> CaptionedPictures:
+    """Read a folder of pictures into memory.
 
     Args:
         folder: see `read_listing`.
-        size: side of the pictures that training would take, in pixels.
+        size: side of the square pictures returned, in pixels; the middle of each picture is taken.
         keep: which lines to take.
 
     Raises:
         ConfigError: nothing in it is usable.
     """
     listing = read_listing(folder, keep)
-    rows = [found.row for found in _read(folder, listing, size)]
-    return Listing(_some(rows, listing.problems, folder), listing.problems)
-
-
-def load_pictures(folder: Path, size: int, keep: Keep = not_held_out) -> CaptionedPictures:
-    """Read a folder of pictures into memory; see `scan`.
-
-    Args:
-        size: side of the square pictures returned, in pixels; the middle of each picture is taken.
-    """
-    listing = read_listing(folder, keep)
-    found = _some(list(_read(folder, listing, size)), listing.problems, folder)
+    found = _some(list(_used(folder, listing, size)), listing.problems, folder)
     stack = torch.from_numpy(np.stack([one.pixels for one in found])).permute(0, 3, 1, 2)
     rows = [one.row for one in found]
     captions = [row["captions"] for row in rows]
@@ -291,8 +350,9 @@ def to_unit_range(pictures: Tensor) -> Tensor:
 
 
 def grid(pictures: Tensor, columns: int) -> Image.Image:
-    """(N, 3, H, W) in [-1, 1] as one picture, row by row."""
+    """(N, 3, H, W) in [-1, 1] as one picture, row by row, at most `columns` wide."""
     count, _, height, width = pictures.shape
+    columns = min(columns, count)
     rows = -(-count // columns)
     canvas = torch.ones(3, rows * height, columns * width)
     for index, picture in enumerate(pictures.float().clamp(-1, 1)):
@@ -488,7 +548,7 @@ def encode_folder(
     rows: list[dict] = []
     digests: list[str] = []
     latents: list[Tensor] = []
-    reading = _read(folder, listing, size)
+    reading = _used(folder, listing, size)
     while chunk := list(islice(reading, max(1, min(AHEAD, ENCODED_AT_ONCE // size**2)))):
         pixels = torch.from_numpy(np.stack([one.pixels for one in chunk])).permute(0, 3, 1, 2).to(weight.device)
         latents.append(encode(autoencoder, to_unit_range(pixels).to(weight.dtype)).float().cpu())

@@ -5,6 +5,7 @@ Every file appears whole or not at all: it is written beside its place and then 
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from huggingface_hub import ModelCardData
 from peft.tuners.lora import LoraLayer
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +27,8 @@ from yoso_core.lora import PRIOR_KEY
 from yoso_core.models import LORA_FILE, TRAINED_HERE, Source
 
 KOHYA_FILE = "kohya.safetensors"
+SNAPSHOTS = 12  # LoRAs of earlier steps that a run keeps
+THUMBNAIL = "thumbnail.png"
 CONFIG_KEY = "yoso_config"
 FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # kohya's names, by the width of the prompt's encoding
 HUB_LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0", "creativeml-openrail-m", "openrail", "openrail++")
@@ -159,6 +163,38 @@ def save_controlnet(network: ModelMixin, folder: Path, config: Settings, card: C
     _save_card(folder, config, card, steps, False, "controlnet")
 
 
+def keep_snapshot(output: Path, folder: Path, step: int, most: int = SNAPSHOTS) -> None:
+    """Keep the LoRA of a step beside those of others, so that they can be compared.
+
+    Where there are more than `most`, those go whose neighbours lie closest together; the first and the last stay.
+
+    Args:
+        output: as `save_lora` has just left it.
+        folder: gets ``step-NNNNNNN.safetensors`` and a picture of the same name.
+        step: optimizer steps done.
+        most: how many stay, at least 2.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, ending in ((LORA_FILE, ".safetensors"), (THUMBNAIL, ".png")):
+        if (output / source).is_file():
+            _write(folder / f"step-{step:07d}{ending}", lambda path, source=source: _link(output / source, path))
+    kept = sorted(folder.glob("step-*.safetensors"))
+    while len(kept) > most:
+        steps = [int(path.stem.removeprefix("step-")) for path in kept]
+        gone = min(range(1, len(kept) - 1), key=lambda index: steps[index + 1] - steps[index - 1])
+        for path in (kept[gone], kept[gone].with_suffix(".png")):
+            path.unlink(missing_ok=True)
+        del kept[gone]
+
+
+def _link(source: Path, path: Path) -> None:
+    """The same file under another name; a copy where the disk can't do that. What `_write` replaces stays as it is."""
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, path)
+
+
 def _half_network(network: ModelMixin) -> ModelMixin:
     network = getattr(network, "_orig_mod", network)
     with torch.device("meta"):
@@ -244,7 +280,7 @@ def _save_card(folder: Path, config: Settings, card: Card, steps: int, own_sched
         f"---\n{_front_matter(card, kind)}\n---",
         f"# {card.title}",
         card.description,
-        f"{KINDS[kind]} for {_link(card.base)}, trained for {steps:,} steps.",
+        f"{KINDS[kind]} for {_named(card.base)}, trained for {steps:,} steps.",
         "## How to use it",
         "With plain [diffusers](https://github.com/huggingface/diffusers), in this folder (from a hub, the "
         'repository\'s name takes the place of `"."`):',
@@ -275,7 +311,7 @@ def _front_matter(card: Card, kind: Kind) -> str:
     ).to_yaml()
 
 
-def _link(base: Source) -> str:
+def _named(base: Source) -> str:
     if base.is_folder:
         return f"`{Path(base.place).name}`"
     return f"[{base.place}](https://huggingface.co/{base.place}) at `{base.revision}`"
@@ -354,7 +390,16 @@ def _copy_previews(run: Path | None, folder: Path) -> dict[str, str]:
     for name, source in ends:
         _write(folder / name, lambda path, source=source: shutil.copyfile(source, path))
         captions[name] = f"After {int(source.stem):,} steps"
+    if found:
+        _write(folder / THUMBNAIL, lambda path: _corner(found[-1]).save(path, "PNG"))
     return captions
+
+
+def _corner(preview: Path) -> Image.Image:
+    """The first pictures of a preview, as large a square as its rows and columns divide into."""
+    with Image.open(preview) as grid:
+        side = math.gcd(grid.width, grid.height)
+        return grid.crop((0, 0, side, side)).convert("RGB")
 
 
 def _last_losses(run: Path | None) -> dict[str, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from train.base import ModelRunConfig, load_base, load_data, previewer, trainable
@@ -15,7 +15,7 @@ from train.console import follow
 from train.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
 from train.data import CaptionedLatents, GeneratedLatents, Problem, load_pictures, weights_fingerprint
 from train.diffusion import DiffusionConfig, DiffusionTask
-from train.export import Card, save_controlnet, save_lora, save_network
+from train.export import Card, keep_snapshot, save_controlnet, save_lora, save_network
 from train.scratch import ScratchConfig, ScratchDiffusionConfig, build_task
 from train.trainer import Trainer, writing
 from train.yoso import YosoConfig, YosoTask
@@ -33,25 +33,28 @@ def load(config: ModelRunConfig, folder: Path) -> tuple[LoadedModel, Data]:
     return base, _load_data(config, base, folder)
 
 
-def train_yoso(config: YosoConfig, folder: Path, loaded: tuple[LoadedModel, Data] | None = None) -> None:
+def train_yoso(config: YosoConfig, folder: Path, loaded: tuple[LoadedModel, Data] | None = None) -> bool:
     """Make a text-to-image model draw in one evaluation; writes a LoRA, or the whole network, and its card.
 
     Args:
         config: the settings.
-        folder: of the run; gets ``output/`` when it is done.
+        folder: of the run; gets ``output/`` with its first checkpoint.
         loaded: from `load`, for several runs on the same model and data, which leave both as they are.
+
+    Returns:
+        Whether it got to the end; False if it was stopped on the way. So do the others.
     """
     base, data = loaded or load(config, folder)
     torch.manual_seed(config.seed)
     generator = trainable(base.unet, config)
     preview = previewer(config, base, data)
     task = YosoTask(base.unet, generator, base.schedule, base.prediction, data, config, preview)
-    trainer = Trainer(task, config, folder)
-    if follow(trainer):
-        _hand_over(trainer, "generator", config, base, None, one_step=True)
+    return follow(
+        Trainer(task, config, folder, lambda trainer: _hand_over(trainer, "generator", config, base, one_step=True))
+    )
 
 
-def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
+def train_diffusion(config: DiffusionConfig, folder: Path) -> bool:
     """Train a model by plain diffusion, and move it to another prediction and schedule if the settings say so.
 
     Raises:
@@ -71,13 +74,13 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> None:
     torch.manual_seed(config.seed)
     network = trainable(base.unet, config)
     task = DiffusionTask(network, schedule, data, config, previewer(config, base, data), weights_fingerprint(base.unet))
-    trainer = Trainer(task, config, folder)
-    if follow(trainer):
-        scheduler = DDIMScheduler.from_config(scheduler) if moved else None  # not all can end in pure noise
-        _hand_over(trainer, "network", config, base, scheduler, one_step=False)
+    changed = DDIMScheduler.from_config(scheduler) if moved else None  # not all can end in pure noise
+    return follow(
+        Trainer(task, config, folder, lambda trainer: _hand_over(trainer, "network", config, base, False, changed))
+    )
 
 
-def train_controlnet(config: ControlConfig, folder: Path) -> None:
+def train_controlnet(config: ControlConfig, folder: Path) -> bool:
     """Train a ControlNet for a model with its one-step LoRA; writes it as a folder of diffusers.
 
     Raises:
@@ -95,19 +98,20 @@ def train_controlnet(config: ControlConfig, folder: Path) -> None:
     controlnet.to(memory_format=torch.channels_last)
     preview = previewer(config, base, data)
     task = ControlTask(base.unet, controlnet, base.schedule, base.prediction, data, variants, config, preview)
-    trainer = Trainer(task, config, folder)
-    if follow(trainer) and PartialState().is_main_process:
-        card = Card(
-            title=config.title or f"{base.spec.title}, guided by edges",
-            description="Draws along edges (Canny) or a scribble, white on black, in one evaluation as in many.",
-            base=base.spec.source,
-            licence=base.spec.licence,
-            data=f"{len(data):,} pictures of `{Path(config.data).name}`, their edges and scribbles made of them.",
-            prompt=config.preview_prompts[0] if config.preview_prompts else "a red heart",
-            run=folder,
-        )
-        with writing(folder):
-            save_controlnet(trainer.averages["controlnet"], folder / "output", config, card, trainer.step)
+    card = Card(
+        title=config.title or f"{base.spec.title}, guided by edges",
+        description="Draws along edges (Canny) or a scribble, white on black, in one evaluation as in many.",
+        base=base.spec.source,
+        licence=base.spec.licence,
+        data=f"{len(data):,} pictures of `{Path(config.data).name}`, their edges and scribbles made of them.",
+        prompt=config.preview_prompts[0] if config.preview_prompts else "a red heart",
+        run=folder,
+    )
+
+    def hand_over(trainer: Trainer) -> None:
+        save_controlnet(trainer.averages["controlnet"], folder / "output", config, card, trainer.step)
+
+    return follow(Trainer(task, config, folder, hand_over))
 
 
 def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
@@ -147,24 +151,28 @@ def adapted_scheduler(scheduler: dict, config: DiffusionConfig) -> dict:
     return scheduler | changes | ({"timestep_spacing": "trailing"} if config.zero_terminal_snr else {})
 
 
-def train_scratch(config: ScratchConfig | ScratchDiffusionConfig, folder: Path) -> None:
+def train_scratch(config: ScratchConfig | ScratchDiffusionConfig, folder: Path) -> bool:
     """Train a network on pixels from nothing; writes it as a diffusers ``unet`` folder."""
     begin(folder, config.data)
     task = build_task(config, PartialState().device)
     tell(task.data.problems, len(task.data), folder)
-    trainer = Trainer(task, config, folder)
-    if follow(trainer) and PartialState().is_main_process:
+
+    def hand_over(trainer: Trainer) -> None:
         (network,) = trainer.averages.values()
-        with writing(folder):
-            network.save_pretrained(folder / "output" / "unet")
+        network.save_pretrained(folder / "output" / "unet")
+
+    return follow(Trainer(task, config, folder, hand_over))
 
 
 def _hand_over(
-    trainer: Trainer, player: str, config: ModelRunConfig, base: LoadedModel, scheduler: object | None, one_step: bool
+    trainer: Trainer,
+    player: str,
+    config: ModelRunConfig,
+    base: LoadedModel,
+    one_step: bool,
+    scheduler: SchedulerMixin | None = None,
 ) -> None:
     """Write the averaged weights and their card to ``output/``: a LoRA, or a whole pipeline."""
-    if not PartialState().is_main_process:
-        return
     out, source = trainer.folder / "output", base.spec.source
     card = Card(
         title=config.title or (f"{base.spec.title}, one step" if one_step else f"{base.spec.title}, adapted"),
@@ -182,12 +190,12 @@ def _hand_over(
         prior=trainer.task.data.moments() if one_step else None,
         trigger=config.trigger,
     )
-    with writing(trainer.folder):
-        if config.adapter == "lora":
-            save_lora(trainer.averages[player], out, config, card, trainer.step, scheduler)
-        else:
-            scheduler = scheduler or base.scheduler
-            _save_pipeline(trainer.averages[player], out, config, card, trainer.step, base, scheduler)
+    if config.adapter == "lora":
+        save_lora(trainer.averages[player], out, config, card, trainer.step, scheduler)
+        keep_snapshot(out, trainer.folder / "snapshots", trainer.step)
+    else:
+        scheduler = scheduler or base.scheduler
+        _save_pipeline(trainer.averages[player], out, config, card, trainer.step, base, scheduler)
 
 
 def _save_pipeline(
@@ -197,7 +205,7 @@ def _save_pipeline(
     card: Card,
     steps: int,
     base: LoadedModel,
-    scheduler: object,
+    scheduler: SchedulerMixin,
 ) -> None:
     """The whole model, for which no other is needed."""
     pipeline = StableDiffusionPipeline(

@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -174,12 +174,25 @@ class Trainer:
     same noise and the gradients are added up: how many processes there are, or rounds of accumulation, changes
     nothing but the order of a sum. All processes read the run's folder, so nodes have to share it.
 
+    Args:
+        task: what is learned.
+        config: how.
+        folder: of the run.
+        hand_over: called by the main process before each checkpoint, the last one included, to write the averages so
+            that they can be used: whatever becomes of the run, what it had learned by then is there.
+
     Raises:
         ConfigError: the folder holds another run, or `config` does not go with the processes there are.
     """
 
-    def __init__(self, task: Task, config: RunConfig, folder: Path) -> None:
-        self.task, self.config, self.folder = task, config, Path(folder)
+    def __init__(
+        self,
+        task: Task,
+        config: RunConfig,
+        folder: Path,
+        hand_over: Callable[["Trainer"], None] = lambda trainer: None,
+    ) -> None:
+        self.task, self.config, self.folder, self.hand_over = task, config, Path(folder), hand_over
         self.processes = PartialState()
         self.device = next(next(iter(task.players.values())).module.parameters()).device
         parts = self.processes.num_processes * config.accumulation
@@ -307,6 +320,9 @@ class Trainer:
         self._share_weights()
         first = self.step
         if first >= config.steps:
+            if self.processes.is_main_process:
+                with writing(self.folder):
+                    self.hand_over(self)
             yield Finished(first, 0.0)
             return
         if first == 0:
@@ -445,6 +461,7 @@ class Trainer:
         if self.processes.is_main_process:
             state = {"step": self.step, "identity": self._identity(), "scaler": self.scaler.state_dict()}
             with writing(self.folder):
+                self.hand_over(self)
                 path = save_checkpoint(path, state, self.weights, self.optimizers)
         self.processes.wait_for_everyone()
         return Saved(self.step, str(path))

@@ -217,9 +217,8 @@ def draw_grid(options: argparse.Namespace) -> None:
     from yoso_core.sheets import grid, parse_axis
 
     axes = [parse_axis(text) for text in (options.x, options.y) if text is not None]
-    for axis in axes:
-        if axis.lora is not None and axis.lora not in {use.name for use in request.loras}:
-            engine.add_lora(axis.lora, find_lora(axis.lora).path)
+    for name in sorted({name for axis in axes for name in axis.loras} - {use.name for use in request.loras}):
+        engine.add_lora(name, find_lora(name).path)
     draw_sheet(engine, grid(request, *axes), options.out)
 
 
@@ -375,7 +374,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cells = add("grid", "lay pictures of different settings beside one another")
     cells.add_argument("prompt")
-    axis = "prompt=a cat|a dog, seed=0,1,2, strength=0:1:5 (five from 0 to 1), lora.NAME=0,1, one-step=..., ..."
+    axis = "prompt=a cat|a dog, seed=0,1,2, strength=0:1:5 (five from 0 to 1), lora.NAME=0,1, adapter=none|NAME, ..."
     cells.add_argument("--x", required=True, metavar="AXIS", help=f"what changes from left to right: {axis}")
     cells.add_argument("--y", default=None, metavar="AXIS", help="what changes from top to bottom")
     cells.add_argument("--in", type=Path, dest="picture", metavar="PICTURE", help="edit this one")

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +36,12 @@ HUB_LIMIT = 1_000_000_000  # bytes of a file from a hub; the largest LoRA that i
 FOLDER_LIMIT = 20_000_000_000  # bytes that may come from hubs in all
 WORDS_LIMIT = 200  # characters of a title, a trigger or a licence
 SLUG_LIMIT = 60
+RUN_LIMIT = 150  # characters of a run's name in an id: what tells runs apart may stand at either end of it
 NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
 TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
-SECRET = re.compile(r"^upload-[\w-]{16}-")  # as the page makes them
+SECRET_RUN = re.compile(r"^[0-9a-f]{32}\b-?")  # how the name of a run begins that only its owner may know
+SECRET = re.compile(r"^(upload-)[\w-]{16}-|^(run-)[0-9a-f]{32}\b-?")  # as the page makes them
+SNAPSHOT = re.compile(r"step-([0-9]{1,12})\.safetensors")
 HUB_FILE = re.compile(r"(?:[^./\\\x00-\x1f][^/\\\x00-\x1f]*/)*[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors")
 HUB_LORA = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})(?:/(.+))?", re.ASCII)
 CROSS_ATTENTION = re.compile(r"attn2[._]to_[kv]$")
@@ -89,11 +93,26 @@ def bundled() -> list[LoraEntry]:
 
 
 def trained(runs: Path) -> list[LoraEntry]:
-    """What the runs in a folder, or in folders of it, have handed over; the newest first."""
-    outputs = [path for pattern in ("*", "*/*") for path in Path(runs).glob(f"{pattern}/output/{LORA_FILE}")]
-    named = sorted((path.relative_to(runs).parents[1].as_posix(), path) for path in outputs)
-    entries = _listed([(path, name) for name, path in named], Path(runs), "trained", prefix="run-")
-    return sorted(entries, key=_modified, reverse=True)
+    """The LoRAs of the runs in a folder, or in folders of it: the newest run first, in each the order of `of_run`.
+
+    Runs of secret names are left out: each is its owner's alone, for whom `of_run` lists it.
+    """
+    runs = Path(runs)
+    folders = [folder for path in _children(runs) for folder in (path, *_children(path))]
+    named = sorted((folder.relative_to(runs).as_posix(), folder) for folder in folders)
+    groups = [_of_run(folder, name, runs) for name, folder in named if not any(map(SECRET_RUN.match, name.split("/")))]
+    newest = [time for group in groups for time in [max(map(_modified, group), default=0.0)] * len(group)]
+    entries = zip(newest, distinct(entry for group in groups for entry in group), strict=True)
+    return [entry for _, entry in sorted(entries, key=itemgetter(0), reverse=True)]
+
+
+def of_run(folder: Path) -> list[LoraEntry]:
+    """The LoRAs of one run: what it handed over last, then its snapshots, the newest first.
+
+    It may be training: what is gone or replaced meanwhile is left out.
+    """
+    folder = Path(folder)
+    return distinct(_of_run(folder, folder.absolute().name, folder))
 
 
 def in_folder(folder: Path) -> list[LoraEntry]:
@@ -150,8 +169,8 @@ def from_hub(name: str, folder: Path) -> LoraEntry:
 
 
 def public_name(entry_id: str) -> str:
-    """An id as it may be shown to others: without the secret of what a session opened."""
-    return SECRET.sub("upload-", entry_id)
+    """An id as it may be shown to others: without the secret of what a session opened, or of a run of one owner."""
+    return SECRET.sub(r"\1\2", entry_id)
 
 
 def distinct(entries: Iterable[LoraEntry]) -> list[LoraEntry]:
@@ -201,8 +220,25 @@ def _children(folder: Path) -> list[Path]:
     """What is in a folder by name, without hidden files; nothing where it can't be read."""
     try:
         return sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
-    except OSError:
+    except (OSError, ValueError):  # the latter for names that no folder can have
         return []
+
+
+def _of_run(folder: Path, name: str, root: Path) -> list[LoraEntry]:
+    """As `of_run`, of a run that is called `name`; nothing outside `root` is read."""
+    output, entry_id, called = folder / "output", f"run-{_slug(name, RUN_LIMIT)}", SECRET_RUN.sub("", name)
+    found = []
+    with suppress(LoraError, OSError):
+        found.append(_entry(output / LORA_FILE, root, "trained", entry_id, called, output))
+    named = [(SNAPSHOT.fullmatch(path.name), path) for path in _children(folder / "snapshots")]
+    snapshots = [(int(match[1]), path) for match, path in named if match]
+    for step, path in sorted(snapshots, reverse=True):
+        with suppress(LoraError, OSError):
+            entry = _entry(path, root, "trained", f"{entry_id}-step-{step}", called, output)
+            picture = path.with_suffix(".png")
+            shown = picture if _is_picture(picture, root) else None
+            found.append(replace(entry, title=f"{entry.title}, step {step}", thumbnail=shown))
+    return found
 
 
 def _modified(entry: LoraEntry) -> float:
@@ -252,14 +288,16 @@ def _entry(
     else:
         card, heading = {}, ""
         pictures = [path.with_name(path.stem + ending) for ending in (".png", ".preview.png")]  # as A1111 does
-    if origin in ("trained", "hub"):  # the headings of runs on one model are all alike; a hub's LoRAs go by their names
+    if origin == "trained":  # the headings of runs on one model are all alike, unless they were given a title
+        heading = _setting(metadata, "title")
+    elif origin == "hub":  # its LoRAs go by their names
         heading = ""
     return LoraEntry(
         id=entry_id,
-        title=heading or _words(name) or entry_id,
+        title=heading or _words(name) or public_name(entry_id),
         path=path,
         family=_family(shapes, card, metadata),
-        trigger=_said(card, "instance_prompt") or _said(metadata, "modelspec.trigger_phrase") or _top_tag(metadata),
+        trigger=_said(card, "instance_prompt") or _trigger(metadata),
         bytes=path.stat().st_size,
         licence=_licence(card, metadata),
         thumbnail=next((picture for picture in pictures if _is_picture(picture, root)), None),
@@ -299,7 +337,7 @@ def _family(shapes: Mapping[str, tuple[int, ...]], card: Mapping[str, Any], meta
         match = SUFFIX.search(key)
         if match and match[1] in DOWN and len(shape) >= 2 and CROSS_ATTENTION.search(key[: match.start()]):
             return FAMILIES.get(shape[1], "")
-    stated = [_said(card, "base_model"), _trained_on(metadata)]
+    stated = [_said(card, "base_model"), _setting(metadata, "model")]
     stated += [_said(metadata, key) for key in ("ss_base_model_version", "modelspec.architecture")]
     return next(filter(None, map(_family_of, stated)), "")
 
@@ -312,12 +350,16 @@ def _family_of(base: str) -> str:
     return next((family for family, words in FAMILY_WORDS.items() if words.search(base.lower())), "")
 
 
-def _trained_on(metadata: Mapping[str, str]) -> str:
-    """The model that a run of ours was told to train on."""
+def _setting(metadata: Mapping[str, str], name: str) -> str:
+    """What a run of ours was told, in words; "" where it was not, or is no such run."""
     try:
-        return _said(json.loads(metadata["yoso_config"]), "model")
+        return _said(json.loads(metadata["yoso_config"]), name)
     except (KeyError, ValueError, AttributeError, RecursionError):
         return ""
+
+
+def _trigger(metadata: Mapping[str, str]) -> str:
+    return _setting(metadata, "trigger") or _said(metadata, "modelspec.trigger_phrase") or _top_tag(metadata)
 
 
 def _top_tag(metadata: Mapping[str, str]) -> str:
@@ -354,9 +396,9 @@ def _words(text: str) -> str:
     return one_line(text)[:WORDS_LIMIT]
 
 
-def _slug(name: str) -> str:
+def _slug(name: str, limit: int = SLUG_LIMIT) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return "-".join(re.findall("[a-z0-9]+", plain))[:SLUG_LIMIT].strip("-") or "lora"
+    return "-".join(re.findall("[a-z0-9]+", plain))[:limit].strip("-") or "lora"
 
 
 def _read_card(path: Path, root: Path) -> tuple[dict[str, Any], str]:

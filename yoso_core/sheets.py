@@ -1,15 +1,18 @@
 """Pictures of many pictures: the ladder from one step to the teacher, and grids over any two settings."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import takewhile
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from yoso_core.engine import Engine, Result
+from yoso_core.library import public_name
 from yoso_core.requests import (
     CONTROL_STRENGTH_LIMIT,
     GUIDANCE_LIMIT,
@@ -31,6 +34,7 @@ from yoso_core.requests import (
 
 AXIS_LIMIT = 10
 CELL_LIMIT = 64
+NO_ADAPTER = "none"  # in place of a LoRA's name
 AXES: dict[str, Callable[[Any], Any]] = {  # what each takes
     "prompt": partial(check_text, "The prompt"),
     "seed": partial(check_whole, "The seed", low=0, high=SEED_LIMIT),
@@ -42,8 +46,13 @@ AXES: dict[str, Callable[[Any], Any]] = {  # what each takes
         check_number, "The weight of the one-step LoRA", low=LORA_WEIGHT_RANGE[0], high=LORA_WEIGHT_RANGE[1]
     ),
     "lora": partial(check_number, "A LoRA's weight", low=LORA_WEIGHT_RANGE[0], high=LORA_WEIGHT_RANGE[1]),
+    "adapter": lambda name: LoraUse(name).name,
 }
-AXIS_HELP = "prompt=a cat|a dog, seed=0,1,2, strength=0:1:5 (five from 0 to 1), one-step=0,1 or lora.NAME=0,0.5,1"
+WORDS = ("prompt", "adapter")  # kinds whose values are words, apart by |
+AXIS_HELP = (
+    "prompt=a cat|a dog, seed=0,1,2, strength=0:1:5 (five from 0 to 1), one-step=0,1, lora.NAME=0,0.5,1 or "
+    "adapter=none|NAME|NAME"
+)
 
 # Pixels.
 LEAST_SIDE, MOST_SIDE = 192, 512
@@ -59,7 +68,7 @@ class Axis:
 
     Attributes:
         kind: what changes along it; a key of `AXES`.
-        values: one to ten of it.
+        values: one to ten of it; for the kind "adapter" names of LoRAs, or "none".
         lora: the name of the LoRA whose weights they are; for the kind "lora" alone.
     """
 
@@ -74,13 +83,25 @@ class Axis:
         if not 1 <= len(self.values) <= AXIS_LIMIT:
             raise RequestError(f"An axis takes 1 to {AXIS_LIMIT} values, not {len(self.values)}; please change that.")
         object.__setattr__(self, "values", tuple(AXES[self.kind](value) for value in self.values))
+        if self.kind == "adapter" and "" in self.values:
+            raise RequestError(f"A LoRA on an axis has no name; write {NO_ADAPTER} to go without one.")
 
     @property
     def title(self) -> str:
-        return f"weight of {self.lora}" if self.lora else TITLES[self.kind]
+        return f"weight of {public_name(self.lora)}" if self.lora else TITLES[self.kind]
+
+    @property
+    def loras(self) -> tuple[str, ...]:
+        """The LoRAs that it names."""
+        if self.kind == "adapter":
+            return tuple(value for value in self.values if value != NO_ADAPTER)
+        return (self.lora,) if self.lora else ()
 
     @property
     def labels(self) -> tuple[str, ...]:
+        if self.kind == "adapter":
+            told = _differences(self.loras)
+            return tuple(told.get(value, value) for value in self.values)
         return tuple(f"{value:.4g}" if isinstance(value, float) else str(value) for value in self.values)
 
     def apply(self, request: GenerateRequest, value: Any) -> GenerateRequest:
@@ -100,14 +121,33 @@ class Axis:
         if self.kind == "lora":
             others = tuple(use for use in request.loras if use.name != self.lora)
             return replace(request, loras=(*others, LoraUse(self.lora, value)))
+        if self.kind == "adapter":  # without those of the other cells, so that two cells differ by one LoRA
+            others = tuple(use for use in request.loras if use.name not in self.values)
+            return replace(request, loras=others if value == NO_ADAPTER else (*others, LoraUse(value)))
         return replace(request, **{self.kind.replace("-", "_"): value})
 
 
-TITLES = {kind: kind for kind in AXES} | {"control": "control strength", "one-step": "weight of the one-step LoRA"}
+TITLES = {kind: kind for kind in AXES} | {
+    "control": "control strength",
+    "one-step": "weight of the one-step LoRA",
+    "adapter": "LoRA",
+}
+
+
+def _differences(names: Iterable[str]) -> dict[str, str]:
+    """Names of LoRAs -> what tells them apart: ``run-ink-step-50`` beside ``run-ink-step-200`` is "step 50"."""
+    parts = {name: re.split("[-/]", public_name(name).removesuffix(".safetensors")) for name in names}
+    heads = zip(*(each[:-1] for each in parts.values()), strict=False)
+    cut = len(list(takewhile(lambda column: len(set(column)) == 1, heads))) if len(parts) > 1 else 0
+    if cut and any(each[cut][:1].isdigit() for each in parts.values()):  # a number alone does not say of what
+        cut -= 1
+    return {name: " ".join(each[cut:]) if cut else public_name(name) for name, each in parts.items()}
 
 
 def parse_axis(text: str) -> Axis:
     """An axis as people write it: ``seed=0,1,2``, ``strength=0:1:5``, ``lora.pixel-art=0,1``, ``prompt=a cat|a dog``.
+
+    LoRAs themselves are ``adapter=none|line-art|blueprint-ink``.
 
     Raises:
         RequestError: it is none, or a value is not possible.
@@ -117,7 +157,7 @@ def parse_axis(text: str) -> Axis:
     kind, dot, lora = name.strip().partition(".")
     if not equals or kind not in AXES:
         raise RequestError(f"{text!r:.60} is no axis; write one such as {AXIS_HELP}.")
-    if kind == "prompt":
+    if kind in WORDS:
         values = [each.strip() for each in listed.split("|")]
     elif ":" in listed:
         values = _spread(listed)
@@ -217,6 +257,8 @@ def grid(request: GenerateRequest, x: Axis, y: Axis | None = None) -> Sheet:
     """
     if y is not None and (x.kind, x.lora) == (y.kind, y.lora):
         raise RequestError(f"Both axes change the {x.title}; please choose two that differ.")
+    if y is not None and (twice := set(x.loras) & set(y.loras)):
+        raise RequestError(f"Both axes change {public_name(min(twice))!r:.60}; please take it from one of them.")
     cells = len(x.values) * (len(y.values) if y else 1)
     if cells > CELL_LIMIT:
         raise RequestError(f"A grid has at most {CELL_LIMIT} pictures, not {cells}; please take fewer values.")
@@ -236,7 +278,10 @@ def grid(request: GenerateRequest, x: Axis, y: Axis | None = None) -> Sheet:
 
 def run(engine: Engine, sheet: Sheet, report: Callable[[str], None] = lambda message: None) -> Iterator[Result]:
     """The results of a sheet's requests in their order, each as soon as it is there; raises as `Engine.run` does."""
-    engine.load(sheet.requests[0].model, report)  # the same for all; in no picture's time
+    model = sheet.requests[0].model  # the same for all
+    engine.load(model, report)  # in no picture's time
+    for name in {use.name: None for request in sheet.requests for use in request.loras}:
+        engine.check_lora(name, model)  # so that none is refused when half of the pictures are there
     for number, request in enumerate(sheet.requests, 1):
         place = f"{number} of {len(sheet.requests)}"
         yield engine.run(request, lambda message, place=place: report(f"{place}: {message}"))

@@ -1,0 +1,304 @@
+"""A new training run: pictures in, a look at them, what to train, and what it will take."""
+
+import html
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from train.captioner import Captioner, why_not
+
+from app.components import component
+from app.config_form import build_form, fields_of, read_form
+from app.pictures import data_uri, plain, problem_html
+from app.train_mode import Mode
+from train.base import ModelRunConfig
+from train.config import ConfigError
+from train.console import duration
+from train.data import Problem
+from train.datasets import Dataset, Report
+from train.estimates import Estimate, Estimates
+from train.jobs import Job, JobError, Runs
+from train.presets import HIDDEN, PRESETS, settings
+from yoso_core.engine import Engine
+from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
+
+SHOWN = 200  # pictures of a set on the page
+TITLE_LIMIT = 60
+FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
+WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."
+
+
+class NewRun:
+    """The form that begins a run.
+
+    Args:
+        engine: knows the models.
+        runs: where runs are kept.
+        mode: what may be trained.
+        estimates: what a run takes on this machine.
+    """
+
+    def __init__(self, engine: Engine, runs: Runs, mode: Mode, estimates: Estimates) -> None:
+        self.engine, self.runs, self.mode, self.estimates = engine, runs, mode, estimates
+
+    def build(self) -> None:
+        first = next(iter(self.mode.presets))
+        gr.HTML("<h3>1. Pictures</h3>")
+        self.files = gr.File(
+            file_count="multiple",
+            file_types=FILES,
+            label="Drop pictures, captions or a zip",
+            height=132,
+            elem_id="train-files",
+        )
+        with gr.Row(visible=not self.mode.private, elem_classes="line-up"):
+            self.place = gr.Textbox(
+                label="Or a folder of this machine", placeholder="/home/me/pictures", max_length=1000, elem_id="place"
+            )
+            self.take = gr.Button("Take its pictures", size="sm", scale=0, min_width=150)
+        self.report = gr.HTML(f'<p class="quiet">{WAITING}</p>', elem_id="report")
+        with gr.Column(visible=False, elem_id="captions") as self.captions:
+            with gr.Row(elem_classes="line-up"):
+                self.trigger = gr.Textbox(
+                    label="Words that will call the style",
+                    placeholder="such as: mint stencil",
+                    max_length=80,
+                    elem_id="trigger",
+                )
+                self.add_words = gr.Button("Add to all captions", size="sm", scale=0, min_width=150)
+                lacking = why_not()
+                self.describe = gr.Button(
+                    "Write missing captions", size="sm", scale=0, min_width=170, visible=lacking is None
+                )
+            if lacking:
+                gr.HTML(f'<p class="quiet">{html.escape(lacking)}</p>')
+            self.table = component("picture_table", pictures=[], more=0, elem_id="picture-table")
+            self.clear = gr.Button("Remove all pictures", size="sm", scale=0, min_width=150)
+        gr.HTML("<h3>2. What to train</h3>")
+        self.preset = gr.Radio(
+            [(PRESETS[name].title, name) for name in self.mode.presets],
+            value=first,
+            label="Preset",
+            container=False,
+            elem_id="preset",
+            elem_classes="chips",
+        )
+        self.about = gr.HTML(elem_id="preset-about")
+        with gr.Row(elem_classes="line-up"):
+            self.title = gr.Textbox("My style", label="Name", max_length=TITLE_LIMIT, elem_id="run-title")
+            self.base = gr.Dropdown(
+                [(spec.title, name) for name, spec in self.engine.models.items()],
+                value=DEFAULT_MODEL,
+                label="Base model",
+                elem_id="run-base",
+            )
+        with gr.Accordion("Advanced: every setting", open=False, visible=self.mode.advanced, elem_id="run-advanced"):
+            self.form = build_form("run-form", fields_of(self.config(first, DEFAULT_MODEL), HIDDEN))
+        gr.HTML("<h3>3. Start</h3>")
+        self.cost = gr.HTML(elem_id="cost")
+        self.start = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=180)
+        self.told = gr.HTML(elem_id="start-told")
+        self.known = gr.State("")  # what the cost on the page was worked out from
+
+    def connect(self, owner: Any, selected: Any, private: dict[str, Any]) -> None:
+        """Who listens to whom.
+
+        Args:
+            owner: component with the owner's name.
+            selected: component with the id of the run that is looked at.
+            private: queue rules of a listener that no program may call.
+        """
+        seen = [self.report, self.captions, self.table]
+        hidden = private | {"show_progress": "hidden"}
+        self.files.upload(
+            self.take_files, [owner, self.files], [self.files, *seen], show_progress_on=self.report, **private
+        )
+        self.take.click(self.take_folder, [owner, self.place], seen, show_progress_on=self.report, **private)
+        self.place.submit(self.take_folder, [owner, self.place], seen, show_progress_on=self.report, **private)
+        self.add_words.click(self.add_trigger, [owner, self.trigger], seen, **hidden)
+        self.describe.click(self.write_captions, owner, seen, show_progress_on=self.table, **private)
+        self.table.input(self.change, owner, seen, **hidden)
+        self.clear.click(self.remove_all, owner, seen, **hidden)
+        chosen = [self.preset, self.base]
+        for control in chosen:
+            control.input(self.choose, chosen, [self.form, self.about, self.cost, self.known], **hidden)
+        self.form.change(self.price, [*chosen, self.form], [self.cost, self.known], **hidden)
+        given = [owner, *chosen, self.form, self.title, self.trigger]
+        self.start.click(self.begin, given, [selected, self.told], show_progress_on=self.told, **private)
+
+    # Pictures
+
+    def dataset(self, owner: str) -> Dataset:
+        """The pictures of the owner's next run."""
+        return Dataset(self.runs.draft(owner).data, self.mode.limits)
+
+    def take_files(self, owner: str, paths: list[str] | None) -> tuple[Any, ...]:
+        files = [Path(path) for path in paths or []]
+        return None, *self._changed(owner, lambda dataset: dataset.add(files))
+
+    def take_folder(self, owner: str, place: str) -> tuple[Any, ...]:
+        if self.mode.private:  # the page has no such field, but programs could send one
+            return self._changed(owner, lambda dataset: [Problem(place, "folders of this machine can't be named here")])
+        return self._changed(owner, lambda dataset: dataset.add_folder(Path(place.strip()).expanduser()))
+
+    def add_trigger(self, owner: str, words: str) -> tuple[Any, ...]:
+        return self._changed(owner, lambda dataset: dataset.add_words(words.strip()))
+
+    def write_captions(self, owner: str) -> tuple[Any, ...]:
+        def describe(dataset: Dataset) -> None:
+            missing = [row for row in self.check(dataset).rows if row.used and row.from_name]
+            captioner = Captioner()
+            texts = captioner.describe([dataset.open(row.file) for row in missing])
+            dataset.set_captions({row.file: text for row, text in zip(missing, texts, strict=True)})
+
+        return self._changed(owner, describe)
+
+    def remove_all(self, owner: str) -> tuple[Any, ...]:
+        return self._changed(owner, lambda dataset: dataset.remove(list(dataset.captions())))
+
+    def change(self, owner: str, event: gr.EventData) -> tuple[Any, ...]:
+        """A caption that was typed, or a picture that was taken out."""
+        sent = getattr(event, "_data", None)
+        sent = sent if isinstance(sent, dict) else {}
+        captions, gone = sent.get("captions"), sent.get("remove")
+
+        def change(dataset: Dataset) -> None:
+            if isinstance(captions, dict) and captions:
+                dataset.set_captions({str(file): str(text) for file, text in captions.items()})
+            if isinstance(gone, list) and gone:
+                dataset.remove([str(file) for file in gone])
+
+        return self._changed(owner, change)
+
+    def _changed(self, owner: str, change: Callable[[Dataset], list[Problem] | None]) -> tuple[Any, ...]:
+        """Change the pictures, and show them as they are now."""
+        try:
+            problems = change(self.dataset(owner)) or []
+        except (ConfigError, RequestError) as error:
+            raise gr.Error(plain(str(error)), print_exception=False) from None
+        return self.shown(owner, problems)
+
+    def check(self, dataset: Dataset) -> Report:
+        return dataset.check(self.engine.models[DEFAULT_MODEL].resolution)
+
+    def shown(self, owner: str, problems: list[Problem] = ()) -> tuple[Any, ...]:
+        """What the page says of the pictures, and the table of them."""
+        report = self.check(self.dataset(owner))
+        pictures = [
+            {
+                "file": row.file,
+                "size": f"{row.width} x {row.height}" if row.width else "",
+                "caption": " | ".join(row.captions),
+                "from_name": row.from_name,
+                "used": row.used,
+                "notes": list(row.notes),
+                "thumbnail": data_uri(row.thumbnail) if row.thumbnail else None,
+            }
+            for row in report.rows[:SHOWN]
+        ]
+        said = [html.escape(sentence) for sentence in report.sentences()] if report.rows else [WAITING]
+        lines = "".join(f"<p>{sentence}</p>" for sentence in said)
+        lines += "".join(f'<p class="problem">{html.escape(str(problem))}</p>' for problem in problems)
+        more = max(0, len(report.rows) - SHOWN)
+        return (
+            f'<div class="report">{lines}</div>',
+            gr.Column(visible=bool(report.rows)),
+            gr.HTML(pictures=pictures, more=more),
+        )
+
+    # What to train
+
+    def config(self, preset: str, model: str, **given: Any) -> ModelRunConfig:
+        """The settings of a preset here.
+
+        Raises:
+            ConfigError: there is no such preset or model here.
+        """
+        if preset not in self.mode.presets or model not in self.engine.models:
+            raise ConfigError("choose one of the presets and one of the models of the page")
+        config = settings(PRESETS[preset], model, self.engine.models[model], **given)
+        return replace(config, steps=min(config.steps, self.mode.steps))
+
+    def read(self, preset: str, model: str, form: Any, **given: Any) -> ModelRunConfig:
+        """The settings that the page asks for.
+
+        Raises:
+            ConfigError: some are impossible, or not allowed here.
+        """
+        config = self.config(preset, model, **given)
+        if form and not self.mode.advanced:
+            raise ConfigError("settings can't be changed here")
+        config = read_form(config, form or {}, HIDDEN)
+        if config.steps > self.mode.steps:
+            raise ConfigError(f"steps must be at most {self.mode.steps} here")
+        return config
+
+    def choose(self, preset: str, model: str) -> tuple[Any, ...]:
+        """Another preset: its form, and what it takes."""
+        form = gr.HTML(value={}, fields=fields_of(self.config(preset, model), HIDDEN))
+        return form, about_html(preset), *self.price(preset, model, {})
+
+    def price(self, preset: str, model: str, form: Any) -> tuple[str, str]:
+        """What the run will take, as far as it is known by now, and a word that changes when more is."""
+        try:
+            config = self.read(preset, model, form)
+        except ConfigError as error:
+            return problem_html(f"{error}."), str(error)
+        task = PRESETS[preset].task
+        estimate = self.estimates.get(task, config)
+        return cost_html(task, config, estimate), f"{preset} {model} {estimate} {config.steps}"
+
+    def begin(self, owner: str, preset: str, model: str, form: Any, title: str, trigger: str) -> tuple[str, str]:
+        """Start the run; returns its id."""
+        try:
+            title = check_text("The name", title, TITLE_LIMIT).strip() or "My style"
+            trigger = check_text("The trigger", trigger, PROMPT_LIMIT).strip()
+            config = self.read(preset, model, form, title=title, trigger=trigger)
+            dataset = self.dataset(owner)
+            if not any(row.used for row in self.check(dataset).rows):
+                raise ConfigError("There are no pictures yet; drop some at the top of the page")
+            if trigger:
+                dataset.add_words(trigger)
+            self._refuse_too_many(owner)
+            job = self.runs.begin(self.runs.draft(owner), PRESETS[preset].task, preset, title, asdict(config))
+        except (ConfigError, JobError, RequestError) as error:
+            return gr.skip(), problem_html(_sentence(error))
+        return job.id, ""
+
+    def _refuse_too_many(self, owner: str) -> None:
+        jobs: list[Job] = self.runs.all(owner)
+        if len(jobs) > self.mode.runs:  # the draft is one of them
+            raise ConfigError(f"You have {len(jobs) - 1} runs, which is the most here; discard one first")
+        if sum(job.bytes() for job in jobs) > self.mode.bytes:
+            raise ConfigError(f"Your runs take more than {self.mode.bytes / 1e9:g} GB; discard one first")
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def about_html(preset: str) -> str:
+    return f'<p class="quiet">{html.escape(PRESETS[preset].about)}</p>'
+
+
+def cost_html(task: str, config: ModelRunConfig, estimate: Estimate | None) -> str:
+    """Steps, time and memory, and the command that does the same."""
+    if estimate is None:
+        takes = "measuring how long that takes here …"
+    elif estimate.reason:
+        takes = html.escape(estimate.reason)
+    else:
+        time = duration(estimate.seconds(config.steps))
+        takes = f"about <b>{time}</b> on this machine · <b>{estimate.memory / 1e9:.1f} GB</b> of memory"
+    pictures = f"{config.steps * config.batch:,} looks at a picture"
+    return f'<p class="cost"><b>{config.steps:,} steps</b> · {pictures} · {takes}</p>'
+
+
+def command_of(task: str, folder: Path) -> str:
+    """What does the same from a shell, on as many devices as there are."""
+    settings_file, run = shlex.quote(str(folder / "config.json")), shlex.quote(str(folder))
+    return f"accelerate launch -m train {task} --config {settings_file} --run {run}"

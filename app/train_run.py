@@ -1,0 +1,383 @@
+"""One training run as it goes: watch it, hold it, try what it has learned, take it away."""
+
+import html
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from app.components import component
+from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
+from app.train_mode import Mode
+from app.train_new import command_of
+from train.config import ConfigError
+from train.console import duration
+from train.export import SNAPSHOTS
+from train.jobs import ALIVE, CAN_GO_ON, Job, JobError, Runs, read_json
+from train.presets import PRESETS, source_name
+from train.progress import Progress
+from train.publish import login, pack, push
+from yoso_core.engine import Engine, PictureError
+from yoso_core.library import LoraEntry
+from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, GenerateRequest, LoraUse, RequestError
+from yoso_core.sheets import NO_ADAPTER, Axis, draw, grid
+from yoso_core.sheets import run as run_sheet
+
+PREVIEW_WIDTH = 1600  # pixels, at most
+COMPARED = 8  # checkpoints beside the untouched model
+RULE = f"The two newest checkpoints are kept to go on from, and up to {SNAPSHOTS} LoRAs spread over the steps."
+WORDS = {
+    "queued": "Waits until the run before it is through.",
+    "running": "Training.",
+    "paused": "Paused. It goes on exactly where it was.",
+    "interrupted": "Interrupted: its process is gone. It goes on from its last checkpoint.",
+    "failed": "Stopped by a problem.",
+    "finished": "Done.",
+    "kept": "Ended and kept.",
+}
+CONFIRM = "() => confirm('Remove this run with everything it has learned?')"
+
+
+class RunView:
+    """What the page shows of a run that has begun.
+
+    Args:
+        engine: draws samples.
+        runs: where runs are kept.
+        mode: what is allowed.
+        loras: what a run has handed over so far, as the engine knows it; its newest first, then its snapshots.
+    """
+
+    def __init__(self, engine: Engine, runs: Runs, mode: Mode, loras: Callable[[Job], list[LoraEntry]]) -> None:
+        self.engine, self.runs, self.mode, self.loras = engine, runs, mode, loras
+        self.readers: dict[Path, Progress] = {}  # each goes on reading where it was
+
+    def build(self) -> None:
+        self.head = gr.HTML(elem_id="run-head")
+        with gr.Row(elem_id="run-buttons"):
+            self.pause = gr.Button("Pause", size="sm", min_width=0, scale=0, elem_id="pause")
+            self.resume = gr.Button("Resume", size="sm", min_width=0, scale=0, elem_id="resume", variant="primary")
+            self.keep = gr.Button("Stop and keep", size="sm", min_width=0, scale=0, elem_id="keep-run")
+            self.discard = gr.Button("Discard", size="sm", min_width=0, scale=0, elem_id="discard")
+        self.told = gr.HTML()
+        with gr.Row(elem_id="watch"):
+            with gr.Column(scale=3, min_width=300):
+                gr.HTML("<h3>Previews</h3>")
+                self.preview = gr.HTML(EMPTY, elem_id="preview", elem_classes="stage")
+                self.scrub = gr.Slider(0, 1, 0, step=1, label="Step", elem_id="scrub", buttons=[], visible=False)
+            with gr.Column(scale=2, min_width=280):
+                gr.HTML("<h3>Losses</h3>")
+                self.curves = component("curves", {}, elem_id="curves")
+        with gr.Column(elem_id="try") as self.trial:
+            gr.HTML("<h3>Try it</h3>")
+            with gr.Row(elem_classes="line-up"):
+                self.prompt = gr.Textbox(
+                    label="Prompt",
+                    placeholder="Type what you want to see",
+                    max_length=PROMPT_LIMIT,
+                    elem_id="try-prompt",
+                )
+                self.seed = gr.Number(0, label="Seed", precision=0, min_width=90, scale=0)
+                self.sample = gr.Button("Sample now", size="sm", scale=0, min_width=130, elem_id="sample")
+            self.weight = gr.Slider(
+                *LORA_WEIGHT_RANGE, 1, step=0.05, label="Weight of what was learned", elem_id="try-weight", buttons=[]
+            )
+            with gr.Row():
+                with gr.Column(scale=1, min_width=200):
+                    self.stage = gr.HTML(elem_id="try-stage", elem_classes="stage")
+                    self.info = gr.HTML(elem_classes="info")
+                with gr.Column(scale=2, min_width=280):
+                    self.compare = gr.Button("Compare checkpoints", size="sm", elem_id="compare-checkpoints")
+                    self.sheet = gr.HTML(elem_id="checkpoint-sheet")
+        with gr.Column(elem_id="use") as self.using:
+            gr.HTML("<h3>Use it</h3>")
+            with gr.Row(elem_id="use-buttons"):
+                self.use = gr.Button("Use in Generate", variant="primary", scale=0, min_width=170, elem_id="use-run")
+                self.zip = gr.Button("Download as zip", scale=0, min_width=160, elem_id="zip-run")
+            self.download = gr.DownloadButton(visible="hidden", elem_id="run-download")
+            with gr.Accordion("Push to a model hub", open=False, visible=not self.mode.private):
+                self.repository = gr.Textbox(
+                    label="Repository", placeholder="OWNER/NAME", info="With the login of this machine", max_length=200
+                )
+                self.hidden = gr.Checkbox(True, label="Private")
+                self.push = gr.Button("Push", size="sm", scale=0, min_width=110)
+                self.pushed = gr.HTML()
+        with gr.Accordion("Log, command and settings", open=False):
+            self.log = gr.HTML(elem_id="run-log")
+        self.seen = gr.State({})  # what the page shows already, by part
+
+    @property
+    def parts(self) -> list[Any]:
+        """What `look` sets."""
+        return [
+            *(self.head, self.pause, self.resume, self.keep, self.discard, self.preview, self.scrub),
+            *(self.curves, self.trial, self.weight, self.using, self.use, self.log, self.seen),
+        ]
+
+    def connect(self, owner: Any, selected: Any, look: dict[str, Any], private: dict[str, Any]) -> None:
+        """Who listens to whom.
+
+        Args:
+            owner: component with the owner's name.
+            selected: component with the id of the run.
+            look: what to do after every change, as arguments of ``then``.
+            private: queue rules of a listener that no program may call.
+        """
+        own, hidden = [owner, selected], private | {"show_progress": "hidden"}
+        for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run), (self.keep, self.keep_run)):
+            button.click(act, own, self.told, **hidden).then(**look)
+        self.discard.click(self.discard_run, [*own, self.seen], [selected, self.told], js=_confirmed(3), **hidden).then(
+            **look
+        )
+        self.scrub.input(self.show_preview, [*own, self.scrub], self.preview, trigger_mode="always_last", **hidden)
+        drawing = private | {"concurrency_id": "engine", "concurrency_limit": 1}  # as everything that draws
+        asked = [*own, self.prompt, self.seed, self.weight]
+        gr.on(
+            [self.sample.click, self.prompt.submit, self.weight.input],
+            self.draw_sample,
+            asked,
+            [self.stage, self.info],
+            trigger_mode="always_last",
+            show_progress="minimal",
+            show_progress_on=self.stage,
+            **drawing,
+        )
+        self.compare.click(self.draw_checkpoints, asked[:-1], self.sheet, show_progress_on=self.sheet, **drawing)
+        self.zip.click(self.pack_run, own, self.download, **hidden).success(None, js=on_saved("run-download"))
+        self.push.click(self.push_run, [*own, self.repository, self.hidden], self.pushed, **private)
+
+    # Watch
+
+    def look(self, job: Job, scrubbed: float, seen: dict[str, Any]) -> dict[Any, Any]:
+        """What the page has to change to show the run as it is.
+
+        Args:
+            job: the run.
+            scrubbed: step of the preview that is shown.
+            seen: what the page shows already.
+        """
+        progress, state, config = self.progress(job), job.state, read_json(job.folder / "config.json")
+        previews, loras = progress.previews(), self.loras(job)
+        steps = int(config.get("steps", 1))
+        checkpoint = job.has_checkpoint
+        news = {
+            "head": (
+                state,
+                job.stopping,
+                job.reason,
+                progress.step,
+                round(progress.eta),
+                progress.saved,
+                len(previews),
+            ),
+            "buttons": (state, job.stopping, checkpoint),
+            "curves": (job.id, progress.step, progress.time),
+            "previews": (job.id, len(previews)),
+            "loras": (job.id, len(loras)),
+            "log": (job.id, job.log()),
+        }
+        changed = {name for name, value in news.items() if seen.get(name) != value}
+        updates: dict[Any, Any] = {}
+        if "head" in changed:
+            updates[self.head] = head_html(job, state, progress, steps)
+        if "buttons" in changed:
+            going, idle = state in ALIVE and not job.stopping, state in CAN_GO_ON
+            updates |= {
+                self.pause: gr.Button(visible=going),
+                self.resume: gr.Button("Resume" if checkpoint else "Start again", visible=idle),
+                self.keep: gr.Button(
+                    visible=(going and bool(loras)) or (checkpoint and state in (*CAN_GO_ON, "finished"))
+                ),
+                self.discard: gr.Button(visible=True),
+            }
+        if "curves" in changed:
+            updates[self.curves] = {"terms": progress.curves(), "steps": max(steps, 1)}
+        if "previews" in changed:
+            updates |= self._previews(previews, scrubbed, seen.get("previews"), job.id)
+        if "loras" in changed:
+            updates |= {
+                self.trial: gr.Column(visible=bool(loras)),
+                self.using: gr.Column(visible=(job.folder / "output").is_dir()),
+                self.use: gr.Button(visible=bool(loras)),
+            }
+        if "log" in changed:
+            updates[self.log] = log_html(job)
+        return updates | {self.seen: news} if changed else updates
+
+    def progress(self, job: Job) -> Progress:
+        return self.readers.setdefault(job.folder, Progress(job.folder)).update()
+
+    def _previews(
+        self, previews: list[Path], scrubbed: float, before: tuple[str, int] | None, name: str
+    ) -> dict[Any, Any]:
+        """The newest preview, unless somebody is looking at an older one."""
+        if not previews:
+            return {self.preview: EMPTY, self.scrub: gr.Slider(visible=False)}
+        steps = [int(path.stem) for path in previews]
+        stays = before is not None and before[0] == name and before[1] > 1 and scrubbed < steps[before[1] - 1]
+        slider = {"minimum": 0, "maximum": max(steps[-1], 1), "step": steps[1] if len(steps) > 1 else 1}
+        slider["visible"] = len(steps) > 1
+        if stays:
+            return {self.scrub: gr.Slider(**slider)}
+        return {self.scrub: gr.Slider(**slider, value=steps[-1]), self.preview: preview_html(previews[-1])}
+
+    def show_preview(self, owner: str, selected: str, step: float) -> Any:
+        try:
+            previews = self.progress(self.runs.get(selected, owner)).previews()
+        except JobError:
+            return gr.skip()
+        return preview_html(min(previews, key=lambda path: abs(int(path.stem) - step))) if previews else EMPTY
+
+    # Hold
+
+    def stop_run(self, owner: str, selected: str) -> str:
+        return self._told(owner, selected, Job.stop)
+
+    def resume_run(self, owner: str, selected: str) -> str:
+        return self._told(owner, selected, Job.start)
+
+    def keep_run(self, owner: str, selected: str) -> str:
+        return self._told(owner, selected, Job.keep)
+
+    def discard_run(self, owner: str, selected: str, sure: Any) -> tuple[str, str]:
+        if sure is not True:
+            return selected, ""
+        told = self._told(owner, selected, Job.discard)
+        return selected if told else "", told
+
+    def _told(self, owner: str, selected: str, act: Any) -> str:
+        try:
+            act(self.runs.get(selected, owner))
+        except (JobError, OSError) as error:
+            return problem_html(str(error))
+        return ""
+
+    # Try
+
+    def request(self, owner: str, selected: str, prompt: str, seed: Any, weight: float) -> GenerateRequest:
+        """One evaluation with what the run has learned by its last checkpoint.
+
+        Raises:
+            JobError: there is no such run, or its model is not among those here.
+            RequestError: an impossible value.
+        """
+        job = self.runs.get(selected, owner)
+        config = read_json(job.folder / "config.json")
+        known = {source_name(name, spec): name for name, spec in self.engine.models.items()}
+        if config.get("model") not in known:
+            raise JobError(
+                f"Its model {config.get('model')!r:.80} is not among those of the page; serve it by --add-model."
+            )
+        # What was trained by YOSO takes the place of the model's own one-step LoRA.
+        one_step = 0.0 if job.about.get("task") == "yoso" else 1.0
+        if not (loras := self.loras(job)):
+            raise JobError("It has learned nothing yet; wait for its first checkpoint.")
+        uses = (LoraUse(loras[0].id, weight),)
+        return GenerateRequest(prompt, seed=seed, model=known[config["model"]], one_step=one_step, loras=uses)
+
+    def draw_sample(self, owner: str, selected: str, prompt: str, seed: Any, weight: float) -> tuple[Any, Any]:
+        try:
+            result = run(self.engine, self.request(owner, selected, prompt, seed, weight))
+        except (JobError, RequestError) as error:
+            return gr.skip(), problem_html(str(error))
+        except gr.Error as error:
+            return gr.skip(), problem_html(html.unescape(error.message))
+        return pictures_html(result), info_html(result)
+
+    def draw_checkpoints(self, owner: str, selected: str, prompt: str, seed: Any) -> str:
+        """The same prompt and seed without the LoRA and with that of each step."""
+        try:
+            request = self.request(owner, selected, prompt, seed, 1.0)
+            snapshots = [entry.id for entry in reversed(self.loras(self.runs.get(selected, owner))[1:])]
+            last = len(snapshots) - 1
+            spread = dict.fromkeys(snapshots[index * last // (COMPARED - 1)] for index in range(COMPARED))
+            sheet = grid(request, Axis("adapter", (NO_ADAPTER, *spread)))
+            picture = draw(sheet, list(run_sheet(self.engine, sheet)))
+        except (JobError, RequestError, PictureError) as error:
+            return problem_html(str(error))
+        return f'<img src="{data_uri(picture)}" alt="The same prompt and seed at each checkpoint">'
+
+    # Take away
+
+    def pack_run(self, owner: str, selected: str) -> str:
+        try:
+            job = self.runs.get(selected, owner)
+            folder = Path(self.download.GRADIO_CACHE) / "runs" / job.id
+            folder.mkdir(parents=True, exist_ok=True)
+            return str(pack(job.folder / "output", folder / f"{job.about.get('title') or 'run'}.zip"))
+        except (ConfigError, JobError, OSError) as error:
+            raise gr.Error(plain(str(error)), print_exception=False) from None
+
+    def push_run(self, owner: str, selected: str, repository: str, private: bool) -> str:
+        try:
+            if self.mode.private:  # the login of this machine is not everybody's
+                raise ConfigError("here nobody can push; download the zip instead")
+            job, who = self.runs.get(selected, owner), login()
+            if who is None:
+                raise ConfigError("nobody is logged in to a hub on this machine; run: hf auth login")
+            address = push(job.folder / "output", repository.strip(), who[1], private=bool(private))
+        except (ConfigError, JobError) as error:
+            return problem_html(str(error))
+        return f'<p class="note">It is at <a href="{html.escape(address)}">{html.escape(address)}</a>.</p>'
+
+
+def _confirmed(count: int) -> str:
+    """A script that asks, and puts the answer in place of the last of `count` inputs."""
+    names = [f"input{index}" for index in range(count - 1)]
+    return f"({', '.join([*names, '_'])}) => [{', '.join(names)}, ({CONFIRM})()]"
+
+
+def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
+    """Title, state, and how far it is."""
+    about = job.about
+    preset = PRESETS[about["preset"]].title if about.get("preset") in PRESETS else str(about.get("task", ""))
+    said = "Stops after the step in progress …" if job.stopping else WORDS.get(state, state)
+    if state == "running" and not progress.time:
+        said = "Begins: reads the model and the pictures …"
+    if state == "failed" and job.reason:
+        said = f"{said} {job.reason[:1].upper()}{job.reason[1:]}"
+    facts = [f"step {progress.step:,} of {steps:,}"]
+    if state == "running" and progress.rate:
+        facts += [f"{progress.rate:.0f} samples/s", f"{duration(progress.eta)} left"]
+    elif progress.seconds:
+        facts.append(f"{duration(progress.seconds)} of training")
+    if progress.saved:
+        facts.append(f"checkpoint of step {progress.saved:,}")
+    if memory := progress.expected.get("memory"):
+        facts.append(f"{memory / 1e9:.1f} GB of memory")
+    facts.append(f"{job.bytes() / 1e6:.0f} MB on disk")
+    share, title = min(1.0, progress.step / max(1, steps)), html.escape(about.get("title") or job.id)
+    return (
+        f'<div class="run-head {state}"><h2>{title} <small>{html.escape(preset)}</small></h2>'
+        f'<p class="state" role="status">{html.escape(said)}</p>'
+        f'<div class="bar"><div style="width: {share:.2%}"></div></div>'
+        f'<p class="figures">{" · ".join(f"<span>{fact}</span>" for fact in facts)}</p></div>'
+    )
+
+
+def preview_html(path: Path) -> str:
+    try:
+        with Image.open(path) as picture:
+            shown = picture.convert("RGB")
+    except OSError:  # gone since it was listed
+        return EMPTY
+    if shown.width > PREVIEW_WIDTH:
+        shown = shown.resize((PREVIEW_WIDTH, PREVIEW_WIDTH * shown.height // shown.width), Image.Resampling.LANCZOS)
+    return f'<img src="{data_uri(shown)}" alt="What the run drew after {int(path.stem):,} steps" draggable="false">'
+
+
+def log_html(job: Job) -> str:
+    """The end of the log, what was wrong with the data, the command that does the same, and the settings."""
+    task, problems = str(job.about.get("task", "")), job.folder / "problems.txt"
+    parts = [f"<h4>Log</h4><pre>{html.escape(job.log()) or 'Nothing yet.'}</pre>"]
+    if problems.is_file():
+        parts.append(
+            f"<h4>Notes on the pictures</h4><pre>{html.escape(problems.read_text(errors='replace')[:4000])}</pre>"
+        )
+    parts.append(f"<h4>The same from a shell</h4><pre>{html.escape(command_of(task, job.folder))}</pre>")
+    settings = json.dumps(read_json(job.folder / "config.json"), indent=1)
+    parts.append(f"<h4>Settings</h4><pre>{html.escape(settings)}</pre><p class='quiet'>{RULE}</p>")
+    return "".join(parts)

@@ -1,0 +1,188 @@
+"""The Train tab: runs to begin, to watch and to use. The work is done by `train`, in processes of their own."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.components import component
+from app.drawing import Drawing
+from app.settings import Settings
+from app.train_mode import Mode, owner_of
+from app.train_new import NewRun
+from app.train_run import RunView
+from train.estimates import Estimates
+from train.jobs import Job, JobError, Runs, read_json
+from yoso_core.engine import Engine
+from yoso_core.library import LoraEntry, of_run
+from yoso_core.metadata import Restored
+from yoso_core.models import LORA_FILE
+from yoso_core.requests import RequestError
+
+EVERY = 2.0  # seconds between looks at the runs
+TOKEN = 32  # bytes that tell one browser from another
+# The style sheet hides the prompt above and the settings beside a tab that has no use for them.
+ON_TAB = "name => { document.body.dataset.tab = name; }"
+OFF = """
+<div class="report"><p>Nothing is trained here: this is a public demo that many people share.</p>
+<p>On a machine of your own, <code>make run</code> brings this tab with everything: thirty pictures become a LoRA in
+two minutes on two CPU cores.</p></div>
+"""
+
+
+class TrainTab:
+    """The tab and what keeps it true.
+
+    Args:
+        engine: gets the LoRAs.
+        settings: the controls that all tabs share.
+        root: folder of the runs.
+        mode: what may be trained here.
+    """
+
+    name = "train"
+
+    def __init__(self, engine: Engine, settings: Settings, root: Path, mode: Mode) -> None:
+        self.engine, self.settings, self.mode = engine, settings, mode
+        self.runs = Runs(root, mode.private)
+        self.new = NewRun(engine, self.runs, mode, Estimates(root / "estimates.json"))
+        self.view = RunView(engine, self.runs, mode, self.entries)
+        self.offered: dict[Path, tuple[tuple[Any, ...], list[LoraEntry]]] = {}  # by run: its files, and what they are
+
+    def build(self) -> None:
+        if not self.mode.presets:
+            gr.HTML(OFF)
+            gr.DuplicateButton("Duplicate this Space", visible=bool(os.environ.get("SPACE_ID")))
+            return
+        self.token = gr.BrowserState("", storage_key="yoso-owner", secret="yoso")  # it is a secret itself
+        self.owner, self.selected = gr.State(""), gr.Textbox("", visible="hidden")
+        self.list = component("run_list", "", runs=[], elem_id="runs")
+        with gr.Column(elem_id="new-run") as self.begin:
+            self.new.build()
+        with gr.Column(visible=False, elem_id="run") as self.watch:
+            self.view.build()
+        self.told = gr.State(())  # what the page knows of the list
+
+    def connect(self, drawing: Drawing, load: Callable[..., Any], private: dict[str, Any]) -> None:
+        """Who listens to whom.
+
+        Args:
+            drawing: draws with what was learned.
+            load: the event of a page that opens.
+            private: queue rules of a listener that no program may call.
+        """
+        active, self.restored = drawing.active, drawing.restored
+        active.change(None, active, js=ON_TAB)
+        if not self.mode.presets:
+            return
+        quiet = private | {"concurrency_id": "train", "concurrency_limit": 8, "show_progress": "hidden"}
+        picker = self.settings.picker
+        state = [self.owner, self.selected, self.settings.model, picker.loras, picker.own, self.told]
+        state += [self.view.seen, self.view.scrub]
+        parts = [self.list, self.begin, self.watch, self.told, picker.loras, picker.own, *self.view.parts]
+        look = {"fn": self.look, "inputs": state, "outputs": parts, **quiet}
+        choice = [self.new.preset, self.new.base, self.new.form, self.new.known]
+        load(self.enter, self.token, [self.token, self.owner, self.selected], **quiet).then(
+            self.new.choose, choice[:2], [self.new.form, self.new.about, self.new.cost, self.new.known], **quiet
+        ).then(self.new.shown, self.owner, [self.new.report, self.new.captions, self.new.table], **quiet).then(**look)
+        self.timer = gr.Timer(EVERY)  # outside of the tab, which Gradio makes only when it is opened
+        self.list.select(self.choose, None, self.selected, **quiet)
+        self.selected.change(**look)
+        self.timer.tick(**look)
+        self.timer.tick(
+            self.reprice,
+            [active, self.selected, *choice],
+            [self.new.cost, self.new.known],
+            trigger_mode="once",
+            **quiet,
+        )
+        working = private | {"concurrency_id": "pictures", "concurrency_limit": 2}  # reading pictures takes a while
+        self.new.connect(self.owner, self.selected, working)
+        self.view.connect(
+            self.owner, self.selected, look, working | {"concurrency_id": "train", "concurrency_limit": 8}
+        )
+        used = [self.owner, self.selected, self.settings.prompt, self.settings.seed, picker.own, self.settings.order]
+        self.view.use.click(self.use_run, used, drawing.restores, **private | {"show_progress": "hidden"})
+
+    def enter(self, token: Any) -> tuple[str, str, str]:
+        """Who opened the page, and the run to show first: one that is not done, else the form."""
+        token = token if isinstance(token, str) and len(token) >= TOKEN else secrets.token_urlsafe(TOKEN)
+        owner = owner_of(token, self.mode)
+        going = [job.id for job in self.runs.all(owner) if job.state in ("queued", "running", "paused", "interrupted")]
+        return token, owner, going[0] if going else ""
+
+    def choose(self, event: gr.EventData) -> str:
+        sent = getattr(event, "_data", None)
+        return str(sent.get("id", "")) if isinstance(sent, dict) else ""
+
+    def look(
+        self,
+        owner: str,
+        selected: str,
+        model: str,
+        loras: Any,
+        own: list[str],
+        told: tuple[Any, ...],
+        seen: dict[str, Any],
+        scrubbed: float,
+    ) -> dict[Any, Any]:
+        """What has changed since the last look: the list, the run on the page, the LoRAs on all tabs."""
+        jobs = [job for job in self.runs.all(owner) if job.state != "draft"]
+        updates: dict[Any, Any] = {}
+        news = tuple(self._listed(job) for job in jobs)
+        if told != (selected, news):
+            updates |= {self.list: gr.HTML(value=selected, runs=[dict(entry) for entry in news])}
+            updates |= {self.told: (selected, news)}
+            updates |= {self.begin: gr.Column(visible=not selected), self.watch: gr.Column(visible=bool(selected))}
+        mine = [entry for job in jobs for entry in self.entries(job)]
+        names = [entry.id for entry in mine]
+        others = [name for name in own if not name.startswith("run-")]
+        if [*names, *others] != own:
+            spec = self.engine.models.get(model)
+            kept = {
+                name: w for name, w in (loras or {}).items() if name in {*names, *others} or not name.startswith("run-")
+            }
+            updates[self.settings.picker.own] = [*names, *others]
+            if spec is not None:
+                cards = self.settings.picker.cards(spec, [*names, *others])
+                updates[self.settings.picker.loras] = gr.HTML(value=kept, entries=cards)
+        job = next((job for job in jobs if job.id == selected), None)
+        return updates | (self.view.look(job, scrubbed, seen) if job else {})
+
+    def _listed(self, job: Job) -> tuple[tuple[str, Any], ...]:
+        progress, about = self.view.progress(job), job.about
+        steps = int(read_json(job.folder / "config.json").get("steps", 1))
+        share = round(min(1.0, progress.step / max(1, steps)), 2)
+        entry = {"id": job.id, "title": about.get("title") or job.id, "state": job.state, "progress": share}
+        return tuple(entry.items())
+
+    def entries(self, job: Job) -> list[LoraEntry]:
+        """What a run has handed over, made known to the engine; read anew where a file has changed."""
+        files = [job.folder / "output" / LORA_FILE, *sorted((job.folder / "snapshots").glob("*.safetensors"))]
+        marks = tuple((str(path), path.stat().st_mtime_ns) for path in files if path.is_file())
+        before, found = self.offered.get(job.folder, ((), []))
+        if marks != before:
+            found = of_run(job.folder)
+            self.offered[job.folder] = (marks, found)
+            for entry in found:
+                self.settings.picker.remember(entry)
+        return found
+
+    def reprice(self, active: str, selected: str, preset: str, model: str, form: Any, known: str) -> tuple[Any, Any]:
+        """The cost of the run on the form, once it has been measured."""
+        if active != self.name or selected:
+            return gr.skip(), gr.skip()
+        cost, now = self.new.price(preset, model, form)
+        return (gr.skip(), gr.skip()) if now == known else (cost, now)
+
+    def use_run(self, owner: str, selected: str, prompt: str, seed: Any, own: list[str], order: int) -> dict[Any, Any]:
+        """Draw with what the run has learned, on the Generate tab, with the prompt and seed that are there."""
+        try:
+            trigger = read_json(self.runs.get(selected, owner).folder / "config.json").get("trigger", "")
+            words = prompt if not trigger or trigger.lower() in prompt.lower() else f"{prompt}, {trigger}"
+            return self.restored(Restored(self.view.request(owner, selected, words, seed, 1.0)), own, order)
+        except (JobError, RequestError) as error:
+            raise gr.Error(str(error), print_exception=False) from None

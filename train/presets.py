@@ -1,0 +1,141 @@
+"""What people usually train, as data: a task with settings that work, for small models and for large ones."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.base import ModelRunConfig
+from train.controlnet import ControlConfig
+from train.diffusion import DiffusionConfig
+from train.yoso import YosoConfig
+from yoso_core.models import MODELS, ModelSpec
+
+SMALL = 128  # pixels a side up to which a model counts as small
+HIDDEN = (
+    "model",
+    "data",
+    "captions",
+    "maker",
+    "title",
+    "trigger",
+    "compile",
+    "tracker",
+)  # asked elsewhere, or not here
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A task with settings.
+
+    Attributes:
+        title: what people choose.
+        about: what it is for, in a sentence or two.
+        task: as ``python -m train`` calls it.
+        config: the task's settings.
+        small, large: what differs from its defaults, by the size of the model's pictures.
+    """
+
+    title: str
+    about: str
+    task: str
+    config: type[ModelRunConfig]
+    small: Mapping[str, Any]
+    large: Mapping[str, Any]
+
+
+STYLE = {"adapter": "lora", "on_one_step": True, "preview_guidance": 1.0, "preview_steps": 1, "precision": "bf16"}
+STYLE_SMALL = STYLE | {"high_noise": 0.4, "drop_caption": 0.3, "learning_rate": 2e-3, "warmup": 20, "ema": 0.98}
+STYLE_LARGE = STYLE | {"high_noise": 0.6, "learning_rate": 1e-4, "warmup": 20, "batch": 4, "checkpointing": True}
+
+SHORT = {"steps": 300, "checkpoint_every": 50, "preview_every": 50}
+LONGER = {"steps": 1500, "checkpoint_every": 150, "preview_every": 150}
+
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        "Style, quick",
+        "A LoRA of your pictures' style that works at one step. Twenty to fifty pictures are enough.",
+        "teacher",
+        DiffusionConfig,
+        STYLE_SMALL | SHORT | {"batch": 32, "rank": 4, "alpha": 4},
+        STYLE_LARGE | SHORT | {"rank": 8, "alpha": 8},
+    ),
+    "good": Preset(
+        "Style, good",
+        "The same with more room and more time: for fifty pictures and more, or a subject with details.",
+        "teacher",
+        DiffusionConfig,
+        STYLE_SMALL
+        | {"steps": 1500, "batch": 32, "rank": 8, "alpha": 8, "checkpoint_every": 150, "preview_every": 150},
+        STYLE_LARGE | {"steps": 1500, "rank": 32, "alpha": 32, "checkpoint_every": 150, "preview_every": 150},
+    ),
+    "one-step": Preset(
+        "One step from a base model",
+        "YOSO itself: the base model without its one-step LoRA learns to draw in one evaluation. Wants thousands of "
+        "pictures like those that the model knows.",
+        "yoso",
+        YosoConfig,
+        {
+            **{"steps": 300, "batch": 32, "warmup": 30, "ema": 0.98, "learning_rate": 5e-4, "rank": 16, "alpha": 16},
+            **{"discriminator_learning_rate": 2e-4, "adversarial_weight": 0.1, "last_timestep_share": 0.5},
+            **{"consistency_path": "teacher", "teacher_guidance": 2.0, "consistency_offset": 250},
+            **{"consistency_floor": 1.0, "reconstruction_floor": 0.5, "checkpoint_every": 50, "preview_every": 50},
+        },
+        {"batch": 16, "accumulation": 4, "checkpointing": True, "checkpoint_every": 250, "preview_every": 250},
+    ),
+    "controlnet": Preset(
+        "ControlNet",
+        "Guides the model by edges and scribbles, which are made of your pictures. Wants hundreds of them.",
+        "controlnet",
+        ControlConfig,
+        {
+            **{"steps": 1000, "whole_encoder": False, "variants": 6, "learning_rate": 2e-3, "warmup": 50},
+            **{"last_timestep_share": 0.7, "drop_caption": 0.3, "adversarial_weight": 0.0},
+            **{"checkpoint_every": 100, "preview_every": 100},
+        },
+        {"steps": 5000, "batch": 8, "learning_rate": 1e-5, "checkpointing": True, "checkpoint_every": 250},
+    ),
+}
+
+
+def settings(preset: Preset, model: str, spec: ModelSpec, **given: Any) -> ModelRunConfig:
+    """The settings of a preset for a model.
+
+    Args:
+        preset: what to train.
+        model: its name among the known models.
+        spec: what is known of it.
+        given: settings that win.
+
+    Raises:
+        ConfigError: these do not go together.
+    """
+    values = dict(preset.small if spec.resolution <= SMALL else preset.large)
+    if preset.config is DiffusionConfig:
+        values |= _schedule(spec)
+    return preset.config(**values | {"model": source_name(model, spec)} | given)
+
+
+def source_name(model: str, spec: ModelSpec) -> str:
+    """A model as a run's settings name it: a known one, a folder, or OWNER/NAME@COMMIT."""
+    if model in MODELS:
+        return model
+    place = spec.source.place
+    return str(Path(place).expanduser().resolve()) if spec.source.is_folder else f"{place}@{spec.source.revision}"
+
+
+def _schedule(spec: ModelSpec) -> dict[str, Any]:
+    """What the network predicts and how its noise ends, which a LoRA has to leave as it is.
+
+    Of a hub's models only their kind is known before they are fetched: they predict noise.
+    """
+    try:
+        path = Path(spec.source.place).expanduser() / "scheduler" / "scheduler_config.json"
+        scheduler = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        scheduler = {}
+    return {
+        "prediction": scheduler.get("prediction_type", "epsilon"),
+        "zero_terminal_snr": bool(scheduler.get("rescale_betas_zero_snr", False)),
+    }

@@ -1,0 +1,79 @@
+"""How far a run is, read off its events as they are written."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+POINTS = 300  # of a curve; more can't be told apart on a page
+
+
+@dataclass
+class Progress:
+    """A reader of one run's ``events.jsonl`` that goes on where it was.
+
+    Attributes:
+        folder: of the run.
+        step: steps done.
+        rate: samples a second.
+        eta: seconds left at that rate, as of `time`.
+        expected: the latest Started event: "seconds", "memory", "disk"; {} where there is none.
+        losses: (step, mean since the point before) by term; steps that were lost and done again count once.
+        saved: step of the last checkpoint; None where there is none.
+        seconds: spent training, over all sittings.
+        time: of the last event, in seconds of the clock.
+    """
+
+    folder: Path
+    step: int = 0
+    rate: float = 0.0
+    eta: float = 0.0
+    expected: dict[str, Any] = field(default_factory=dict)
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    saved: int | None = None
+    seconds: float = 0.0
+    time: float = 0.0
+    _read: int = 0
+
+    def update(self) -> "Progress":
+        """Take in what was written since."""
+        with suppress(OSError), open(self.folder / "events.jsonl", "rb") as file:
+            file.seek(self._read)
+            for line in file:
+                if not line.endswith(b"\n"):  # half written; it is whole next time
+                    break
+                self._read += len(line)
+                with suppress(ValueError, KeyError, TypeError):  # half a line of a process that was killed
+                    self._take(json.loads(line))
+        return self
+
+    def _take(self, event: dict[str, Any]) -> None:
+        kind, step, now = event["event"], int(event["step"]), float(event["time"])
+        if kind == "Started":
+            self.expected, self.eta = event, float(event["seconds"])
+            for term, points in self.losses.items():  # what came after the checkpoint is done again
+                self.losses[term] = [point for point in points if point[0] <= step]
+        elif self.time:
+            self.seconds += now - self.time
+        if kind == "StepDone":
+            self.rate, self.eta = float(event["rate"]), float(event["eta"])
+            for term, value in event["losses"].items():
+                self.losses.setdefault(term, []).append((step, float(value)))
+        elif kind == "Saved":
+            self.saved = step
+        self.step, self.time = step, now
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """The losses in at most `POINTS` points a term, neighbours averaged."""
+        return {term: _thinned(points) for term, points in self.losses.items()}
+
+    def previews(self) -> list[Path]:
+        """The preview pictures, by step."""
+        return sorted(path for path in (self.folder / "previews").glob("*.png") if path.stem.isdigit())
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    size = -(-len(points) // POINTS)
+    parts = [points[start : start + size] for start in range(0, len(points), max(1, size))]
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
