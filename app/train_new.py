@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from train.captioner import Captioner, why_not
 
 from app.components import component
 from app.config_form import build_form, fields_of, read_form
 from app.pictures import data_uri, plain, problem_html
 from app.train_mode import Mode
 from train.base import ModelRunConfig
+from train.captioner import Captioner, why_not
 from train.config import ConfigError
 from train.console import duration
 from train.data import Problem
@@ -56,7 +56,11 @@ class NewRun:
         )
         with gr.Row(visible=not self.mode.private, elem_classes="line-up"):
             self.place = gr.Textbox(
-                label="Or a folder of this machine", placeholder="/home/me/pictures", max_length=1000, elem_id="place"
+                label="Or a folder of this machine",
+                placeholder="/home/me/pictures",
+                max_length=1000,
+                max_lines=1,
+                elem_id="place",
             )
             self.take = gr.Button("Take its pictures", size="sm", scale=0, min_width=150)
         self.report = gr.HTML(f'<p class="quiet">{WAITING}</p>', elem_id="report")
@@ -66,6 +70,7 @@ class NewRun:
                     label="Words that will call the style",
                     placeholder="such as: mint stencil",
                     max_length=80,
+                    max_lines=1,
                     elem_id="trigger",
                 )
                 self.add_words = gr.Button("Add to all captions", size="sm", scale=0, min_width=150)
@@ -88,7 +93,7 @@ class NewRun:
         )
         self.about = gr.HTML(elem_id="preset-about")
         with gr.Row(elem_classes="line-up"):
-            self.title = gr.Textbox("My style", label="Name", max_length=TITLE_LIMIT, elem_id="run-title")
+            self.title = gr.Textbox("My style", label="Name", max_length=TITLE_LIMIT, max_lines=1, elem_id="run-title")
             self.base = gr.Dropdown(
                 [(spec.title, name) for name, spec in self.engine.models.items()],
                 value=DEFAULT_MODEL,
@@ -194,7 +199,7 @@ class NewRun:
                 "caption": " | ".join(row.captions),
                 "from_name": row.from_name,
                 "used": row.used,
-                "notes": list(row.notes),
+                "notes": [note for note in row.notes if not row.from_name or "file name" not in note],
                 "thumbnail": data_uri(row.thumbnail) if row.thumbnail else None,
             }
             for row in report.rows[:SHOWN]
@@ -294,8 +299,7 @@ def cost_html(task: str, config: ModelRunConfig, estimate: Estimate | None) -> s
     else:
         time = duration(estimate.seconds(config.steps))
         takes = f"about <b>{time}</b> on this machine · <b>{estimate.memory / 1e9:.1f} GB</b> of memory"
-    pictures = f"{config.steps * config.batch:,} looks at a picture"
-    return f'<p class="cost"><b>{config.steps:,} steps</b> · {pictures} · {takes}</p>'
+    return f'<p class="cost"><b>{config.steps:,} steps</b> of {config.batch} pictures · {takes}</p>'
 
 
 def command_of(task: str, folder: Path) -> str:

@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,6 @@ class RunView:
             with gr.Row(elem_id="use-buttons"):
                 self.use = gr.Button("Use in Generate", variant="primary", scale=0, min_width=170, elem_id="use-run")
                 self.zip = gr.Button("Download as zip", scale=0, min_width=160, elem_id="zip-run")
-            self.download = gr.DownloadButton(visible="hidden", elem_id="run-download")
             with gr.Accordion("Push to a model hub", open=False, visible=not self.mode.private):
                 self.repository = gr.Textbox(
                     label="Repository", placeholder="OWNER/NAME", info="With the login of this machine", max_length=200
@@ -127,6 +127,9 @@ class RunView:
             private: queue rules of a listener that no program may call.
         """
         own, hidden = [owner, selected], private | {"show_progress": "hidden"}
+        self.download = gr.DownloadButton(
+            visible="hidden", elem_id="run-download"
+        )  # in a column that appears it would too
         for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run), (self.keep, self.keep_run)):
             button.click(act, own, self.told, **hidden).then(**look)
         self.discard.click(self.discard_run, [*own, self.seen], [selected, self.told], js=_confirmed(3), **hidden).then(
@@ -294,7 +297,7 @@ class RunView:
             snapshots = [entry.id for entry in reversed(self.loras(self.runs.get(selected, owner))[1:])]
             last = len(snapshots) - 1
             spread = dict.fromkeys(snapshots[index * last // (COMPARED - 1)] for index in range(COMPARED))
-            sheet = grid(request, Axis("adapter", (NO_ADAPTER, *spread)))
+            sheet = grid(replace(request, loras=()), Axis("adapter", (NO_ADAPTER, *spread)))
             picture = draw(sheet, list(run_sheet(self.engine, sheet)))
         except (JobError, RequestError, PictureError) as error:
             return problem_html(str(error))

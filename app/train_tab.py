@@ -128,7 +128,7 @@ class TrainTab:
         told: tuple[Any, ...],
         seen: dict[str, Any],
         scrubbed: float,
-    ) -> dict[Any, Any]:
+    ) -> Any:
         """What has changed since the last look: the list, the run on the page, the LoRAs on all tabs."""
         jobs = [job for job in self.runs.all(owner) if job.state != "draft"]
         updates: dict[Any, Any] = {}
@@ -150,7 +150,8 @@ class TrainTab:
                 cards = self.settings.picker.cards(spec, [*names, *others])
                 updates[self.settings.picker.loras] = gr.HTML(value=kept, entries=cards)
         job = next((job for job in jobs if job.id == selected), None)
-        return updates | (self.view.look(job, scrubbed, seen) if job else {})
+        updates |= self.view.look(job, scrubbed, seen) if job else {}
+        return updates or gr.skip()
 
     def _listed(self, job: Job) -> tuple[tuple[str, Any], ...]:
         progress, about = self.view.progress(job), job.about

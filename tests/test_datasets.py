@@ -9,12 +9,15 @@ import random
 import stat
 import struct
 import threading
+import weakref
 import zipfile
 import zlib
 
+import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from train import data as data_module
 from train import datasets
 from train.config import ConfigError
 from train.data import Problem, load_pictures, read_listing
@@ -281,6 +284,10 @@ def test_limits_of_number_and_size_are_kept_and_told(tmp_path, hand):
     problems = hand(dataset, noisy | {"small.png": colour(1)})
     assert on_disk(dataset) == ["noise 0.png", "noise 1.png", "noise 2.png", "small.png"]
     assert told(problems, "noise 3.png").startswith("left out: at most 5 pictures of 10 kB")
+    dataset.remove(dataset.captions())
+    cut = {f"cut {name}": content[:-100] for name, content in list(noisy.items())[:3]}
+    problems = hand(dataset, cut | {"a.png": colour(1), "b.png": colour(2), "noise 0.png": noisy["noise 0.png"]})
+    assert on_disk(dataset) == ["a.png", "b.png", "noise 0.png"] and len(problems) == 3  # refused ones take no room
 
 
 # Zips
@@ -511,6 +518,16 @@ def test_a_folder_with_a_list_of_its_own_making_is_a_data_set(tmp_path, hand):
 # Changes
 
 
+def test_pictures_are_opened_by_name(dataset, hand, tmp_path):
+    hand(dataset, {"a.jpg": stored(picture("blue", 40, 20)), "b.png": colour(1)})
+    assert dataset.open("a.png").size == (40, 20) and dataset.open("a.png").mode == "RGB"
+    (dataset.folder / "b.png").write_bytes(b"damaged since")
+    (tmp_path / "out.png").write_bytes(colour(1))
+    for name in ("nothing.png", "b.png", "../../out.png", str(tmp_path / "out.png"), "nul\0", ""):
+        with pytest.raises(ConfigError):
+            dataset.open(name)
+
+
 def test_removed_pictures_are_gone_with_their_captions(dataset, hand):
     hand(dataset, {"a.png": colour(1), "a.txt": "one", "b.png": colour(2)})
     dataset.remove(["a.png"])
@@ -519,10 +536,12 @@ def test_removed_pictures_are_gone_with_their_captions(dataset, hand):
     assert dataset.captions() == {"b.png": [], "a.png": []}
 
 
-def test_captions_are_set_a_phrasing_a_line(dataset, hand):
+def test_captions_are_set_with_all_their_phrasings(dataset, hand):
     hand(dataset, {"a.png": colour(1), "b cat.png": colour(2), "c.png": colour(3), "c.txt": "stays"})
     dataset.set_captions({"a.png": "one | two\n\n three \r\none | two", "b cat.png": "x"})
-    assert dataset.captions() == {"a.png": ["one | two", "three"], "b cat.png": ["x"], "c.png": ["stays"]}
+    assert dataset.captions() == {"a.png": ["one", "two", "three"], "b cat.png": ["x"], "c.png": ["stays"]}
+    dataset.set_captions({"a.png": "| a|b |  | ||c |"})
+    assert dataset.captions()["a.png"] == ["a|b", "||c"]
     dataset.set_captions({"b cat.png": " \n"})
     assert dataset.captions()["b cat.png"] == []
     assert read_listing(dataset.folder).rows[1]["captions"] == ["b cat"]
@@ -745,6 +764,25 @@ def test_many_pictures_are_shown_in_part(dataset, hand):
         "203 have no caption of their own: the words of their file names are used.",
         "All have 16 x 16 pixels.",
     ]
+
+
+def test_pixels_are_not_kept(dataset, hand, monkeypatch):
+    hand(dataset, {f"a {index}.png": colour(index) for index in range(30)})
+    alive, most, original = weakref.WeakSet(), [], datasets.scan
+
+    def scan(*arguments):
+        for seen in original(*arguments):
+            alive.add(seen.pixels)
+            most.append(len(alive))
+            yield seen
+
+    class Pixels(np.ndarray):
+        __hash__ = object.__hash__
+        __eq__ = object.__eq__
+
+    monkeypatch.setattr(datasets, "scan", scan)
+    monkeypatch.setattr(data_module.np, "asarray", lambda picture: np.array(picture).view(Pixels))
+    assert len(dataset.check(16).rows) == 30 and max(most) <= 3
 
 
 def test_nothing_is_reported_as_nothing(dataset, hand):

@@ -55,6 +55,7 @@ SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF"
 STEM_CHARACTERS, STEM_BYTES = 90, 180  # of a file's name; file systems take 255 bytes in all
 KEY_CHARACTERS = 500
 PHRASINGS = 50  # of a picture
+BETWEEN = re.compile(r"(?:^|\s)\|(?=\s|$)")  # phrasings on one line
 TEXT_BYTES = 400_000  # of a .txt; what it may say has fewer
 CHUNK = 2**18  # bytes
 DIRECTORY_BYTES = 1000  # of a zip's table of contents, for each member that it may have
@@ -310,11 +311,26 @@ class Dataset:
         """The phrasings of every picture by its file's name; [] where it has no caption of its own."""
         return {row["file_name"]: row["captions"] for row in self._rows()}
 
+    def open(self, name: str) -> Image.Image:
+        """One of the pictures: RGB, upright.
+
+        Raises:
+            ConfigError: it is not there, or can't be read.
+        """
+        path = inside(self.folder.resolve(), name)
+        if path is None:
+            raise ConfigError(f"there is no picture {name!r:.120}")
+        try:
+            return open_usable(path).picture
+        except RequestError as error:
+            raise ConfigError(f"{name} can't be used: {error}") from None
+
     def set_captions(self, changes: Mapping[str, str]) -> None:
         """Replace captions, all or none of them.
 
         Args:
-            changes: texts by the name of the picture; each line is a phrasing, no line is no caption.
+            changes: texts by the name of the picture; phrasings stand on lines of their own or between " | ", and a
+                text without any is no caption.
 
         Raises:
             ConfigError: there is no such picture, or a caption is too long or no text.
@@ -789,17 +805,17 @@ def _checked(name: str, text: str) -> str:
 
 
 def _phrasings(name: str, text: str) -> list[str]:
-    """The lines of a text, each once.
+    """The phrasings of a text, each once.
 
     Raises:
         ConfigError: one is too long or no text, or there are too many.
     """
     if not isinstance(text, str):
         raise ConfigError(f"the caption of {name} must be text")
-    lines = (_checked(f"The caption of {name}", line).strip() for line in text.splitlines())
-    found = list(dict.fromkeys(filter(None, lines)))
+    pieces = (piece for line in text.splitlines() for piece in BETWEEN.split(line))
+    found = list(dict.fromkeys(filter(None, (_checked(f"The caption of {name}", piece).strip() for piece in pieces))))
     if len(found) > PHRASINGS:
-        raise ConfigError(f"{name} has {len(found):,} captions, one a line; at most {PHRASINGS} are taken")
+        raise ConfigError(f"{name} has {len(found):,} captions; at most {PHRASINGS} are taken")
     return found
 
 

@@ -311,7 +311,7 @@ class Runs:
             task: as ``python -m train`` calls it.
             preset: what the settings were made from.
             title: name of what is learned.
-            settings: values of the task's config; ``data`` is the draft's own where it is empty.
+            settings: values of the task's config; the data is the draft's own.
 
         Raises:
             JobError: it is no draft any more.
@@ -321,7 +321,7 @@ class Runs:
         folder = self.root / self._name(title)
         job.folder.rename(folder)
         job = Job(folder.resolve())
-        write_json(job.folder / "config.json", settings | {"data": settings.get("data") or str(job.data)})
+        write_json(job.folder / "config.json", settings | {"title": title, "data": str(job.data)})
         job.change(task=task, preset=preset, title=title, created=time.time())
         job.start()
         return job

@@ -52,17 +52,20 @@ function rowOf(field) {
     reset.setAttribute('aria-label', `Reset ${field.label}`);
     const help = make('small', {id: `${id}-help`});
     field.help.split('`').forEach((part, index) => help.append(index % 2 ? make('code', {}, part) : part));
-    if (!same(field.preset, field.default)) help.append(make('span', {}, ` (${shown(field.default)} elsewhere)`));
+    if (!same(field.preset, field.default)) help.append(make('span', {}, ` (by default ${shown(field.default)})`));
     const wrong = make('small', {className: 'wrong', hidden: true}, 'It must be a whole number.');
     const head = make('div', {className: 'head'}, label, reset);
     if (field.kind === 'switch') head.prepend(control);
     const row = make('div', {className: `setting ${field.kind}`}, head, ...field.kind === 'switch' ? [] : [control], wrong, help);
     row.dataset.name = field.name;
-    return {field, row, control, reset, wrong};
+    const entry = {field, row, control, reset, wrong};
+    write(entry, field.preset);
+    return entry;
 }
 function build() {
     const focused = list.contains(document.activeElement) && document.activeElement.closest('.setting').dataset.name;
     const fields = props.fields ?? [];
+    drawn = fields; draft = null;
     rows = new Map(fields.map(field => [field.name, rowOf(field)]));
     list.replaceChildren(...[...new Set(fields.map(field => field.group))].map((group, index) => {
         const heading = make('h3', {id: `${element.id}--${index}`}, group), grid = make('div', {className: 'grid'});
@@ -72,7 +75,6 @@ function build() {
         section.setAttribute('aria-labelledby', heading.id);
         return section;
     }));
-    drawn = fields; draft = null;
     filter();
     if (focused) rows.get(focused)?.control.focus({preventScroll: true});
 }
@@ -102,7 +104,8 @@ function filter() {
     find('.config-nothing').hidden = !rows.size || !!list.querySelector('section:not([hidden])');
 }
 function set(changed) {
-    if (!same(changed, values())) { props.value = changed; trigger('change'); }
+    // The page itself tells of a change of the value, whoever made it; input is the user's.
+    if (!same(changed, values())) { props.value = changed; trigger('input'); }
     draw();
 }
 function put({field}, value) {
@@ -113,6 +116,7 @@ function put({field}, value) {
 const entryOf = target => rows.get(target.closest('.setting')?.dataset.name);
 list.addEventListener('input', event => { draft = event.target; });
 list.addEventListener('change', event => {
+    if (event.target !== draft) return;  // what is taken off the page while somebody types says so too
     const entry = entryOf(event.target);
     draft = null;
     put(entry, read(entry));
