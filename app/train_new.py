@@ -74,12 +74,7 @@ class NewRun:
                     elem_id="trigger",
                 )
                 self.add_words = gr.Button("Add to all captions", size="sm", scale=0, min_width=150)
-                lacking = why_not()
-                self.describe = gr.Button(
-                    "Write missing captions", size="sm", scale=0, min_width=170, visible=lacking is None
-                )
-            if lacking:
-                gr.HTML(f'<p class="quiet">{html.escape(lacking)}</p>')
+                self.describe = gr.Button("Write missing captions", size="sm", scale=0, min_width=170)
             self.table = component("picture_table", pictures=[], more=0, elem_id="picture-table")
             self.clear = gr.Button("Remove all pictures", size="sm", scale=0, min_width=150)
         gr.HTML("<h3>2. What to train</h3>")
@@ -154,10 +149,11 @@ class NewRun:
 
     def write_captions(self, owner: str) -> tuple[Any, ...]:
         def describe(dataset: Dataset) -> None:
-            missing = [row for row in self.check(dataset).rows if row.used and row.from_name]
-            captioner = Captioner()
-            texts = captioner.describe([dataset.open(row.file) for row in missing])
-            dataset.set_captions({row.file: text for row, text in zip(missing, texts, strict=True)})
+            if lacking := why_not():
+                raise ConfigError(lacking)
+            missing = [row.file for row in self.check(dataset).rows if row.used and row.from_name]
+            texts = Captioner().describe(map(dataset.open, missing))
+            dataset.set_captions(dict(zip(missing, texts, strict=True)))
 
         return self._changed(owner, describe)
 

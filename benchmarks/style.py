@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
-from train.datasets import OWN, Dataset
 
 from train.data import grid, not_held_out, read_listing
+from train.datasets import OWN, Dataset
 from train.evaluator import Evaluator
 from train.jobs import Job, Runs
 from train.metrics import frechet_distance, retrieval

@@ -23,6 +23,7 @@ class Progress:
         saved: step of the last checkpoint; None where there is none.
         seconds: spent training, over all sittings.
         time: of the last event, in seconds of the clock.
+        sittings: the step from which each process of the run went on.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class Progress:
     saved: int | None = None
     seconds: float = 0.0
     time: float = 0.0
+    sittings: list[int] = field(default_factory=list)
     _read: int = 0
 
     def update(self) -> "Progress":
@@ -52,6 +54,7 @@ class Progress:
         kind, step, now = event["event"], int(event["step"]), float(event["time"])
         if kind == "Started":
             self.expected, self.eta = event, float(event["seconds"])
+            self.sittings.append(step)
             for term, points in self.losses.items():  # what came after the checkpoint is done again
                 self.losses[term] = [point for point in points if point[0] <= step]
         elif self.time:
