@@ -289,7 +289,7 @@ def about_html(preset: str) -> str:
 def cost_html(task: str, config: ModelRunConfig, estimate: Estimate | None) -> str:
     """Steps, time and memory, and the command that does the same."""
     if estimate is None:
-        takes = "measuring how long that takes here …"
+        takes = "how long that takes here is measured as soon as no run trains …"
     elif estimate.reason:
         takes = html.escape(estimate.reason)
     else:

@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from app.compare_tab import ladder_html
 from app.components import component
 from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
 from app.train_mode import Mode
@@ -17,14 +18,14 @@ from app.train_new import command_of
 from train.config import ConfigError
 from train.console import duration
 from train.export import SNAPSHOTS
-from train.jobs import ALIVE, CAN_GO_ON, Job, JobError, Runs, read_json
+from train.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held, read_json
 from train.presets import PRESETS, source_name
 from train.progress import Progress
 from train.publish import login, pack, push
 from yoso_core.engine import Engine, PictureError
 from yoso_core.library import LoraEntry
 from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, GenerateRequest, LoraUse, RequestError
-from yoso_core.sheets import NO_ADAPTER, Axis, draw, grid
+from yoso_core.sheets import NO_ADAPTER, Axis, grid
 from yoso_core.sheets import run as run_sheet
 
 PREVIEW_WIDTH = 1600  # pixels, at most
@@ -290,18 +291,21 @@ class RunView:
             return gr.skip(), problem_html(html.unescape(error.message))
         return pictures_html(result), info_html(result)
 
-    def draw_checkpoints(self, owner: str, selected: str, prompt: str, seed: Any) -> str:
-        """The same prompt and seed without the LoRA and with that of each step."""
+    def draw_checkpoints(self, owner: str, selected: str, prompt: str, seed: Any) -> Iterator[str]:
+        """The same prompt and seed without the LoRA and with that of each step, one after another."""
         try:
             request = self.request(owner, selected, prompt, seed, 1.0)
-            snapshots = [entry.id for entry in reversed(self.loras(self.runs.get(selected, owner))[1:])]
+            snapshots = self.loras(self.runs.get(selected, owner))[:0:-1]
             last = len(snapshots) - 1
-            spread = dict.fromkeys(snapshots[index * last // (COMPARED - 1)] for index in range(COMPARED))
+            spread = {snapshots[index * last // (COMPARED - 1)].id: None for index in range(COMPARED)}
+            titles = ["before", *(entry.title.rpartition(", ")[2] for entry in snapshots if entry.id in spread)]
             sheet = grid(replace(request, loras=()), Axis("adapter", (NO_ADAPTER, *spread)))
-            picture = draw(sheet, list(run_sheet(self.engine, sheet)))
+            sheet, results = replace(sheet, columns=tuple(titles)), []
+            for result in run_sheet(self.engine, sheet):
+                results.append(result)
+                yield ladder_html(sheet, results)
         except (JobError, RequestError, PictureError) as error:
-            return problem_html(str(error))
-        return f'<img src="{data_uri(picture)}" alt="The same prompt and seed at each checkpoint">'
+            yield problem_html(str(error))
 
     # Take away
 
@@ -338,7 +342,8 @@ def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
     about = job.about
     preset = PRESETS[about["preset"]].title if about.get("preset") in PRESETS else str(about.get("task", ""))
     said = "Stops after the step in progress …" if job.stopping else WORDS.get(state, state)
-    if state == "running" and not progress.time:
+    first = state == "queued" and not is_held(job.folder.parent / DEVICE_LOCK)
+    if first or (state == "running" and progress.step == 0 and not progress.time):
         said = "Begins: reads the model and the pictures …"
     if state == "failed" and job.reason:
         said = f"{said} {job.reason[:1].upper()}{job.reason[1:]}"

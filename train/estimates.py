@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from train.base import ModelRunConfig
-from train.jobs import ROOT, read_json, write_json
+from train.jobs import DEVICE_LOCK, ROOT, is_held, read_json, write_json
 
 PICTURES = 4  # made-up ones
 PATIENCE = 600.0  # seconds; a large model on a small machine takes its time
@@ -58,7 +58,7 @@ class Estimates:
     """Measures in the background, one run at a time, and remembers.
 
     Args:
-        path: JSON file of what was measured on this machine before.
+        path: JSON file of what was measured on this machine before, in the folder of the runs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class Estimates:
         self._failed: dict[str, Estimate] = {}
 
     def get(self, task: str, config: ModelRunConfig) -> Estimate | None:
-        """What is known; None while it is not. The first who asks has it measured."""
+        """What is known; None while it is not. The first who asks while no run trains has it measured."""
         key = _key(task, config)
         with self._lock:
             if values := read_json(self.path).get(key):
@@ -76,7 +76,7 @@ class Estimates:
                     return Estimate(**values)
             if key in self._failed:
                 return self._failed[key]
-            if not self._measuring:
+            if not self._measuring and not is_held(self.path.with_name(DEVICE_LOCK)):
                 self._measuring.add(key)
                 threading.Thread(target=self._measure, args=(key, task, config), daemon=True).start()
         return None

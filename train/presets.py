@@ -13,16 +13,7 @@ from train.yoso import YosoConfig
 from yoso_core.models import MODELS, ModelSpec
 
 SMALL = 128  # pixels a side up to which a model counts as small
-HIDDEN = (
-    "model",
-    "data",
-    "captions",
-    "maker",
-    "title",
-    "trigger",
-    "compile",
-    "tracker",
-)  # asked elsewhere, or not here
+HIDDEN = ("model", "data", "captions", "maker", "title", "trigger")  # asked elsewhere
 
 
 @dataclass(frozen=True)
