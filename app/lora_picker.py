@@ -49,9 +49,13 @@ class LoraPicker:
 
     def forget(self, names: list[str]) -> None:
         """What a session opened goes with it; what came from a hub stays, others may use it too."""
-        for name in (name for name in names if name in self.known and self.known[name].origin == "uploaded"):
-            self.known.pop(name)
-            self.engine.remove_lora(name)
+        for name in names:
+            if name in self.known and self.known[name].origin == "uploaded":
+                self.drop(name)
+
+    def drop(self, name: str) -> None:
+        self.known.pop(name, None)
+        self.engine.remove_lora(name)
 
     def build(self, spec: ModelSpec) -> None:
         with gr.Column(elem_id="lora-column"):

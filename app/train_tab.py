@@ -130,6 +130,7 @@ class TrainTab:
         scrubbed: float,
     ) -> Any:
         """What has changed since the last look: the list, the run on the page, the LoRAs on all tabs."""
+        self._forget_discarded()
         jobs = [job for job in self.runs.all(owner) if job.state != "draft"]
         updates: dict[Any, Any] = {}
         news = tuple(self._listed(job) for job in jobs)
@@ -171,6 +172,12 @@ class TrainTab:
             for entry in found:
                 self.settings.picker.remember(entry)
         return found
+
+    def _forget_discarded(self) -> None:
+        for folder in [folder for folder in list(self.offered) if not folder.exists()]:
+            for entry in self.offered.pop(folder, ((), []))[1]:
+                self.settings.picker.drop(entry.id)
+            self.view.readers.pop(folder, None)
 
     def reprice(self, active: str, selected: str, preset: str, model: str, form: Any, known: str) -> tuple[Any, Any]:
         """The cost of the run on the form, once it has been measured."""

@@ -1,11 +1,13 @@
 """The Compare tab: what is typed on an axis, as the engine knows it."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from app.compare_tab import EXAMPLES, CompareTab
+from app.lora_picker import LoraPicker
 from yoso_core.requests import RequestError
 from yoso_core.sheets import AXES, parse_axis
 
@@ -15,9 +17,10 @@ SECRET = "upload-Zx81_-abcdefghij-ink"
 @pytest.fixture
 def tab(tiny_lora):
     """With a LoRA for all, and one that a session opened."""
-    known = {"waves": tiny_lora, SECRET: replace(tiny_lora, id=SECRET, title="Ink, step 200")}
+    picker = LoraPicker(SimpleNamespace(add_lora=lambda name, path: None), [tiny_lora], Path())
+    picker.remember(replace(tiny_lora, id=SECRET, title="Ink, step 200"))
     tabs = SimpleNamespace(name="generate"), SimpleNamespace(name="edit")
-    return CompareTab(None, SimpleNamespace(picker=SimpleNamespace(known=known, shared=["waves"])), *tabs)
+    return CompareTab(None, SimpleNamespace(picker=picker), *tabs)
 
 
 def test_every_kind_of_axis_has_an_example(tab):
