@@ -28,6 +28,7 @@ from yoso_core.requests import (
 CANVAS_SIDE = 512  # pixels, of canvas.js
 CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
 OFF = "off"
+OWN_CONTROL = ("The model's own", "")  # beside those that were trained here
 ON_COMPARE = "value => document.querySelector('#result').style.setProperty('--split', `${value * 100}%`)"
 ON_CONTINUE = "() => window.yosoToCanvas(document.querySelector('#result img')?.src)"
 
@@ -97,6 +98,9 @@ class EditTab:
                     elem_id="annotator",
                     elem_classes="segments",
                 )
+                self.network = gr.Dropdown(
+                    [OWN_CONTROL], value=OWN_CONTROL[1], label="ControlNet", visible=False, elem_id="control-network"
+                )
                 self.control_strength = gr.Slider(
                     0,
                     CONTROL_STRENGTH_LIMIT,
@@ -159,7 +163,7 @@ class EditTab:
     @property
     def typed(self) -> list[Any]:
         return [
-            *(self.canvas, self.strength, self.annotator, self.control_strength, self.control_start),
+            *(self.canvas, self.strength, self.annotator, self.network, self.control_strength, self.control_start),
             *(self.low, self.high, self.invert, self.feather, self.grow),
         ]
 
@@ -173,6 +177,7 @@ class EditTab:
             control = ControlUse(
                 picture=picture,
                 annotator=values[self.annotator],
+                network=values[self.network] or None,
                 strength=values[self.control_strength],
                 start=values[self.control_start],
                 low=values[self.low],
@@ -206,6 +211,7 @@ class EditTab:
             self.canvas: canvas | {"draw": True},
             self.strength: request.strength,
             self.annotator: gr.Radio(offered, value=control.annotator if followed else OFF),
+            self.network: control.network if followed and control.network in self.engine.controls else OWN_CONTROL[1],
             self.control_strength: control.strength if control else 1,
             self.control_start: control.start if control else 0,
             self.low: control.low if control else 100,

@@ -2,6 +2,7 @@
 
 import html
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,7 @@ class RunView:
             self.pause = gr.Button("Pause", size="sm", min_width=0, scale=0, elem_id="pause")
             self.resume = gr.Button("Resume", size="sm", min_width=0, scale=0, elem_id="resume", variant="primary")
             self.keep = gr.Button("Stop and keep", size="sm", min_width=0, scale=0, elem_id="keep-run")
+            self.again = gr.Button("New run with these pictures", size="sm", min_width=0, scale=0, elem_id="again")
             self.discard = gr.Button("Discard", size="sm", min_width=0, scale=0, elem_id="discard")
         self.told = gr.HTML()
         with gr.Row(elem_id="watch"):
@@ -96,6 +98,7 @@ class RunView:
                     self.sheet = gr.HTML(elem_id="checkpoint-sheet")
         with gr.Column(elem_id="use") as self.using:
             gr.HTML("<h3>Use it</h3>")
+            self.how = gr.HTML(elem_id="how-to-use")
             with gr.Row(elem_id="use-buttons"):
                 self.use = gr.Button("Use in Generate", variant="primary", scale=0, min_width=170, elem_id="use-run")
                 self.zip = gr.Button("Download as zip", scale=0, min_width=160, elem_id="zip-run")
@@ -115,7 +118,7 @@ class RunView:
         """What `look` sets."""
         return [
             *(self.head, self.pause, self.resume, self.keep, self.discard, self.preview, self.scrub),
-            *(self.curves, self.trial, self.weight, self.using, self.use, self.log, self.seen),
+            *(self.curves, self.trial, self.weight, self.using, self.how, self.use, self.log, self.seen),
         ]
 
     def connect(self, owner: Any, selected: Any, look: dict[str, Any], private: dict[str, Any]) -> None:
@@ -180,7 +183,7 @@ class RunView:
             "buttons": (state, job.stopping, checkpoint),
             "curves": (job.id, progress.step, progress.time),
             "previews": (job.id, len(previews)),
-            "loras": (job.id, len(loras)),
+            "loras": (job.id, len(loras), (job.folder / "output").is_dir()),
             "log": (job.id, job.log()),
         }
         changed = {name for name, value in news.items() if seen.get(name) != value}
@@ -206,6 +209,7 @@ class RunView:
                 self.trial: gr.Column(visible=bool(loras)),
                 self.using: gr.Column(visible=(job.folder / "output").is_dir()),
                 self.use: gr.Button(visible=bool(loras)),
+                self.how: how_html(job, bool(loras)),
             }
         if "log" in changed:
             updates[self.log] = log_html(job)
@@ -364,6 +368,18 @@ def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
         f'<div class="bar"><div style="width: {share:.2%}"></div></div>'
         f'<p class="figures">{" · ".join(f"<span>{fact}</span>" for fact in facts)}</p></div>'
     )
+
+
+def how_html(job: Job, has_loras: bool) -> str:
+    """What to do with what was learned, where a button can't."""
+    output = html.escape(shlex.quote(str(job.folder / "output")))
+    if has_loras:
+        said = "It is in the list of LoRAs on every tab, with the newest steps as it trains."
+    elif job.about.get("task") == "controlnet":
+        said = "Choose it on the Edit tab under “Follow lines”."
+    else:
+        said = f"It is a whole model: <code>python app.py --add-model {output}</code> serves it."
+    return f'<p class="quiet">{said}</p>'
 
 
 def preview_html(path: Path) -> str:

@@ -10,18 +10,25 @@ import gradio as gr
 
 from app.components import component
 from app.drawing import Drawing
+from app.edit_tab import OWN_CONTROL
+from app.pictures import problem_html
 from app.settings import Settings
 from app.train_mode import Mode, owner_of
 from app.train_new import NewRun
 from app.train_run import RunView
+from train.config import ConfigError
 from train.estimates import Estimates
 from train.jobs import Job, JobError, Runs, read_json
+from train.presets import source_name
+from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
 from yoso_core.library import LoraEntry, of_run
 from yoso_core.metadata import Restored
-from yoso_core.models import LORA_FILE
+from yoso_core.models import LORA_FILE, Source
 from yoso_core.requests import RequestError
 
+CONTROL_FILE = "diffusion_pytorch_model.safetensors"
+TRAINED_ON = ("canny", "scribble", "map")  # the maps that a ControlNet is trained on here
 EVERY = 2.0  # seconds between looks at the runs
 TOKEN = 32  # bytes that tell one browser from another
 # The style sheet hides the prompt above and the settings beside a tab that has no use for them.
@@ -50,7 +57,9 @@ class TrainTab:
         self.runs = Runs(root, mode.private)
         self.new = NewRun(engine, self.runs, mode, Estimates(root / "estimates.json"))
         self.view = RunView(engine, self.runs, mode, self.entries)
-        self.offered: dict[Path, tuple[tuple[Any, ...], list[LoraEntry]]] = {}  # by run: its files, and what they are
+        # What was handed over, by run: the files with their times, and what they are.
+        self.offered: dict[Path, tuple[tuple[Any, ...], list[LoraEntry]]] = {}
+        self.controls: dict[Path, float] = {}
 
     def build(self) -> None:
         if not self.mode.presets:
@@ -82,7 +91,8 @@ class TrainTab:
         picker = self.settings.picker
         state = [self.owner, self.selected, self.settings.model, picker.loras, picker.own, self.told]
         state += [self.view.seen, self.view.scrub]
-        parts = [self.list, self.begin, self.watch, self.told, picker.loras, picker.own, *self.view.parts]
+        self.network = drawing.tabs["edit"].network
+        parts = [self.list, self.begin, self.watch, self.told, picker.loras, picker.own, self.network, *self.view.parts]
         look = {"fn": self.look, "inputs": state, "outputs": parts, **quiet}
         choice = [self.new.preset, self.new.base, self.new.form, self.new.known]
         load(self.enter, self.token, [self.token, self.owner, self.selected], **quiet).then(
@@ -134,10 +144,15 @@ class TrainTab:
         jobs = [job for job in self.runs.all(owner) if job.state != "draft"]
         updates: dict[Any, Any] = {}
         news = tuple(self._listed(job) for job in jobs)
-        if told != (selected, news):
-            updates |= {self.list: gr.HTML(value=selected, runs=[dict(entry) for entry in news])}
-            updates |= {self.told: (selected, news)}
-            updates |= {self.begin: gr.Column(visible=not selected), self.watch: gr.Column(visible=bool(selected))}
+        networks = () if self.mode.private else tuple(filter(None, map(self._control, jobs)))
+        if told != (selected, news, networks):
+            updates |= {
+                self.told: (selected, news, networks),
+                self.list: gr.HTML(value=selected, runs=[dict(entry) for entry in news]),
+                self.begin: gr.Column(visible=not selected),
+                self.watch: gr.Column(visible=bool(selected)),
+                self.network: gr.Dropdown([OWN_CONTROL, *networks], visible=bool(networks)),
+            }
         mine = [entry for job in jobs for entry in self.entries(job)]
         names = [entry.id for entry in mine]
         others = [name for name in own if not name.startswith("run-")]
@@ -173,7 +188,26 @@ class TrainTab:
                 self.settings.picker.remember(entry)
         return found
 
+    def _control(self, job: Job) -> tuple[str, str] | None:
+        """Title and name of the ControlNet that a run has handed over, made known to the engine."""
+        weights = job.folder / "output" / CONTROL_FILE
+        if job.about.get("task") != "controlnet" or not weights.is_file():
+            return None
+        name, title = f"run-{job.id}", str(job.about.get("title") or job.id)
+        if self.controls.get(job.folder) != (time := weights.stat().st_mtime):
+            model = read_json(job.folder / "config.json").get("model")
+            spec = next((spec for key, spec in self.engine.models.items() if source_name(key, spec) == model), None)
+            if spec is None:
+                return None
+            source = Source(str(weights.parent))
+            self.engine.add_control(name, ControlSpec(title, source, spec.licence, spec.family, TRAINED_ON))
+            self.controls[job.folder] = time
+        return title, name
+
     def _forget_discarded(self) -> None:
+        for folder in [folder for folder in list(self.controls) if not folder.exists()]:
+            self.controls.pop(folder, None)
+            self.engine.remove_control(f"run-{folder.name}")
         for folder in [folder for folder in list(self.offered) if not folder.exists()]:
             for entry in self.offered.pop(folder, ((), []))[1]:
                 self.settings.picker.drop(entry.id)
@@ -185,6 +219,17 @@ class TrainTab:
             return gr.skip(), gr.skip()
         cost, now = self.new.price(preset, model, form)
         return (gr.skip(), gr.skip()) if now == known else (cost, now)
+
+    def begin_again(self, owner: str, selected: str) -> tuple[Any, str]:
+        """A new run with the pictures of this one."""
+        try:
+            place = read_json(self.runs.get(selected, owner).folder / "config.json").get("data")
+            if not place:
+                raise JobError("This run was not trained on pictures.")
+            problems = self.new.dataset(owner).add_folder(place)
+        except (ConfigError, JobError, RequestError) as error:
+            return gr.skip(), problem_html(str(error))
+        return "", "".join(problem_html(str(problem)) for problem in problems)
 
     def use_run(self, owner: str, selected: str, prompt: str, seed: Any, own: list[str], order: int) -> dict[Any, Any]:
         """Draw with what the run has learned, on the Generate tab, with the prompt and seed that are there."""

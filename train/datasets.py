@@ -20,13 +20,12 @@ from PIL import Image
 
 from train.config import ConfigError
 from train.data import LISTING, Problem, Seen, inside, list_files, open_usable, scan, with_captions, words_of
-from train.intake import PHRASINGS, Intake, Limits, file_size, files_in
+from train.intake import INCOMING, PHRASINGS, Intake, Limits, bytes_of, files_in
 from yoso_core.pictures import square
 from yoso_core.requests import RequestError, check_text
 
 WAITING = ".captions.json"  # of pictures that have not come yet
 LOCK = ".lock"
-INCOMING = ".incoming"  # what is being taken in
 PATIENCE = 600  # seconds to wait for whoever is changing the same data set
 BETWEEN = re.compile(r"(?:^|\s)\|(?=\s|$)")  # phrasings on one line
 THUMBNAILS, THUMBNAIL_SIDE = 200, 96  # how many, pixels
@@ -147,9 +146,9 @@ class Dataset:
             ConfigError: the disk takes no more; what was taken in before stays.
         """
         paths = [Path(path) for path in paths]
-        with self._changing() as intake:
-            intake.take_files(paths, map(str, paths) if names is None else names)
-        return intake.problems
+        with self._changing() as change:
+            change.take_files(paths, map(str, paths) if names is None else names)
+        return change.problems
 
     def add_folder(self, path: str | Path) -> list[Problem]:
         """Take in the pictures of a folder of this machine, as `train.data.list_files` finds them.
@@ -163,10 +162,10 @@ class Dataset:
             ConfigError: no such folder, one that holds this data set or lies in it, or the disk takes no more.
         """
         files, problems = files_in(path, apart=self.folder)
-        with self._changing() as intake:
-            intake.problems += problems
-            intake.take(files)
-        return intake.problems
+        with self._changing() as change:
+            change.problems += problems
+            change.take(files)
+        return change.problems
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete pictures with their captions; what is not there is no error."""
@@ -262,49 +261,47 @@ class Dataset:
             from_name = name in seen and not row.get("captions")
             shown = one.width, one.height, captions, from_name, one.used, one.same_as
             rows.append(Row(name, *shown, tuple(notes[name]), thumbnails.get(name)))
-        return Report(tuple(rows), _bytes_of(self.folder, own), size)
+        return Report(tuple(rows), bytes_of(self.folder, own), size)
 
     def _rows(self) -> list[dict]:
         return list_files(self.folder, keep=lambda row: True).rows if self.folder.is_dir() else []
 
     @contextmanager
     def _changing(self) -> Iterator[Intake]:
-        """What is done to the intake is done to the folder at the end, unless there is an error; one at a time.
+        """What is done to the intake is done to the folder at the end; one at a time.
 
-        Of what is taken in, the part before the disk took no more stays.
+        An error changes nothing, but when the disk takes no more pictures, those before stay.
         """
-        staging, failed = self.folder / INCOMING, None
+        staging, failed, rest = self.folder / INCOMING, None, ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / LOCK, timeout=PATIENCE):
                 shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
                 staging.mkdir()
                 try:
-                    rows = self._rows()
-                    names = [row["file_name"] for row in rows]
-                    taken = [*names, *os.listdir(self.folder)]
-                    change = Intake(self.limits, staging, rows, self._waiting(), taken, _bytes_of(self.folder, names))
+                    change = Intake(self.limits, self.folder, self._rows(), self._waiting())
+                    before = [row["file_name"] for row in change.rows]
                     try:
                         yield change
                     except OSError as error:
                         failed = error
-                    self._keep(change, names)
+                        rest = f"{len(change.arrived):,} of these pictures were taken in before, add the others again"
+                    self._keep(change, before)
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
         except Timeout:
             raise ConfigError("the pictures are being changed by somebody else; try again in some minutes") from None
         except OSError as error:
-            raise _no_room(error, "nothing was changed") from error
+            failed, rest = error, "nothing was changed"
         if failed is not None:
-            taken_in = f"{len(change.arrived):,} of these pictures were taken in before, add the others again"
-            raise _no_room(failed, taken_in) from failed
+            why = f"the disk does not take the pictures ({failed.strerror or failed!s:.120})"
+            raise ConfigError(f"{why}; make room and try again: {rest}") from failed
 
     def _waiting(self) -> dict[str, dict]:
         try:
-            found = json.loads((self.folder / WAITING).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return json.loads((self.folder / WAITING).read_bytes())
+        except (OSError, ValueError):
             return {}
-        return {key: said for key, said in found.items() if isinstance(said, dict)} if isinstance(found, dict) else {}
 
     def _keep(self, change: Intake, before: Iterable[str]) -> None:
         """The listing is replaced in one go, and written first: whatever ends this leaves the old one or the new."""
@@ -332,11 +329,7 @@ def _checked(name: str, text: str) -> str:
 
 
 def _phrasings(name: str, text: str) -> list[str]:
-    """The phrasings of a text, each once.
-
-    Raises:
-        ConfigError: one is too long or no text, or there are too many.
-    """
+    """The phrasings of a text, each once; a ConfigError where one is too long or no text, or there are too many."""
     if not isinstance(text, str):
         raise ConfigError(f"the caption of {name} must be text")
     pieces = (piece for line in text.splitlines() for piece in BETWEEN.split(line))
@@ -344,12 +337,3 @@ def _phrasings(name: str, text: str) -> list[str]:
     if len(found) > PHRASINGS:
         raise ConfigError(f"{name} has {len(found):,} captions; at most {PHRASINGS} are taken")
     return found
-
-
-def _no_room(error: OSError, rest: str) -> ConfigError:
-    reason = error.strerror or str(error)
-    return ConfigError(f"the disk does not take the pictures ({reason:.120}); make room and try again: {rest}")
-
-
-def _bytes_of(folder: Path, names: Iterable[str]) -> int:
-    return sum(_file_size(folder / name) or 0 for name in names)

@@ -40,6 +40,7 @@ from train.data import (
 from yoso_core.pictures import FORMATS
 from yoso_core.requests import RequestError
 
+INCOMING = ".incoming"  # what is on its way
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
 STEM_CHARACTERS, STEM_BYTES = 90, 180  # of a file's name; file systems take 255 bytes in all
 KEY_CHARACTERS = 500
@@ -92,31 +93,25 @@ class Intake:
 
     Args:
         limits: how much it takes in.
-        staging: folder for files on their way.
+        folder: of the data set.
         rows: of its listing; "given" is the key that a picture came with.
         waiting: captions of pictures that have not come, by key.
-        names: that no new file can have.
-        bytes: of all its pictures.
 
     Attributes:
-        problems: of what is being added.
+        staging: folder for files on their way.
         arrived: files in `staging` by the names that they get.
+        bytes: of all pictures.
+        problems: of what is being added.
     """
 
-    def __init__(
-        self,
-        limits: Limits,
-        staging: Path,
-        rows: list[dict],
-        waiting: dict[str, dict],
-        names: Iterable[str],
-        bytes: int,
-    ) -> None:
-        self.limits, self.staging = limits, staging
-        self.rows, self.waiting, self.bytes = rows, waiting, bytes
-        self.problems: list[Problem] = []
+    def __init__(self, limits: Limits, folder: Path, rows: list[dict], waiting: dict[str, dict]) -> None:
+        self.limits, self.rows, self.waiting = limits, rows, waiting
+        self.staging = folder / INCOMING
         self.arrived: dict[str, Path] = {}
-        self._names = {name.casefold() for name in names}
+        self.problems: list[Problem] = []
+        names = [row["file_name"] for row in rows]
+        self.bytes = bytes_of(folder, names)
+        self._names = {name.casefold() for name in [*names, *os.listdir(folder)]}  # that no new file can have
         self._namesakes: Counter[str] = Counter()  # how many files had a name before
         self._sources: dict[str, str] = {}  # where captions come from, by key
         self._staged = count()
@@ -125,7 +120,7 @@ class Intake:
         """Take in files that lie beside each other, and zips. Their owner calls them `names`."""
         zips, loose = [], []
         for path, name in zip(paths, map(_last, names), strict=True):
-            size = file_size(path)
+            size = _file_size(path)
             if size is None:
                 self._skip(name, "there is no such file")
             elif name.lower().endswith(".zip"):
@@ -173,7 +168,7 @@ class Intake:
                 self._skip(file.name, error)
         known, used = ChainMap(told, self.waiting), set()
         for file, path, suffix in self._usable(pictures):
-            keys = [key for key in (file.key, _stem(file.key)) if key in known]
+            keys = [key for key in (file.key, posixpath.splitext(file.key)[0]) if key in known]
             said = file.said or (known[keys[0]] if keys else {})
             used.update(keys)
             name = self._new_name(file.name, suffix)
@@ -252,12 +247,7 @@ class Intake:
             self.problems.append(Problem(left[0], f"left out{more}: {full}"))
 
     def _stage(self, file: Given) -> Path:
-        """A copy of a file that nobody else writes to.
-
-        Raises:
-            RequestError: it can't be read, or is too large.
-            OSError: the copy can't be written.
-        """
+        """A file in the staging folder; a RequestError where it can't be read, an OSError where it can't be written."""
         path = self.staging / str(next(self._staged))
         if file.link is not None:
             with suppress(OSError):  # another disk, or one without links
@@ -300,11 +290,7 @@ class Intake:
                 self.take(members)
 
     def _members(self, archive: zipfile.ZipFile, name: str) -> list[Given]:
-        """The files of a zip that may be looked at; nothing is unpacked.
-
-        Raises:
-            RequestError: too many, or too large together.
-        """
+        """The files of a zip that may be looked at, unless they are too many or too large; nothing is unpacked."""
         found = archive.infolist()
         if len(found) > self.limits.zip_members:
             raise _too_many(self.limits)
@@ -322,7 +308,7 @@ class Intake:
         if total > self.limits.total_bytes:
             raise RequestError(f"it unpacks to {_amount(total)}; at most {_amount(self.limits.total_bytes)} are taken")
         # Who packs a folder gets its name before all others; captions packed by themselves have another.
-        common = len(os.path.commonprefix([parts[:-1] for _, parts in usable]))
+        common = len(os.path.commonprefix([parts[:-1] for _, parts in usable]))  # noqa: RUF071 - of lists
         return [
             Given(
                 f"{name}/{'/'.join(parts)}",
@@ -341,8 +327,8 @@ class _Bounded(io.BufferedReader):
         super().__init__(raw)
         self.limits, self.most = limits, max(4 * CHUNK, limits.zip_members * DIRECTORY_BYTES)
 
-    def read(self, size: int | None = -1) -> bytes:
-        found = super().read(self.most + 1 if size is None or size < 0 else min(size, self.most + 1))
+    def read(self, size: int = -1) -> bytes:
+        found = super().read(min(size, self.most + 1) if size >= 0 else self.most + 1)
         if len(found) > self.most:
             raise _too_many(self.limits)
         return found
@@ -362,7 +348,7 @@ def files_in(folder: str | Path, apart: Path) -> tuple[list[Given], list[Problem
         for row in listing.rows:
             name, file = row["file_name"], inside(source, row["file_name"])
             said = {"captions": _few_captions({"file_name": name, "captions": row["captions"]}, listing.problems)}
-            files.append(Given(name, _key(name), file_size(file) or 0, partial(open, file, "rb"), said, file))
+            files.append(Given(name, _key(name), _file_size(file) or 0, partial(open, file, "rb"), said, file))
     except ConfigError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user's home
@@ -370,7 +356,11 @@ def files_in(folder: str | Path, apart: Path) -> tuple[list[Given], list[Problem
     return files, listing.problems
 
 
-def file_size(path: Path) -> int | None:
+def bytes_of(folder: Path, names: Iterable[str]) -> int:
+    return sum(_file_size(folder / name) or 0 for name in names)
+
+
+def _file_size(path: Path) -> int | None:
     """Bytes of a file; None where there is none."""
     try:
         found = path.stat()
@@ -408,11 +398,7 @@ def _amount(number: int) -> str:
 
 
 def _parts(file: Given, limit: int) -> Iterator[bytes]:
-    """The bytes of a file, counted as they come: what its header says need not be true.
-
-    Raises:
-        RequestError: it can't be read, or has more than `limit` bytes.
-    """
+    """The bytes of a file, at most `limit`, counted as they come: what its header says need not be true."""
     read = 0
     try:
         with file.open() as source:
@@ -443,11 +429,7 @@ def _few_captions(row: dict, problems: list[Problem]) -> list[str]:
 
 
 def _suffix_of(path: Path) -> str:
-    """The suffix for the format that a picture has.
-
-    Raises:
-        RequestError: it is none that can be used.
-    """
+    """The suffix for the format that a picture has; a RequestError where it can't be used."""
     open_usable(path)
     with Image.open(path, formats=FORMATS) as picture:
         return SUFFIXES[picture.format]
@@ -463,15 +445,11 @@ def _key(path: str) -> str:
     return text.casefold()[-KEY_CHARACTERS:]
 
 
-def _stem(key: str) -> str:
-    return posixpath.splitext(key)[0]
-
-
 def _by_key(rows: Iterable[dict]) -> dict[str, list[dict]]:
     """The rows that captions of a key are for: of pictures that came by the same key the last one."""
     latest = {row.get("given") or _key(row["file_name"]): row for row in rows}
     found = defaultdict(list)
     for key, row in latest.items():
-        for one in {key, _stem(key)}:
+        for one in {key, posixpath.splitext(key)[0]}:
             found[one].append(row)
     return found

@@ -191,6 +191,18 @@ class Engine:
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
         self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
 
+    def add_control(self, name: str, spec: ControlSpec) -> None:
+        """Put a ControlNet among those that can be asked for by `name`; it is read anew when it is used next."""
+        with self.lock:
+            self.controls[name] = spec
+            self._networks.forget(lambda key: key[1] == name)
+
+    def remove_control(self, name: str) -> None:
+        """Take a ControlNet out again; nothing happens if it is not there."""
+        with self.lock:
+            self.controls.pop(name, None)
+            self._networks.forget(lambda key: key[1] == name)
+
     def check_lora(self, name: str, model: str) -> None:
         """See whether a LoRA of the library fits a model.
 
