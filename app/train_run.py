@@ -169,7 +169,7 @@ class RunView:
         progress, state, config = self.progress(job), job.state, read_json(job.folder / "config.json")
         previews, loras = progress.previews(), self.loras(job)
         steps = int(config.get("steps", 1))
-        checkpoint = job.has_checkpoint
+        checkpoint, handed_over = job.has_checkpoint, (job.folder / "output").is_dir()
         news = {
             "head": (
                 state,
@@ -180,10 +180,10 @@ class RunView:
                 progress.saved,
                 len(previews),
             ),
-            "buttons": (state, job.stopping, checkpoint),
+            "buttons": (state, job.stopping, checkpoint, handed_over),
             "curves": (job.id, progress.step, progress.time),
             "previews": (job.id, len(previews)),
-            "loras": (job.id, len(loras), (job.folder / "output").is_dir()),
+            "loras": (job.id, len(loras), handed_over),
             "log": (job.id, job.log()),
         }
         changed = {name for name, value in news.items() if seen.get(name) != value}
@@ -196,7 +196,8 @@ class RunView:
                 self.pause: gr.Button(visible=going),
                 self.resume: gr.Button("Resume" if checkpoint else "Start again", visible=idle),
                 self.keep: gr.Button(
-                    visible=(going and bool(loras)) or (checkpoint and state in (*CAN_GO_ON, "finished"))
+                    "Stop and keep" if going else "Keep the result only",
+                    visible=(going and handed_over) or (checkpoint and state in (*CAN_GO_ON, "finished")),
                 ),
                 self.discard: gr.Button(visible=True),
             }
@@ -207,7 +208,7 @@ class RunView:
         if "loras" in changed:
             updates |= {
                 self.trial: gr.Column(visible=bool(loras)),
-                self.using: gr.Column(visible=(job.folder / "output").is_dir()),
+                self.using: gr.Column(visible=handed_over),
                 self.use: gr.Button(visible=bool(loras)),
                 self.how: how_html(job, bool(loras)),
             }
