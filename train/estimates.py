@@ -90,6 +90,8 @@ class Estimates:
                 else:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     write_json(self.path, read_json(self.path) | {key: asdict(found)})
+        except OSError as error:  # a full disk; it would be tried again and again
+            self._failed[key] = Estimate(reason=f"Nothing can be measured here ({error!s:.120}).")
         finally:
             self._measuring.discard(key)
 

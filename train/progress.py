@@ -57,7 +57,7 @@ class Progress:
             self.sittings.append(step)
             for term, points in self.losses.items():  # what came after the checkpoint is done again
                 self.losses[term] = [point for point in points if point[0] <= step]
-        elif self.time:
+        elif self.time and step and kind != "Finished":  # those may come first in a sitting
             self.seconds += now - self.time
         if kind == "StepDone":
             self.rate, self.eta = float(event["rate"]), float(event["eta"])
