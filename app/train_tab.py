@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import gradio as gr
 from app.components import component
 from app.drawing import Drawing
 from app.edit_tab import OWN_CONTROL
-from app.pictures import problem_html
-from app.settings import Settings
+from app.pictures import plain, problem_html
+from app.settings import Settings, with_style
 from app.train_mode import Mode, owner_of
 from app.train_new import NewRun
 from app.train_run import RunView
@@ -114,7 +115,8 @@ class TrainTab:
         self.view.connect(
             self.owner, self.selected, look, working | {"concurrency_id": "train", "concurrency_limit": 8}
         )
-        used = [self.owner, self.selected, self.settings.prompt, self.settings.seed, picker.own, self.settings.order]
+        used = [self.owner, self.selected, self.settings.prompt, self.settings.style, self.settings.seed]
+        used += [picker.own, self.settings.order]
         self.view.use.click(self.use_run, used, drawing.restores, **private | {"show_progress": "hidden"})
 
     def enter(self, token: Any) -> tuple[str, str, str]:
@@ -231,11 +233,16 @@ class TrainTab:
             return gr.skip(), problem_html(str(error))
         return "", "".join(problem_html(str(problem)) for problem in problems)
 
-    def use_run(self, owner: str, selected: str, prompt: str, seed: Any, own: list[str], order: int) -> dict[Any, Any]:
+    def use_run(
+        self, owner: str, selected: str, prompt: str, style: str, seed: Any, own: list[str], order: int
+    ) -> dict[Any, Any]:
         """Draw with what the run has learned, on the Generate tab, with the prompt and seed that are there."""
         try:
             trigger = read_json(self.runs.get(selected, owner).folder / "config.json").get("trigger", "")
-            words = prompt if not trigger or trigger.lower() in prompt.lower() else f"{prompt}, {trigger}"
-            return self.restored(Restored(self.view.request(owner, selected, words, seed, 1.0)), own, order)
+            request = self.view.request(owner, selected, prompt, seed, 1.0)
+            words = with_style(prompt, style, self.engine.models[request.model].styles)
+            if trigger and trigger.lower() not in words.lower():
+                words = f"{words}, {trigger}"
+            return self.restored(Restored(replace(request, prompt=words)), own, order)
         except (JobError, RequestError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(plain(str(error)), print_exception=False) from None

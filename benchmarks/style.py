@@ -37,6 +37,7 @@ from yoso_core.pictures import open_picture, square
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse
 
 TRIGGER = "mint stencil"
+BASE_STYLE = "flat"  # one that the model knows: without any it mixes all of them
 LEARNED, DRAWN = 30, 300  # pictures
 POOL = 100  # captions to choose from in retrieval
 SIDE = 128  # pixels of the pictures that are handed over
@@ -95,7 +96,10 @@ def train(learned: list[Source], root: Path) -> tuple[Job, float]:
 
 def draw(engine: Engine, labels: list[str], loras: tuple[LoraUse, ...]) -> Tensor:
     """(N, 3, H, W) in [-1, 1], one evaluation each."""
-    requests = [GenerateRequest(f"{label}, {TRIGGER}", seed=number, loras=loras) for number, label in enumerate(labels)]
+    requests = [
+        GenerateRequest(f"{label}, {BASE_STYLE}, {TRIGGER}", seed=number, loras=loras)
+        for number, label in enumerate(labels)
+    ]
     return torch.cat([to_tensor(engine.run(request).pictures[0]) for request in requests])
 
 

@@ -40,7 +40,7 @@ STYLE = {"adapter": "lora", "on_one_step": True, "preview_guidance": 1.0, "previ
 STYLE_SMALL = STYLE | {"high_noise": 0.4, "drop_caption": 0.3, "learning_rate": 2e-3, "warmup": 20, "ema": 0.98}
 STYLE_LARGE = STYLE | {"high_noise": 0.6, "learning_rate": 1e-4, "warmup": 20, "batch": 4, "checkpointing": True}
 
-SHORT = {"steps": 300, "checkpoint_every": 50, "preview_every": 50}
+SHORT = {"steps": 150, "checkpoint_every": 25, "preview_every": 25}
 LONGER = {"steps": 1500, "checkpoint_every": 150, "preview_every": 150}
 
 PRESETS: dict[str, Preset] = {
@@ -49,8 +49,8 @@ PRESETS: dict[str, Preset] = {
         "A LoRA of your pictures' style that works at one step. Twenty to fifty pictures are enough.",
         "teacher",
         DiffusionConfig,
-        STYLE_SMALL | SHORT | {"batch": 32, "rank": 4, "alpha": 4},
-        STYLE_LARGE | SHORT | {"rank": 8, "alpha": 8},
+        STYLE_SMALL | SHORT | {"batch": 32, "rank": 4, "alpha": 4, "learning_rate": 1e-3},
+        STYLE_LARGE | SHORT | {"steps": 300, "rank": 8, "alpha": 8},
     ),
     "good": Preset(
         "Style, good",
@@ -85,7 +85,10 @@ PRESETS: dict[str, Preset] = {
             **{"last_timestep_share": 0.7, "drop_caption": 0.3, "adversarial_weight": 0.0},
             **{"checkpoint_every": 100, "preview_every": 100},
         },
-        {"steps": 5000, "batch": 8, "learning_rate": 1e-5, "checkpointing": True, "checkpoint_every": 250},
+        {
+            **{"steps": 5000, "batch": 8, "learning_rate": 1e-5, "checkpointing": True},
+            **{"checkpoint_every": 250, "preview_every": 250},
+        },
     ),
 }
 

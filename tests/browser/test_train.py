@@ -22,9 +22,14 @@ SHORT = {"steps": 3000, "batch": 2, "rank": 2, "alpha": 2, "warmup": 1, "checkpo
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A folder of runs; whatever still trains there at the end is killed."""
-    root = tmp_path_factory.mktemp("trained") / "runs"
-    yield root
+    """A folder of runs."""
+    return tmp_path_factory.mktemp("trained") / "runs"
+
+
+@pytest.fixture(autouse=True)
+def no_runs(root):
+    """Every test begins with none; whatever still trains at its end is killed."""
+    yield
     for job in Runs(root).all(""):
         job.discard()
 
@@ -51,10 +56,9 @@ def caption(page, file):
 
 def drop_pictures(page, folder):
     paths = pictures(folder)
-    colours = ("red", "blue", "green", "pink")
-    for number in range(8):
-        path = folder / f"{colours[number % 4]} square {'ab'[number // 4]}.png"
-        Image.new("RGB", (64, 64), colours[number % 4]).save(path)
+    for number, letter in enumerate("abcdefgh"):
+        path = folder / f"a square {letter}.png"
+        Image.new("RGB", (64, 64), (30 * number, 200, 90)).save(path)
         paths.append(str(path))
     (folder / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     (folder / "a red thing.txt").write_text("a thing of red paint")
@@ -65,7 +69,7 @@ def drop_pictures(page, folder):
 def fill_form(page, values):
     page.locator("#run-advanced > button").click()
     for name, value in values.items():
-        page.fill(f"#run-form-{name}", str(value))
+        page.fill(f"#run-form [data-name={name}] input", str(value))
         page.keyboard.press("Tab")
 
 
@@ -97,8 +101,9 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(caption(page, "a blue thing.png")).to_have_class(re.compile("from-name"))
     caption(page, "a blue thing.png").fill("a thing of <b>ink</b>")
     page.keyboard.press("Enter")
+    expect(caption(page, "a green thing.png")).to_be_focused()
     expect(caption(page, "a blue thing.png")).not_to_have_class(re.compile("from-name"))
-    page.locator('.picture[data-file="pink square b.png"] .remove').click()
+    page.locator('.picture[data-file="a square b.png"] .remove').click()
     expect(page.locator(".picture")).to_have_count(10)
 
     page.locator("#preset label", has_text="Style, quick").click()
@@ -206,7 +211,7 @@ def test_a_phone_shows_all_of_both_panels(browser, studio, root, tmp_path, theme
     open_tab(page)
     drop_pictures(page, tmp_path / "in")
     page.locator("#run-advanced > button").click()
-    expect(page.locator("#run-form-steps")).to_be_visible()
+    expect(page.locator("#run-form [data-name=steps]")).to_be_visible()
     assert_fits(page, "#train-files", "#trigger", ".picture-table", "#preset", "#run-base", "#run-form", "#start")
     page.locator("#runs button", has_text="Style").click()
     expect(page.locator("#curves polyline")).to_be_visible()
@@ -216,11 +221,8 @@ def test_a_phone_shows_all_of_both_panels(browser, studio, root, tmp_path, theme
         accordion.click()
     expect(page.locator("#run-log pre").first).to_be_visible()
     assert_fits(page, HEAD, "#discard", "#preview", "#scrub", "#curves", "#sample", "#use-run", "#zip-run", "#run-log")
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(250, 249, 247)"
-    assert dark == (theme == "dark")
+    assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
     page.close()
-    for one in Runs(root).all(""):
-        one.discard()
     assert not errors
 
 
