@@ -39,7 +39,7 @@ def main() -> None:
         loras = distinct([*bundled(), *in_folder(options.loras), *shared])
         engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
         demo = build_app(engine, loras, options.loras, options.runs, mode)
-        demo.launch(**address, **launch_options(options.mcp))
+        demo.launch(**address, **launch_options(options.mcp, MODES[mode].upload))
     except (RequestError, PictureError, OSError) as error:  # OSError: the port is taken
         sys.exit(f"error: {error}")
 

@@ -211,7 +211,7 @@ class EditTab:
             self.canvas: canvas | {"draw": True},
             self.strength: request.strength,
             self.annotator: gr.Radio(offered, value=control.annotator if followed else OFF),
-            self.network: control.network if followed and control.network in self.engine.controls else OWN_CONTROL[1],
+            self.network: control.network if followed and self.is_trained(control.network) else OWN_CONTROL[1],
             self.control_strength: control.strength if control else 1,
             self.control_start: control.start if control else 0,
             self.low: control.low if control else 100,
@@ -220,6 +220,10 @@ class EditTab:
             self.feather: request.feather,
             self.grow: request.grow,
         }
+
+    def is_trained(self, network: str | None) -> bool:
+        """Whether a ControlNet is one that was trained here, which the page offers by name."""
+        return network in self.engine.controls and str(network).startswith("run-")
 
     def connect(self, private: dict[str, Any]) -> None:
         self.compare.input(None, self.compare, None, js=ON_COMPARE)

@@ -136,7 +136,7 @@ class LoraPicker:
         """Put a LoRA into the list of this session and switch it on, if it fits the model."""
         spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
         try:
-            if sum(entry.origin != "trained" for entry in self.here(own)) >= UPLOADS + len(self.shared):
+            if sum(name in self.known and self.known[name].origin != "trained" for name in own) >= UPLOADS:
                 raise RequestError(f"A session may add {UPLOADS} LoRAs; please reload the page to begin anew.")
             entry = find()
             self.remember(entry)

@@ -28,7 +28,7 @@ EMPTY = '<div class="pictures empty"></div>'
 
 def plain(sentence: str) -> str:
     """A sentence for a toast, which shows HTML; it may repeat what a link or a file says."""
-    return html.escape(sentence, quote=False)
+    return html.escape(as_sentence(sentence), quote=False)
 
 
 def run(engine: Engine, request: GenerateRequest) -> Result:
@@ -128,9 +128,15 @@ def info_html(result: Result) -> str:
     return "".join(lines + [f'<p class="note">{html.escape(note)}</p>' for note in notes])
 
 
+def as_sentence(text: str) -> str:
+    """A message of a library as a sentence of the page: with a capital and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
 def problem_html(sentence: str) -> str:
     """Takes a sentence as it is, not one that `plain` was applied to."""
-    return f'<p class="note problem" role="alert">{html.escape(sentence)}</p>'
+    return f'<p class="note problem" role="alert">{html.escape(as_sentence(sentence))}</p>'
 
 
 def saved_name(request: GenerateRequest, seed: int) -> str:

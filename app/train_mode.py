@@ -2,10 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from train.datasets import OWN, SHARED, Limits
+from yoso_core.requests import DEFAULT_MODEL
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -20,7 +21,11 @@ class Mode:
         runs: a person may have.
         bytes: that a person's runs may take on disk.
         steps: of a run.
-        advanced: whether every setting can be changed.
+        ceilings: largest value of other settings.
+        hidden: settings that can't be changed, beside those that are asked elsewhere.
+        advanced: whether settings can be changed at all.
+        models: those that may be trained on; none means all.
+        upload: largest file that the server takes, as Gradio writes it.
         presets: those offered; none means that nothing is trained here.
     """
 
@@ -29,16 +34,72 @@ class Mode:
     runs: int
     bytes: int
     steps: int
+    ceilings: Mapping[str, int]
+    hidden: Collection[str]
     advanced: bool
+    models: Collection[str]
+    upload: str
     presets: Collection[str]
 
 
 ALL = ("quick", "good", "one-step", "controlnet")
+DEMO = Limits(pictures=20, file_bytes=5_000_000, total_bytes=20_000_000, zip_members=100)
+# Where people share a machine, nobody may fill its memory or name its folders.
+CEILINGS = {"batch": 64, "rank": 128, "variants": 8, "preview_steps": 50}
+NAMING = ("start_from", "tracker", "compile")
 MODES: dict[str, Mode] = {
-    "local": Mode(False, OWN, 1000, 10**13, 10**9, True, ALL),
-    "private": Mode(True, SHARED, 20, 5 * 10**9, 20_000, True, ALL),
-    "tiny": Mode(True, Limits(20, 5_000_000, 20_000_000, 100), 2, 10**8, 60, False, ("quick",)),
-    "off": Mode(True, SHARED, 0, 0, 0, False, ()),
+    "local": Mode(
+        private=False,
+        limits=OWN,
+        runs=1000,
+        bytes=10**13,
+        steps=10**9,
+        ceilings={},
+        hidden=(),
+        advanced=True,
+        models=(),
+        upload="300mb",
+        presets=ALL,
+    ),
+    "private": Mode(
+        private=True,
+        limits=SHARED,
+        runs=20,
+        bytes=5 * 10**9,
+        steps=20_000,
+        ceilings=CEILINGS,
+        hidden=NAMING,
+        advanced=True,
+        models=(),
+        upload="100mb",
+        presets=ALL,
+    ),
+    "tiny": Mode(
+        private=True,
+        limits=DEMO,
+        runs=2,
+        bytes=10**8,
+        steps=60,
+        ceilings=CEILINGS,
+        hidden=NAMING,
+        advanced=False,
+        models=(DEFAULT_MODEL,),
+        upload="20mb",
+        presets=("quick",),
+    ),
+    "off": Mode(
+        private=True,
+        limits=DEMO,
+        runs=0,
+        bytes=0,
+        steps=0,
+        ceilings={},
+        hidden=(),
+        advanced=False,
+        models=(),
+        upload="20mb",
+        presets=(),
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """A new training run: pictures in, a look at them, what to train, and what it will take."""
 
 import html
-import shlex
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_
 SHOWN = 200  # pictures of a set on the page
 TITLE_LIMIT = 60
 FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
+NOTHING = Report((), 0, 0)
 WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."
 
 
@@ -43,6 +44,9 @@ class NewRun:
 
     def __init__(self, engine: Engine, runs: Runs, mode: Mode, estimates: Estimates) -> None:
         self.engine, self.runs, self.mode, self.estimates = engine, runs, mode, estimates
+        self.hidden = (*HIDDEN, *mode.hidden)
+        self.models = {name: spec for name, spec in engine.models.items() if not mode.models or name in mode.models}
+        self.beginning = threading.Lock()  # what is counted, looked at and begun must be the same
 
     def build(self) -> None:
         first = next(iter(self.mode.presets))
@@ -67,14 +71,16 @@ class NewRun:
         with gr.Column(visible=False, elem_id="captions") as self.captions:
             with gr.Row(elem_classes="line-up"):
                 self.trigger = gr.Textbox(
-                    label="Words that will call the style",
-                    placeholder="such as: mint stencil",
+                    label="Trigger words (optional)",
+                    placeholder="words that call the style; without any it comes with the LoRA itself",
                     max_length=80,
                     max_lines=1,
                     elem_id="trigger",
                 )
                 self.add_words = gr.Button("Add to all captions", size="sm", scale=0, min_width=150)
-                self.describe = gr.Button("Write missing captions", size="sm", scale=0, min_width=170)
+                self.describe = gr.Button(
+                    "Write missing captions", size="sm", scale=0, min_width=170, visible=not self.mode.private
+                )
             self.table = component("picture_table", pictures=[], more=0, elem_id="picture-table")
             self.clear = gr.Button("Remove all pictures", size="sm", scale=0, min_width=150)
         gr.HTML("<h3>2. What to train</h3>")
@@ -90,13 +96,13 @@ class NewRun:
         with gr.Row(elem_classes="line-up"):
             self.title = gr.Textbox("My style", label="Name", max_length=TITLE_LIMIT, max_lines=1, elem_id="run-title")
             self.base = gr.Dropdown(
-                [(spec.title, name) for name, spec in self.engine.models.items()],
+                [(spec.title, name) for name, spec in self.models.items()],
                 value=DEFAULT_MODEL,
                 label="Base model",
                 elem_id="run-base",
             )
         with gr.Accordion("Advanced: every setting", open=False, visible=self.mode.advanced, elem_id="run-advanced"):
-            self.form = build_form("run-form", fields_of(self.config(first, DEFAULT_MODEL), HIDDEN))
+            self.form = build_form("run-form", fields_of(self.config(first, DEFAULT_MODEL), self.hidden))
         gr.HTML("<h3>3. Start</h3>")
         self.cost = gr.HTML(elem_id="cost")
         self.start = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=180)
@@ -114,17 +120,24 @@ class NewRun:
         seen = [self.report, self.captions, self.table]
         hidden = private | {"show_progress": "hidden"}
         self.files.upload(
-            self.take_files, [owner, self.files], [self.files, *seen], show_progress_on=self.report, **private
+            self.take_files,
+            [owner, self.base, self.files],
+            [self.files, *seen],
+            show_progress_on=self.report,
+            **private,
         )
-        self.take.click(self.take_folder, [owner, self.place], seen, show_progress_on=self.report, **private)
-        self.place.submit(self.take_folder, [owner, self.place], seen, show_progress_on=self.report, **private)
-        self.add_words.click(self.add_trigger, [owner, self.trigger], seen, **hidden)
-        self.describe.click(self.write_captions, owner, seen, show_progress_on=self.table, **private)
-        self.table.input(self.change, owner, seen, **hidden)
-        self.clear.click(self.remove_all, owner, seen, **hidden)
+        self.take.click(self.take_folder, [owner, self.base, self.place], seen, show_progress_on=self.report, **private)
+        self.place.submit(
+            self.take_folder, [owner, self.base, self.place], seen, show_progress_on=self.report, **private
+        )
+        self.add_words.click(self.add_trigger, [owner, self.base, self.trigger], seen, **hidden)
+        self.describe.click(self.write_captions, [owner, self.base], seen, show_progress_on=self.table, **private)
+        self.table.input(self.change, [owner, self.base], seen, **hidden)
+        self.clear.click(self.remove_all, [owner, self.base], seen, **hidden)
         chosen = [self.preset, self.base]
         for control in chosen:
             control.input(self.choose, chosen, [self.form, self.about, self.cost, self.known], **hidden)
+        self.base.input(self.shown, [owner, self.base], seen, **hidden)
         self.form.change(self.price, [*chosen, self.form], [self.cost, self.known], **hidden)
         given = [owner, *chosen, self.form, self.title, self.trigger]
         self.start.click(self.begin, given, [selected, self.told], show_progress_on=self.told, **private)
@@ -135,32 +148,36 @@ class NewRun:
         """The pictures of the owner's next run."""
         return Dataset(self.runs.draft(owner).data, self.mode.limits)
 
-    def take_files(self, owner: str, paths: list[str] | None) -> tuple[Any, ...]:
+    def take_files(self, owner: str, model: str, paths: list[str] | None) -> tuple[Any, ...]:
         files = [Path(path) for path in paths or []]
-        return None, *self._changed(owner, lambda dataset: dataset.add(files))
+        return None, *self._changed(owner, model, lambda dataset: dataset.add(files))
 
-    def take_folder(self, owner: str, place: str) -> tuple[Any, ...]:
+    def take_folder(self, owner: str, model: str, place: str) -> tuple[Any, ...]:
         if self.mode.private:  # the page has no such field, but programs could send one
-            return self._changed(owner, lambda dataset: [Problem(place, "folders of this machine can't be named here")])
-        return self._changed(owner, lambda dataset: dataset.add_folder(Path(place.strip()).expanduser()))
+            return self._changed(
+                owner, model, lambda dataset: [Problem(place, "folders of this machine can't be named here")]
+            )
+        return self._changed(owner, model, lambda dataset: dataset.add_folder(Path(place.strip()).expanduser()))
 
-    def add_trigger(self, owner: str, words: str) -> tuple[Any, ...]:
-        return self._changed(owner, lambda dataset: dataset.add_words(words.strip()))
+    def add_trigger(self, owner: str, model: str, words: str) -> tuple[Any, ...]:
+        return self._changed(owner, model, lambda dataset: dataset.add_words(words.strip()))
 
-    def write_captions(self, owner: str) -> tuple[Any, ...]:
+    def write_captions(self, owner: str, model: str) -> tuple[Any, ...]:
         def describe(dataset: Dataset) -> None:
+            if self.mode.private:
+                raise ConfigError("Captions are not written here; type them, or name your files after what they show.")
             if lacking := why_not():
                 raise ConfigError(lacking)
-            missing = [row.file for row in self.check(dataset).rows if row.used and row.from_name]
+            missing = [row.file for row in self.check(dataset, model).rows if row.used and row.from_name]
             texts = Captioner().describe(map(dataset.open, missing))
             dataset.set_captions(dict(zip(missing, texts, strict=True)))
 
-        return self._changed(owner, describe)
+        return self._changed(owner, model, describe)
 
-    def remove_all(self, owner: str) -> tuple[Any, ...]:
-        return self._changed(owner, lambda dataset: dataset.remove(list(dataset.captions())))
+    def remove_all(self, owner: str, model: str) -> tuple[Any, ...]:
+        return self._changed(owner, model, lambda dataset: dataset.remove(list(dataset.captions())))
 
-    def change(self, owner: str, event: gr.EventData) -> tuple[Any, ...]:
+    def change(self, owner: str, model: str, event: gr.EventData) -> tuple[Any, ...]:
         """A caption that was typed, or a picture that was taken out."""
         sent = getattr(event, "_data", None)
         sent = sent if isinstance(sent, dict) else {}
@@ -172,22 +189,24 @@ class NewRun:
             if isinstance(gone, list) and gone:
                 dataset.remove([str(file) for file in gone])
 
-        return self._changed(owner, change)
+        return self._changed(owner, model, change)
 
-    def _changed(self, owner: str, change: Callable[[Dataset], list[Problem] | None]) -> tuple[Any, ...]:
+    def _changed(self, owner: str, model: str, change: Callable[[Dataset], list[Problem] | None]) -> tuple[Any, ...]:
         """Change the pictures, and show them as they are now."""
         try:
             problems = change(self.dataset(owner)) or []
-        except (ConfigError, RequestError) as error:
+        except (ConfigError, JobError, RequestError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
-        return self.shown(owner, problems)
+        return self.shown(owner, model, problems)
 
-    def check(self, dataset: Dataset) -> Report:
-        return dataset.check(self.engine.models[DEFAULT_MODEL].resolution)
+    def check(self, dataset: Dataset, model: str) -> Report:
+        """The pictures as a run on this model would take them."""
+        return dataset.check(self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]).resolution)
 
-    def shown(self, owner: str, problems: list[Problem] = ()) -> tuple[Any, ...]:
+    def shown(self, owner: str, model: str, problems: list[Problem] = ()) -> tuple[Any, ...]:
         """What the page says of the pictures, and the table of them."""
-        report = self.check(self.dataset(owner))
+        draft = self.runs.find_draft(owner)
+        report = self.check(Dataset(draft.data, self.mode.limits), model) if draft else NOTHING
         pictures = [
             {
                 "file": row.file,
@@ -210,6 +229,17 @@ class NewRun:
             gr.HTML(pictures=pictures, more=more),
         )
 
+    def again(self, owner: str, selected: str) -> tuple[Any, str]:
+        """Another run with the pictures of this one."""
+        try:
+            place = self.runs.get(selected, owner).config.get("data")
+            if not place:
+                raise JobError("This run was not trained on pictures.")
+            problems = self.dataset(owner).add_folder(place)
+        except (ConfigError, JobError, RequestError) as error:
+            return gr.skip(), problem_html(str(error))
+        return "", "".join(problem_html(str(problem)) for problem in problems)
+
     # What to train
 
     def config(self, preset: str, model: str, **given: Any) -> ModelRunConfig:
@@ -218,7 +248,7 @@ class NewRun:
         Raises:
             ConfigError: there is no such preset or model here.
         """
-        if preset not in self.mode.presets or model not in self.engine.models:
+        if preset not in self.mode.presets or model not in self.models:
             raise ConfigError("choose one of the presets and one of the models of the page")
         config = settings(PRESETS[preset], model, self.engine.models[model], **given)
         return replace(config, steps=min(config.steps, self.mode.steps))
@@ -232,14 +262,17 @@ class NewRun:
         config = self.config(preset, model, **given)
         if form and not self.mode.advanced:
             raise ConfigError("settings can't be changed here")
-        config = read_form(config, form or {}, HIDDEN)
+        config = read_form(config, form or {}, self.hidden)
         if config.steps > self.mode.steps:
             raise ConfigError(f"steps must be at most {self.mode.steps} here")
+        for name, most in self.mode.ceilings.items():
+            if getattr(config, name, 0) > most:
+                raise ConfigError(f"{name} must be at most {most} here")
         return config
 
     def choose(self, preset: str, model: str) -> tuple[Any, ...]:
         """Another preset: its form, and what it takes."""
-        form = gr.HTML(value={}, fields=fields_of(self.config(preset, model), HIDDEN))
+        form = gr.HTML(value={}, fields=fields_of(self.config(preset, model), self.hidden))
         return form, about_html(preset), *self.price(preset, model, {})
 
     def price(self, preset: str, model: str, form: Any) -> tuple[str, str]:
@@ -247,10 +280,13 @@ class NewRun:
         try:
             config = self.read(preset, model, form)
         except ConfigError as error:
-            return problem_html(f"{error}."), str(error)
+            return problem_html(str(error)), str(error)
         task = PRESETS[preset].task
-        estimate = self.estimates.get(task, config)
-        return cost_html(task, config, estimate), f"{preset} {model} {estimate} {config.steps}"
+        if form and self.mode.private:  # measuring takes the machine, for whatever somebody thinks up
+            estimate = Estimate(reason="What changed settings take is told once the run has begun.")
+        else:
+            estimate = self.estimates.get(task, config)
+        return cost_html(config, estimate), f"{preset} {model} {estimate} {config.steps}"
 
     def begin(self, owner: str, preset: str, model: str, form: Any, title: str, trigger: str) -> tuple[str, str]:
         """Start the run; returns its id."""
@@ -258,15 +294,17 @@ class NewRun:
             title = check_text("The name", title, TITLE_LIMIT).strip() or "My style"
             trigger = check_text("The trigger", trigger, PROMPT_LIMIT).strip()
             config = self.read(preset, model, form, title=title, trigger=trigger)
-            dataset = self.dataset(owner)
-            if not any(row.used for row in self.check(dataset).rows):
-                raise ConfigError("There are no pictures yet; drop some at the top of the page")
-            if trigger:
-                dataset.add_words(trigger)
-            self._refuse_too_many(owner)
-            job = self.runs.begin(self.runs.draft(owner), PRESETS[preset].task, preset, title, asdict(config))
-        except (ConfigError, JobError, RequestError) as error:
-            return gr.skip(), problem_html(_sentence(error))
+            with self.beginning:
+                draft = self.runs.draft(owner)
+                dataset = Dataset(draft.data, self.mode.limits)
+                if not any(row.used for row in self.check(dataset, model).rows):
+                    raise ConfigError("There are no pictures yet; drop some at the top of the page")
+                if trigger:
+                    dataset.add_words(trigger)
+                self._refuse_too_many(owner)
+                job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config))
+        except (ConfigError, JobError, OSError, RequestError) as error:
+            return gr.skip(), problem_html(str(error))
         return job.id, ""
 
     def _refuse_too_many(self, owner: str) -> None:
@@ -277,28 +315,17 @@ class NewRun:
             raise ConfigError(f"Your runs take more than {self.mode.bytes / 1e9:g} GB; discard one first")
 
 
-def _sentence(error: Exception) -> str:
-    text = str(error).rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}."
-
-
 def about_html(preset: str) -> str:
     return f'<p class="quiet">{html.escape(PRESETS[preset].about)}</p>'
 
 
-def cost_html(task: str, config: ModelRunConfig, estimate: Estimate | None) -> str:
-    """Steps, time and memory, and the command that does the same."""
+def cost_html(config: ModelRunConfig, estimate: Estimate | None) -> str:
+    """Steps, time and memory."""
     if estimate is None:
-        takes = "how long that takes here is measured as soon as no run trains …"
+        takes = "how long that takes here is being measured, as soon as no run trains …"
     elif estimate.reason:
         takes = html.escape(estimate.reason)
     else:
         time = duration(estimate.seconds(config.steps))
         takes = f"about <b>{time}</b> on this machine · <b>{estimate.memory / 1e9:.1f} GB</b> of memory"
     return f'<p class="cost"><b>{config.steps:,} steps</b> of {config.batch} pictures · {takes}</p>'
-
-
-def command_of(task: str, folder: Path) -> str:
-    """What does the same from a shell, on as many devices as there are."""
-    settings_file, run = shlex.quote(str(folder / "config.json")), shlex.quote(str(folder))
-    return f"accelerate launch -m train {task} --config {settings_file} --run {run}"

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,11 +16,10 @@ from app.compare_tab import ladder_html
 from app.components import component
 from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
 from app.train_mode import Mode
-from app.train_new import command_of
 from train.config import ConfigError
 from train.console import duration
 from train.export import SNAPSHOTS
-from train.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held, read_json
+from train.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
 from train.presets import PRESETS, source_name
 from train.progress import Progress
 from train.publish import login, pack, push
@@ -41,7 +41,8 @@ WORDS = {
     "finished": "Done.",
     "kept": "Ended and kept.",
 }
-CONFIRM = "() => confirm('Remove this run with everything it has learned?')"
+ON_DISCARD = "(owner, run, _) => [owner, run, confirm('Remove this run with everything it has learned?')]"
+ON_KEEP = "(owner, run, _) => [owner, run, confirm('Keep what it has learned, and nothing to go on from?')]"
 
 
 class RunView:
@@ -75,7 +76,7 @@ class RunView:
             with gr.Column(scale=2, min_width=280):
                 gr.HTML("<h3>Losses</h3>")
                 self.curves = component("curves", {}, elem_id="curves")
-        with gr.Column(elem_id="try") as self.trial:
+        with gr.Column(elem_id="trial") as self.trial:
             gr.HTML("<h3>Try it</h3>")
             with gr.Row(elem_classes="line-up"):
                 self.prompt = gr.Textbox(
@@ -85,7 +86,7 @@ class RunView:
                     elem_id="try-prompt",
                 )
                 self.seed = gr.Number(0, label="Seed", precision=0, min_width=90, scale=0)
-                self.sample = gr.Button("Sample now", size="sm", scale=0, min_width=130, elem_id="sample")
+                self.sample = gr.Button("Draw it now", size="sm", scale=0, min_width=130, elem_id="sample")
             self.weight = gr.Slider(
                 *LORA_WEIGHT_RANGE, 1, step=0.05, label="Weight of what was learned", elem_id="try-weight", buttons=[]
             )
@@ -95,6 +96,7 @@ class RunView:
                     self.info = gr.HTML(elem_classes="info")
                 with gr.Column(scale=2, min_width=280):
                     self.compare = gr.Button("Compare checkpoints", size="sm", elem_id="compare-checkpoints")
+                    gr.HTML(f'<p class="quiet">{RULE}</p>')
                     self.sheet = gr.HTML(elem_id="checkpoint-sheet")
         with gr.Column(elem_id="use") as self.using:
             gr.HTML("<h3>Use it</h3>")
@@ -134,9 +136,11 @@ class RunView:
         self.download = gr.DownloadButton(
             visible="hidden", elem_id="run-download"
         )  # in a column that appears it would too
-        for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run), (self.keep, self.keep_run)):
+        for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run)):
             button.click(act, own, self.told, **hidden).then(**look)
-        self.discard.click(self.discard_run, [*own, self.seen], [selected, self.told], js=_confirmed(3), **hidden).then(
+        self.sure = gr.Checkbox(visible="hidden")  # what the person answers to a question of the browser
+        self.keep.click(self.keep_run, [*own, self.sure], self.told, js=ON_KEEP, **hidden).then(**look)
+        self.discard.click(self.discard_run, [*own, self.sure], [selected, self.told], js=ON_DISCARD, **hidden).then(
             **look
         )
         self.scrub.input(self.show_preview, [*own, self.scrub], self.preview, trigger_mode="always_last", **hidden)
@@ -166,9 +170,8 @@ class RunView:
             scrubbed: step of the preview that is shown.
             seen: what the page shows already.
         """
-        progress, state, config = self.progress(job), job.state, read_json(job.folder / "config.json")
+        progress, state, steps = self.progress(job), job.state, job.steps
         previews, loras = progress.previews(), self.loras(job)
-        steps = int(config.get("steps", 1))
         checkpoint, handed_over = job.has_checkpoint, (job.folder / "output").is_dir()
         news = {
             "head": (
@@ -194,15 +197,15 @@ class RunView:
             going, idle = state in ALIVE and not job.stopping, state in CAN_GO_ON
             updates |= {
                 self.pause: gr.Button(visible=going),
-                self.resume: gr.Button("Resume" if checkpoint else "Start again", visible=idle),
+                self.resume: gr.Button("Resume" if checkpoint else "Start", visible=idle),
                 self.keep: gr.Button(
-                    "Stop and keep" if going else "Keep the result only",
+                    "Stop and keep" if going else "Delete its checkpoints",
                     visible=(going and handed_over) or (checkpoint and state in (*CAN_GO_ON, "finished")),
                 ),
                 self.discard: gr.Button(visible=True),
             }
         if "curves" in changed:
-            updates[self.curves] = {"terms": progress.curves(), "steps": max(steps, 1)}
+            updates[self.curves] = {"terms": progress.curves(), "steps": steps}
         if "previews" in changed:
             updates |= self._previews(previews, scrubbed, seen.get("previews"), job.id)
         if "loras" in changed:
@@ -210,7 +213,7 @@ class RunView:
                 self.trial: gr.Column(visible=bool(loras)),
                 self.using: gr.Column(visible=handed_over),
                 self.use: gr.Button(visible=bool(loras)),
-                self.how: how_html(job, bool(loras)),
+                self.how: how_html(job, bool(loras), self.mode.private),
             }
         if "log" in changed:
             updates[self.log] = log_html(job)
@@ -248,8 +251,8 @@ class RunView:
     def resume_run(self, owner: str, selected: str) -> str:
         return self._told(owner, selected, Job.start)
 
-    def keep_run(self, owner: str, selected: str) -> str:
-        return self._told(owner, selected, Job.keep)
+    def keep_run(self, owner: str, selected: str, sure: Any) -> str:
+        return self._told(owner, selected, Job.keep) if sure is True else ""
 
     def discard_run(self, owner: str, selected: str, sure: Any) -> tuple[str, str]:
         if sure is not True:
@@ -274,7 +277,7 @@ class RunView:
             RequestError: an impossible value.
         """
         job = self.runs.get(selected, owner)
-        config = read_json(job.folder / "config.json")
+        config = job.config
         known = {source_name(name, spec): name for name, spec in self.engine.models.items()}
         if config.get("model") not in known:
             raise JobError(
@@ -319,7 +322,8 @@ class RunView:
             job = self.runs.get(selected, owner)
             folder = Path(self.download.GRADIO_CACHE) / "runs" / job.id
             folder.mkdir(parents=True, exist_ok=True)
-            return str(pack(job.folder / "output", folder / f"{job.about.get('title') or 'run'}.zip"))
+            words = re.sub(r"[^a-z0-9]+", "-", job.title.lower()).strip("-")
+            return str(pack(job.folder / "output", folder / f"{words or 'run'}.zip"))
         except (ConfigError, JobError, OSError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
 
@@ -336,16 +340,11 @@ class RunView:
         return f'<p class="note">It is at <a href="{html.escape(address)}">{html.escape(address)}</a>.</p>'
 
 
-def _confirmed(count: int) -> str:
-    """A script that asks, and puts the answer in place of the last of `count` inputs."""
-    names = [f"input{index}" for index in range(count - 1)]
-    return f"({', '.join([*names, '_'])}) => [{', '.join(names)}, ({CONFIRM})()]"
-
-
 def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
     """Title, state, and how far it is."""
     about = job.about
-    preset = PRESETS[about["preset"]].title if about.get("preset") in PRESETS else str(about.get("task", ""))
+    preset = str(about.get("preset") or about.get("task") or "")
+    preset = PRESETS[preset].title if preset in PRESETS else preset
     said = "Stops after the step in progress …" if job.stopping else WORDS.get(state, state)
     first = state == "queued" and not is_held(job.folder.parent / DEVICE_LOCK)
     if first or (state == "running" and progress.step == 0 and not progress.time):
@@ -362,7 +361,7 @@ def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
     if memory := progress.expected.get("memory"):
         facts.append(f"{memory / 1e9:.1f} GB of memory")
     facts.append(f"{job.bytes() / 1e6:.0f} MB on disk")
-    share, title = min(1.0, progress.step / max(1, steps)), html.escape(about.get("title") or job.id)
+    share, title = min(1.0, progress.step / steps), html.escape(job.title)
     return (
         f'<div class="run-head {state}"><h2>{title} <small>{html.escape(preset)}</small></h2>'
         f'<p class="state" role="status">{html.escape(said)}</p>'
@@ -371,13 +370,19 @@ def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
     )
 
 
-def how_html(job: Job, has_loras: bool) -> str:
+def command_of(task: str, folder: Path) -> str:
+    """What does the same from a shell, on as many devices as there are."""
+    settings_file, run = shlex.quote(str(folder / "config.json")), shlex.quote(str(folder))
+    return f"accelerate launch -m train {task} --config {settings_file} --run {run}"
+
+
+def how_html(job: Job, has_loras: bool, private: bool) -> str:
     """What to do with what was learned, where a button can't."""
     output = html.escape(shlex.quote(str(job.folder / "output")))
     if has_loras:
         said = "It is in the list of LoRAs on every tab, with the newest steps as it trains."
     elif job.about.get("task") == "controlnet":
-        said = "Choose it on the Edit tab under “Follow lines”."
+        said = "Take it with you as a zip." if private else "Choose it on the Edit tab under “Follow lines”."
     else:
         said = f"It is a whole model: <code>python app.py --add-model {output}</code> serves it."
     return f'<p class="quiet">{said}</p>'
@@ -403,6 +408,6 @@ def log_html(job: Job) -> str:
             f"<h4>Notes on the pictures</h4><pre>{html.escape(problems.read_text(errors='replace')[:4000])}</pre>"
         )
     parts.append(f"<h4>The same from a shell</h4><pre>{html.escape(command_of(task, job.folder))}</pre>")
-    settings = json.dumps(read_json(job.folder / "config.json"), indent=1)
-    parts.append(f"<h4>Settings</h4><pre>{html.escape(settings)}</pre><p class='quiet'>{RULE}</p>")
+    settings = json.dumps(job.config, indent=1)
+    parts.append(f"<h4>Settings</h4><pre>{html.escape(settings)}</pre>")
     return "".join(parts)

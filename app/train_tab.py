@@ -12,14 +12,13 @@ import gradio as gr
 from app.components import component
 from app.drawing import Drawing
 from app.edit_tab import OWN_CONTROL
-from app.pictures import plain, problem_html
+from app.pictures import plain
 from app.settings import Settings, with_style
 from app.train_mode import Mode, owner_of
 from app.train_new import NewRun
 from app.train_run import RunView
-from train.config import ConfigError
 from train.estimates import Estimates
-from train.jobs import Job, JobError, Runs, read_json
+from train.jobs import Job, JobError, Runs
 from train.presets import source_name
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
@@ -60,7 +59,7 @@ class TrainTab:
         self.view = RunView(engine, self.runs, mode, self.entries)
         # What was handed over, by run: the files with their times, and what they are.
         self.offered: dict[Path, tuple[tuple[Any, ...], list[LoraEntry]]] = {}
-        self.controls: dict[Path, float] = {}
+        self.controls: dict[Path, int] = {}
 
     def build(self) -> None:
         if not self.mode.presets:
@@ -88,17 +87,22 @@ class TrainTab:
         active.change(None, active, js=ON_TAB)
         if not self.mode.presets:
             return
-        quiet = private | {"concurrency_id": "train", "concurrency_limit": 8, "show_progress": "hidden"}
+        train = private | {"concurrency_id": "train", "concurrency_limit": 8}
+        quiet = train | {"show_progress": "hidden"}
+        reading = private | {"concurrency_id": "pictures", "concurrency_limit": 2}  # of pictures, which takes a while
         picker = self.settings.picker
         state = [self.owner, self.selected, self.settings.model, picker.loras, picker.own, self.told]
-        state += [self.view.seen, self.view.scrub]
         self.network = drawing.tabs["edit"].network
+        state += [self.view.seen, self.view.scrub, self.network]
         parts = [self.list, self.begin, self.watch, self.told, picker.loras, picker.own, self.network, *self.view.parts]
         look = {"fn": self.look, "inputs": state, "outputs": parts, **quiet}
         choice = [self.new.preset, self.new.base, self.new.form, self.new.known]
-        load(self.enter, self.token, [self.token, self.owner, self.selected], **quiet).then(
-            self.new.choose, choice[:2], [self.new.form, self.new.about, self.new.cost, self.new.known], **quiet
-        ).then(self.new.shown, self.owner, [self.new.report, self.new.captions, self.new.table], **quiet).then(**look)
+        cost = [self.new.form, self.new.about, self.new.cost, self.new.known]
+        pictures = [self.new.report, self.new.captions, self.new.table]
+        entered = load(self.enter, self.token, [self.token, self.owner, self.selected], **quiet)
+        entered.then(**look)
+        entered.then(self.new.choose, choice[:2], cost, **quiet)
+        entered.then(self.new.shown, [self.owner, self.new.base], pictures, **reading | {"show_progress": "hidden"})
         self.timer = gr.Timer(EVERY)  # outside of the tab, which Gradio makes only when it is opened
         self.list.select(self.choose, None, self.selected, **quiet)
         self.selected.change(**look)
@@ -110,11 +114,11 @@ class TrainTab:
             trigger_mode="once",
             **quiet,
         )
-        working = private | {"concurrency_id": "pictures", "concurrency_limit": 2}  # reading pictures takes a while
-        self.new.connect(self.owner, self.selected, working)
-        self.view.connect(
-            self.owner, self.selected, look, working | {"concurrency_id": "train", "concurrency_limit": 8}
-        )
+        self.new.connect(self.owner, self.selected, reading)
+        self.view.connect(self.owner, self.selected, look, train)
+        self.view.again.click(
+            self.new.again, [self.owner, self.selected], [self.selected, self.view.told], **quiet
+        ).then(self.new.shown, [self.owner, self.new.base], pictures, **quiet)
         used = [self.owner, self.selected, self.settings.prompt, self.settings.style, self.settings.seed]
         used += [picker.own, self.settings.order]
         self.view.use.click(self.use_run, used, drawing.restores, **private | {"show_progress": "hidden"})
@@ -140,6 +144,7 @@ class TrainTab:
         told: tuple[Any, ...],
         seen: dict[str, Any],
         scrubbed: float,
+        network: str,
     ) -> Any:
         """What has changed since the last look: the list, the run on the page, the LoRAs on all tabs."""
         self._forget_discarded()
@@ -153,7 +158,11 @@ class TrainTab:
                 self.list: gr.HTML(value=selected, runs=[dict(entry) for entry in news]),
                 self.begin: gr.Column(visible=not selected),
                 self.watch: gr.Column(visible=bool(selected)),
-                self.network: gr.Dropdown([OWN_CONTROL, *networks], visible=bool(networks)),
+                self.network: gr.Dropdown(
+                    [OWN_CONTROL, *networks],
+                    value=network if network in dict(networks).values() else OWN_CONTROL[1],
+                    visible=bool(networks),
+                ),
             }
         mine = [entry for job in jobs for entry in self.entries(job)]
         names = [entry.id for entry in mine]
@@ -172,16 +181,15 @@ class TrainTab:
         return updates or gr.skip()
 
     def _listed(self, job: Job) -> tuple[tuple[str, Any], ...]:
-        progress, about = self.view.progress(job), job.about
-        steps = int(read_json(job.folder / "config.json").get("steps", 1))
-        share = round(min(1.0, progress.step / max(1, steps)), 2)
-        entry = {"id": job.id, "title": about.get("title") or job.id, "state": job.state, "progress": share}
+        progress = self.view.progress(job)
+        share = round(min(1.0, progress.step / job.steps), 2)
+        entry = {"id": job.id, "title": job.title, "state": job.state, "progress": share}
         return tuple(entry.items())
 
     def entries(self, job: Job) -> list[LoraEntry]:
         """What a run has handed over, made known to the engine; read anew where a file has changed."""
         files = [job.folder / "output" / LORA_FILE, *sorted((job.folder / "snapshots").glob("*.safetensors"))]
-        marks = tuple((str(path), path.stat().st_mtime_ns) for path in files if path.is_file())
+        marks = tuple((str(path), time) for path in files if (time := _modified(path)))
         before, found = self.offered.get(job.folder, ((), []))
         if marks != before:
             found = of_run(job.folder)
@@ -193,11 +201,11 @@ class TrainTab:
     def _control(self, job: Job) -> tuple[str, str] | None:
         """Title and name of the ControlNet that a run has handed over, made known to the engine."""
         weights = job.folder / "output" / CONTROL_FILE
-        if job.about.get("task") != "controlnet" or not weights.is_file():
+        if job.about.get("task") != "controlnet" or not (time := _modified(weights)):
             return None
-        name, title = f"run-{job.id}", str(job.about.get("title") or job.id)
-        if self.controls.get(job.folder) != (time := weights.stat().st_mtime):
-            model = read_json(job.folder / "config.json").get("model")
+        name, title = f"run-{job.id}", job.title
+        if self.controls.get(job.folder) != time:
+            model = job.config.get("model")
             spec = next((spec for key, spec in self.engine.models.items() if source_name(key, spec) == model), None)
             if spec is None:
                 return None
@@ -207,13 +215,14 @@ class TrainTab:
         return title, name
 
     def _forget_discarded(self) -> None:
+        for folder in [folder for folder in list(self.view.readers) if not folder.exists()]:
+            self.view.readers.pop(folder, None)
         for folder in [folder for folder in list(self.controls) if not folder.exists()]:
             self.controls.pop(folder, None)
             self.engine.remove_control(f"run-{folder.name}")
         for folder in [folder for folder in list(self.offered) if not folder.exists()]:
             for entry in self.offered.pop(folder, ((), []))[1]:
                 self.settings.picker.drop(entry.id)
-            self.view.readers.pop(folder, None)
 
     def reprice(self, active: str, selected: str, preset: str, model: str, form: Any, known: str) -> tuple[Any, Any]:
         """The cost of the run on the form, once it has been measured."""
@@ -222,23 +231,12 @@ class TrainTab:
         cost, now = self.new.price(preset, model, form)
         return (gr.skip(), gr.skip()) if now == known else (cost, now)
 
-    def begin_again(self, owner: str, selected: str) -> tuple[Any, str]:
-        """A new run with the pictures of this one."""
-        try:
-            place = read_json(self.runs.get(selected, owner).folder / "config.json").get("data")
-            if not place:
-                raise JobError("This run was not trained on pictures.")
-            problems = self.new.dataset(owner).add_folder(place)
-        except (ConfigError, JobError, RequestError) as error:
-            return gr.skip(), problem_html(str(error))
-        return "", "".join(problem_html(str(problem)) for problem in problems)
-
     def use_run(
         self, owner: str, selected: str, prompt: str, style: str, seed: Any, own: list[str], order: int
     ) -> dict[Any, Any]:
         """Draw with what the run has learned, on the Generate tab, with the prompt and seed that are there."""
         try:
-            trigger = read_json(self.runs.get(selected, owner).folder / "config.json").get("trigger", "")
+            trigger = str(self.runs.get(selected, owner).config.get("trigger", ""))
             request = self.view.request(owner, selected, prompt, seed, 1.0)
             words = with_style(prompt, style, self.engine.models[request.model].styles)
             if trigger and trigger.lower() not in words.lower():
@@ -246,3 +244,11 @@ class TrainTab:
             return self.restored(Restored(replace(request, prompt=words)), own, order)
         except (JobError, RequestError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
+
+
+def _modified(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0 where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # the trainer may just have thinned its snapshots
+        return 0

@@ -23,7 +23,6 @@ from yoso_core.requests import RequestError
 
 TAGLINE = "One prompt, one network evaluation, one picture."
 QUEUE_LIMIT = 32  # requests that wait; whoever comes after is told that the studio is busy
-UPLOAD_LIMIT = "300mb"  # a file; what is done with it has limits of its own
 CACHE_SECONDS = 3600
 SESSIONS = 200  # whose last inputs are remembered; a session holds a few megabytes
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
@@ -90,11 +89,12 @@ def build_theme() -> gr.themes.Base:
     )
 
 
-def launch_options(mcp: bool = False) -> dict[str, Any]:
+def launch_options(mcp: bool = False, upload: str = MODES["off"].upload) -> dict[str, Any]:
     """What ``launch`` needs beside an address.
 
     Args:
         mcp: offer the public endpoints as tools of the Model Context Protocol too.
+        upload: largest file that is taken, as Gradio writes it.
 
     Raises:
         RequestError: the package for that is not installed.
@@ -105,7 +105,7 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
         "mcp_server": mcp,
         "theme": build_theme(),
         "css_paths": Path(__file__).with_name("studio.css"),
-        "max_file_size": UPLOAD_LIMIT,
+        "max_file_size": upload,
         "state_session_capacity": SESSIONS,
         "run_history": False,  # prompts stay out of the server's files
         "footer_links": ["api"],

@@ -3,11 +3,11 @@
     python -m benchmarks.style
 
 The style is one that nothing bundled has seen: the corpus' pictures as three-tone stencils. 30 of them, named after
-what they show and spread over the corpus, are trained on by a process of its own, as in the Train tab; then 300 other
-labels are drawn in one evaluation each, before and after, with the same prompts and seeds. The project's evaluator
-looks at them: Fréchet distance to real pictures of the style (none of the 30), and how often the label of a picture
-is among the five nearest of a hundred. The same for real pictures of the style sent through the autoencoder, which is
-the limit.
+what they show and spread over the corpus, are trained on by a process of its own, as in the Train tab, without a word
+that calls the style; then 300 other labels are drawn in one evaluation each, before and after, with the same prompts
+and and seeds. The project's evaluator looks at them: Fréchet distance to real pictures of the style (none of the 30), and
+how often the label of a picture is among the five nearest of a hundred. The same for real pictures of the style sent
+through the autoencoder, which is the limit.
 """
 
 import argparse
@@ -36,7 +36,6 @@ from yoso_core.models import MODELS
 from yoso_core.pictures import open_picture, square
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse
 
-TRIGGER = "mint stencil"
 BASE_STYLE = "flat"  # one that the model knows: without any it mixes all of them
 LEARNED, DRAWN = 30, 300  # pictures
 POOL = 100  # captions to choose from in retrieval
@@ -80,10 +79,9 @@ def train(learned: list[Source], root: Path) -> tuple[Job, float]:
             one.styled(SIDE).save(path)
         dataset = Dataset(job.data, OWN)
         problems = dataset.add(paths)
-        dataset.add_words(TRIGGER)
     assert not problems, problems
     preset = PRESETS["quick"]
-    config = settings(preset, DEFAULT_MODEL, MODELS[DEFAULT_MODEL], title="Mint stencil", trigger=TRIGGER)
+    config = settings(preset, DEFAULT_MODEL, MODELS[DEFAULT_MODEL], title="Mint stencil")
     started = time.monotonic()
     job = Runs(root).begin(job, preset.task, "quick", config.title, asdict(config))
     while job.state not in ("finished", "failed", "paused", "interrupted"):
@@ -97,8 +95,7 @@ def train(learned: list[Source], root: Path) -> tuple[Job, float]:
 def draw(engine: Engine, labels: list[str], loras: tuple[LoraUse, ...]) -> Tensor:
     """(N, 3, H, W) in [-1, 1], one evaluation each."""
     requests = [
-        GenerateRequest(f"{label}, {BASE_STYLE}, {TRIGGER}", seed=number, loras=loras)
-        for number, label in enumerate(labels)
+        GenerateRequest(f"{label}, {BASE_STYLE}", seed=number, loras=loras) for number, label in enumerate(labels)
     ]
     return torch.cat([to_tensor(engine.run(request).pictures[0]) for request in requests])
 
@@ -132,7 +129,8 @@ def main() -> None:
     judge = Evaluator.load()
     with torch.inference_mode():
         texts, target = judge.read(labels), judge.look(real).features
-        figures = {"seconds": seconds, "steps": PRESETS["quick"].small["steps"]}
+        kept = json.loads(options.json.read_text()) if options.run and options.json.exists() else {}
+        figures = {"seconds": kept.get("seconds", seconds), "steps": PRESETS["quick"].small["steps"]}
         for kind, pictures in kinds.items():
             seen = judge.look(pictures)
             nearest = retrieval(seen.vectors, texts, POOL, generator_for(0, Use.POOLS))

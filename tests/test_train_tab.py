@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from app.train_mode import ALL, MODES, owner_of
-from app.train_new import command_of
+from app.train_run import command_of
 from app.train_tab import TrainTab
 from app.ui import build_app
 from tests.tiny import LORA_RANK, build_unet, random_lora
@@ -87,7 +87,7 @@ class Page:
         self.loras, self.own, self.told, self.seen, self.scrubbed = {"one-step": 1.0}, [], (), {}, 0.0
 
     def look(self) -> dict:
-        tab, state = self.tab, (self.loras, self.own, self.told, self.seen, self.scrubbed)
+        tab, state = self.tab, (self.loras, self.own, self.told, self.seen, self.scrubbed, "")
         updates = tab.look(self.owner, self.selected, DEFAULT_MODEL, *state)
         if updates == SKIPPED:
             return {}
@@ -99,8 +99,10 @@ class Page:
             self.scrubbed = updates[tab.view.scrub].constructor_args.get("value", self.scrubbed)
         return updates
 
-    def listed(self) -> list[dict]:
-        return self.look()[self.tab.list].props["runs"]
+    def listed(self, updates: dict | None = None) -> list[dict]:
+        """What is in the row of runs; without `updates`, after another look."""
+        sent = (self.look() if updates is None else updates)[self.tab.list]
+        return (sent if isinstance(sent, dict) else sent.props)["runs"]
 
 
 def owner(name: str) -> str:
@@ -194,7 +196,7 @@ def test_owners_are_hashes_and_tokens_never_stand_on_disk(make_tab, tmp_path):
     assert tab.enter(token) == (token, who, "") and tab.enter("")[1] != who
     for odd in (None, 5, "short", ["a" * 40]):
         assert len(tab.enter(odd)[0]) >= 32 and tab.enter(odd)[1] != who
-    tab.new.take_files(who, pictures(tmp_path / "in"))
+    tab.new.take_files(who, "small", pictures(tmp_path / "in"))
     name, told = begin(tab, who)
     assert told == "" and tab.enter(token)[2] == name
     found = contents(tmp_path)
@@ -233,15 +235,16 @@ def test_nobody_reaches_a_run_of_somebody_else(make_tab, send):
     hand_over(job, 10)
     Page(tab, you, job.id).look()  # so that the engine knows what it learned
     view, sent, before = tab.view, send(job), contents(job.folder)
-    for act in (view.stop_run, view.resume_run, view.keep_run):
+    for act in (view.stop_run, view.resume_run):
         assert "no such run" in act(me, sent)
+    assert "no such run" in view.keep_run(me, sent, True)
     assert "no such run" in view.discard_run(me, sent, True)[1]
     assert view.show_preview(me, sent, 10) == SKIPPED
     shown, told = view.draw_sample(me, sent, "a cat", 0, 1.0)
     assert shown == SKIPPED and "no such run" in told
     assert ["no such run" in told for told in view.draw_checkpoints(me, sent, "a cat", 0)] == [True]
-    assert "no such run" in tab.begin_again(me, sent)[1]
-    for act in (lambda: view.pack_run(me, sent), lambda: tab.use_run(me, sent, "a cat", 0, [], 0)):
+    assert "no such run" in tab.new.again(me, sent)[1]
+    for act in (lambda: view.pack_run(me, sent), lambda: tab.use_run(me, sent, "a cat", "any", 0, [], 0)):
         with pytest.raises(gr.Error, match="no such run"):
             act()
     page = Page(tab, me, sent)
@@ -259,7 +262,7 @@ def test_what_one_learns_stays_out_of_the_lists_of_others(make_tab):
     for page, title in ((me, "Mine"), (you, "Yours")):
         cards = seen[page][tab.settings.picker.loras].props["entries"]
         assert [card["title"] for card in cards if card["id"] != "one-step"] == [title, f"{title}, step 5"]
-        assert [run["title"] for run in seen[page][tab.list].props["runs"]] == [title]
+        assert [run["title"] for run in page.listed(seen[page])] == [title]
     assert not set(me.own) & set(you.own) and not set(tab.settings.picker.shared) & {*me.own, *you.own}
     stranger = Page(tab, owner("s"))
     assert stranger.listed() == [] and stranger.own == []
@@ -269,15 +272,15 @@ def test_nobody_is_no_owner_of_a_shared_studio(make_tab, tmp_path):
     """A page that has not said whose it is, such as one from before a restart, leaves nothing behind."""
     tab = make_tab("private")
     with pytest.raises(gr.Error):
-        tab.new.take_files("", pictures(tmp_path / "in"))
-    assert 'role="alert"' in begin(tab, "")[1] and "Drop pictures" in tab.new.shown("")[0]
+        tab.new.take_files("", "small", pictures(tmp_path / "in"))
+    assert 'role="alert"' in begin(tab, "")[1] and "Drop pictures" in tab.new.shown("", "small")[0]
     assert not list(tab.runs.root.glob("*/job.json"))
 
 
 def test_folders_and_logins_of_a_shared_machine_are_nobodys(make_tab, tmp_path, monkeypatch):
     tab, me = make_tab("private"), owner("m")
     pictures(tmp_path / "secret")
-    report, captions, table = tab.new.take_folder(me, str(tmp_path / "secret"))
+    report, captions, table = tab.new.take_folder(me, "small", str(tmp_path / "secret"))
     assert "be named here" in words(report) and table.props["pictures"] == [] and not captions.visible
     monkeypatch.setattr("app.train_run.push", lambda *_, **__: pytest.fail("it was pushed"))
     monkeypatch.setattr("app.train_run.login", lambda: ("somebody", "a token"))
@@ -313,7 +316,7 @@ BEYOND = {
 @pytest.mark.parametrize("beyond", BEYOND.values(), ids=BEYOND)
 def test_a_tiny_studio_takes_its_one_preset_as_it_is(make_tab, tmp_path, beyond):
     tab, me = make_tab("tiny"), owner("m")
-    tab.new.take_files(me, pictures(tmp_path / "in"))
+    tab.new.take_files(me, "small", pictures(tmp_path / "in"))
     name, told = begin(tab, me, **beyond)
     assert name == SKIPPED and 'role="alert"' in told and [job.state for job in tab.runs.all(me)] == ["draft"]
     assert 'role="alert"' in tab.new.price(*({"preset": "quick", "model": "small", "form": {}} | beyond).values())[0]
@@ -322,7 +325,7 @@ def test_a_tiny_studio_takes_its_one_preset_as_it_is(make_tab, tmp_path, beyond)
 def test_a_tiny_studio_shortens_runs_and_allows_few(make_tab, tmp_path, monkeypatch):
     tab, me = make_tab("tiny"), owner("m")
     for title in ("One", "Two", "Three"):
-        tab.new.take_files(me, pictures(tmp_path / "in"))
+        tab.new.take_files(me, "small", pictures(tmp_path / "in"))
         _, told = begin(tab, me, title=title)
     assert "You have 2 runs, which is the most here" in told
     jobs = [job for job in tab.runs.all(me) if job.state != "draft"]
@@ -335,7 +338,7 @@ def test_a_tiny_studio_shortens_runs_and_allows_few(make_tab, tmp_path, monkeypa
 
 def test_no_more_steps_than_a_shared_studio_allows(make_tab, tmp_path):
     tab, me = make_tab("private"), owner("m")
-    tab.new.take_files(me, pictures(tmp_path / "in"))
+    tab.new.take_files(me, "small", pictures(tmp_path / "in"))
     assert "at most 20000" in begin(tab, me, form={"steps": 20_001})[1]
     assert begin(tab, me, form={"steps": 20_000})[1] == ""
 
@@ -368,7 +371,9 @@ def test_dropped_files_are_reported_and_shown(tab, tmp_path):
     (tmp_path / "in" / "<u>torn.png").write_bytes(paths[0].read_bytes()[:60])
     (tmp_path / "in" / "weights.png").write_bytes(pickle.dumps({"a": print}))
     (tmp_path / "in" / "notes.pdf").write_bytes(b"%PDF")
-    files, report, captions, table = tab.new.take_files("", [str(path) for path in (tmp_path / "in").iterdir()])
+    files, report, captions, table = tab.new.take_files(
+        "", "small", [str(path) for path in (tmp_path / "in").iterdir()]
+    )
     assert files is None and captions.visible
     assert "4 pictures can be used. 1 is cropped to its middle." in words(report).replace("  ", " ")
     assert "2 are enlarged" not in report and "Fewer than 10 pictures" in report
@@ -387,44 +392,44 @@ def test_dropped_files_are_reported_and_shown(tab, tmp_path):
 
 
 def test_pictures_are_captioned_called_and_removed(tab, tmp_path):
-    tab.new.take_files("", pictures(tmp_path / "in"))
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
     wish = {"captions": {"a red thing.png": "paint | red paint"}, "remove": ["a green thing.png"]}
-    *_, table = tab.new.change("", event(wish))
+    *_, table = tab.new.change("", "small", event(wish))
     assert {row["file"]: row["caption"] for row in table.props["pictures"]} == {
         "a red thing.png": "paint | red paint",
         "a blue thing.png": "a blue thing",
     }
-    *_, table = tab.new.add_trigger("", " mint stencil ")
+    *_, table = tab.new.add_trigger("", "small", " mint stencil ")
     assert [row["caption"] for row in table.props["pictures"]] == [
         "paint, mint stencil | red paint, mint stencil",
         "a blue thing, mint stencil",
     ]
-    report, captions, table = tab.new.remove_all("")
+    report, captions, table = tab.new.remove_all("", "small")
     assert table.props["pictures"] == [] and not captions.visible and "Drop pictures above" in report
 
 
 def test_what_a_page_can_not_wish_is_refused_or_left(tab, tmp_path):
-    tab.new.take_files("", pictures(tmp_path / "in"))
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
     before = tab.new.dataset("").captions()
     for odd in (None, 5, {}, {"captions": 5, "remove": 5}, {"remove": ["../job.json", "/etc/passwd", 5]}):
-        tab.new.change("", event(odd))
+        tab.new.change("", "small", event(odd))
     assert tab.new.dataset("").captions() == before and (tab.runs.draft("").folder / "job.json").exists()
     for odd in ({"captions": {"<b>.png": "a"}}, {"captions": {"a red thing.png": "a" * 10_000}}):
         with pytest.raises(gr.Error) as caught:
-            tab.new.change("", event(odd))
+            tab.new.change("", "small", event(odd))
         assert "<b>" not in caught.value.message
     with pytest.raises(gr.Error, match="type some"):
-        tab.new.add_trigger("", "  ")
+        tab.new.add_trigger("", "small", "  ")
     assert tab.new.dataset("").captions() == before
 
 
 def test_a_folder_of_ones_own_machine_is_taken(tab, tmp_path):
     pictures(tmp_path / "mine")
-    report, captions, table = tab.new.take_folder("", f" {tmp_path / 'mine'} ")
+    report, captions, table = tab.new.take_folder("", "small", f" {tmp_path / 'mine'} ")
     assert "3 pictures can be used" in report and captions.visible and len(table.props["pictures"]) == 3
     for odd in ("/nowhere/<b>", "~nobody-of-that-name/x", "\0"):
         with pytest.raises(gr.Error) as caught:
-            tab.new.take_folder("", odd)
+            tab.new.take_folder("", "small", odd)
         assert "<b>" not in caught.value.message
 
 
@@ -432,14 +437,14 @@ def test_an_empty_field_names_no_folder(tab, tmp_path, monkeypatch):
     pictures(tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(gr.Error, match="folder"):
-        tab.new.take_folder("", "  ")
+        tab.new.take_folder("", "small", "  ")
     assert tab.new.dataset("").captions() == {}
 
 
 def test_a_run_needs_pictures_and_settings_that_can_be(tab, tmp_path):
     name, told = begin(tab)
     assert name == SKIPPED and "There are no pictures yet" in told
-    tab.new.take_files("", pictures(tmp_path / "in"))
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
     before = tab.new.dataset("").captions()
     bad = [
         ({"form": {"steps": 0}}, "Steps must be at least 1"),
@@ -459,7 +464,7 @@ def test_a_run_needs_pictures_and_settings_that_can_be(tab, tmp_path):
 
 
 def test_a_run_begins_with_what_was_chosen_and_a_new_draft_is_empty(tab, engine, tmp_path):
-    tab.new.take_files("", pictures(tmp_path / "in"))
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
     draft = tab.runs.draft("")
     name, told = begin(tab, form={"steps": 7}, title="Mint & <b>ice</b>", trigger="mint stencil")
     job = tab.runs.get(name, "")
@@ -472,21 +477,21 @@ def test_a_run_begins_with_what_was_chosen_and_a_new_draft_is_empty(tab, engine,
     assert config | expected | {"model": engine.models["small"].source.place} == config
     lines = (job.data / "metadata.jsonl").read_text().splitlines()
     assert len(lines) == 3 and all("thing, mint stencil" in line for line in lines)
-    assert tab.new.dataset("").captions() == {} and "Drop pictures above" in tab.new.shown("")[0]
+    assert tab.new.dataset("").captions() == {} and "Drop pictures above" in tab.new.shown("", "small")[0]
     begin(tab, title="Again")
     assert len([job for job in tab.runs.all("") if job.state != "draft"]) == 1  # there is nothing to begin with
 
 
 def test_another_run_begins_with_the_same_pictures(tab, tmp_path):
-    tab.new.take_files("", pictures(tmp_path / "in"))
-    tab.new.add_trigger("", "mint")
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
+    tab.new.add_trigger("", "small", "mint")
     name, _ = begin(tab)
-    assert tab.begin_again("", name) == ("", "")
-    assert [row["caption"] for row in tab.new.shown("")[2].props["pictures"]] == [
+    assert tab.new.again("", name) == ("", "")
+    assert [row["caption"] for row in tab.new.shown("", "small")[2].props["pictures"]] == [
         f"a {word} thing, mint" for word in ("red", "blue", "green")
     ] or len(tab.new.dataset("").captions()) == 3
     job = hand_made(tab.runs.root, data="")
-    assert "not trained on pictures" in tab.begin_again("", job.id)[1]
+    assert "not trained on pictures" in tab.new.again("", job.id)[1]
 
 
 @pytest.mark.parametrize("preset", ALL)
@@ -499,7 +504,7 @@ def test_every_preset_brings_its_form_and_what_it_is_for(tab, preset):
 
 def test_the_price_is_told_once_it_is_known(tab, monkeypatch):
     cost, unknown = tab.new.price("quick", "small", {"steps": 1200, "batch": 2})
-    assert words(cost).strip().startswith("1,200 steps of 2 pictures · how long that takes here is measured")
+    assert words(cost).strip().startswith("1,200 steps of 2 pictures · how long that takes here is being measured")
     monkeypatch.setattr(Estimates, "get", lambda *_: Estimate(0.5, 6.0, 1_500_000_000))
     cost, known = tab.new.price("quick", "small", {"steps": 228})
     assert "about 2 min on this machine · 1.5 GB of memory" in words(cost).replace(" ·", " ·")
@@ -521,9 +526,9 @@ STATES = {  # what its process said, what is in its folder -> what is told, whic
     "training, with a LoRA": ("running", "alive events lora checkpoint", "Training.", "pause keep discard"),
     "stopping": ("running", "alive events lora checkpoint stop", "Stops after", "discard"),
     "paused": ("paused", "events lora checkpoint", "Paused.", "Resume keep discard"),
-    "paused before a checkpoint": ("paused", "", "Paused.", "Start again discard"),
+    "paused before a checkpoint": ("paused", "", "Paused.", "Start discard"),
     "interrupted": ("running", "events lora checkpoint", "Interrupted", "Resume keep discard"),
-    "interrupted in line": ("queued", "", "Interrupted", "Start again discard"),
+    "interrupted in line": ("queued", "", "Interrupted", "Start discard"),
     "failed": ("failed", "events checkpoint", "Stopped by a problem. No <b>room</b>", "Resume keep discard"),
     "finished": ("finished", "events lora checkpoint", "Done.", "keep discard"),
     "kept": ("kept", "events lora", "Ended and kept.", "discard"),
@@ -554,7 +559,7 @@ def test_the_head_and_the_buttons_say_how_a_run_stands(tab, said, has, told, the
     assert "Sky &lt;B&gt; <small>Style, quick</small>" in head
     shown = {name: updates[getattr(view, name)] for name in BUTTONS}
     seen = [button.value if name == "resume" else name for name, button in shown.items() if button.visible]
-    assert seen == re.findall("Start again|[A-Za-z]+", there)
+    assert seen == there.split()
     if "events" in parts:
         facts = ["step 10 of 40", "2.0 GB of memory"] + ["30 s left", "20 samples/s"] * (
             said == "running" and "alive" in parts
@@ -565,10 +570,10 @@ def test_the_head_and_the_buttons_say_how_a_run_stands(tab, said, has, told, the
 
 
 def test_a_draft_is_neither_listed_nor_shown(tab, tmp_path):
-    tab.new.take_files("", pictures(tmp_path / "in"))
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
     page = Page(tab, "", tab.runs.draft("").id)
     updates = page.look()
-    assert updates[tab.list].props["runs"] == [] and tab.view.head not in updates
+    assert page.listed(updates) == [] and tab.view.head not in updates
 
 
 def test_runs_are_listed_with_state_and_progress(tab):
@@ -748,7 +753,7 @@ def test_what_is_discarded_is_gone_everywhere(tab, engine):
     page.selected, told = tab.view.discard_run("", job.id, True)
     assert (page.selected, told) == ("", "") and not job.folder.exists()
     updates = page.look()
-    assert [run["id"] for run in updates[tab.list].props["runs"]] == ["other"]
+    assert [run["id"] for run in page.listed(updates)] == ["other"]
     assert page.own == ["run-other", "run-other-step-10"] and page.loras == {"one-step": 1.0, "run-other": 0.25}
     assert {card["id"] for card in updates[picker.loras].props["entries"]} == {"one-step", *page.own}
     assert not {"run-sky", "run-sky-step-10"} & set(picker.known)
@@ -833,21 +838,22 @@ def test_nothing_learned_is_nothing_to_pack(tab):
         tab.view.pack_run("", hand_made(tab.runs.root).id)
 
 
-USES = {  # task, trigger, prompt -> prompt, weight of the model's own LoRA
-    "a style": ("teacher", "mint stencil", "a cat", "a cat, mint stencil", 1.0),
-    "a style that is called": ("teacher", "mint stencil", "a Mint Stencil cat", "a Mint Stencil cat", 1.0),
-    "no trigger": ("teacher", "", "a cat", "a cat", 1.0),
-    "one step": ("yoso", "", "a cat", "a cat", 0.0),
+USES = {  # task, trigger, prompt, style chip -> prompt, weight of the model's own LoRA
+    "a style": ("teacher", "mint stencil", "a cat", "any", "a cat, mint stencil", 1.0),
+    "on a style of the model": ("teacher", "mint stencil", "a cat", "3d", "a cat, 3d, mint stencil", 1.0),
+    "a style that is called": ("teacher", "mint stencil", "a Mint Stencil cat", "any", "a Mint Stencil cat", 1.0),
+    "no trigger": ("teacher", "", "a cat", "any", "a cat", 1.0),
+    "one step": ("yoso", "", "a cat", "any", "a cat", 0.0),
 }
 
 
-@pytest.mark.parametrize(("task", "trigger", "prompt", "expected", "one_step"), USES.values(), ids=USES)
-def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, expected, one_step):
+@pytest.mark.parametrize(("task", "trigger", "prompt", "style", "expected", "one_step"), USES.values(), ids=USES)
+def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, style, expected, one_step):
     job, drawing = hand_made(tab.runs.root, task=task, trigger=trigger), tab.restored.__self__
     hand_over(job, 5)
     page = Page(tab, "", job.id)
     page.look()
-    updates, settings = tab.use_run("", job.id, prompt, 7, page.own, 3), tab.settings
+    updates, settings = tab.use_run("", job.id, prompt, style, 7, page.own, 3), tab.settings
     entry = tab.entries(job)[0].id
     assert (updates[settings.prompt], updates[settings.seed], updates[settings.keep]) == (expected, 7, True)
     assert updates[settings.picker.loras].value == {"one-step": one_step, entry: 1.0}
@@ -858,11 +864,11 @@ def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, expected
 
 def test_use_in_generate_tells_what_is_in_the_way(tab):
     with pytest.raises(gr.Error, match="learned nothing"):
-        tab.use_run("", hand_made(tab.runs.root, name="nothing").id, "a", 0, [], 0)
+        tab.use_run("", hand_made(tab.runs.root, name="nothing").id, "a", "any", 0, [], 0)
     job = hand_made(tab.runs.root, name="odd", model="<img src=x>")
     hand_over(job, 5)
     with pytest.raises(gr.Error) as caught:  # which is shown as HTML
-        tab.use_run("", job.id, "a", 0, [], 0)
+        tab.use_run("", job.id, "a", "any", 0, [], 0)
     assert "<img" not in caught.value.message
 
 
@@ -871,7 +877,7 @@ def test_use_in_generate_tells_what_is_in_the_way(tab):
 
 def test_a_run_of_the_page_trains_and_is_used(tab, tmp_path, monkeypatch):
     monkeypatch.setattr(Job, "start", BEGIN)
-    tab.new.take_files("", pictures(tmp_path / "in"))
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
     form = {"steps": 4, "batch": 2, "rank": 2, "alpha": 2, "warmup": 1, "checkpoint_every": 2, "precision": "fp32"}
     name, told = begin(tab, form=form | {"preview_every": 2}, trigger="mint")
     assert told == ""

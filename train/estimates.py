@@ -24,6 +24,7 @@ from train.base import ModelRunConfig
 from train.jobs import DEVICE_LOCK, ROOT, is_held, read_json, write_json
 
 PICTURES = 4  # made-up ones
+STEPS = 4  # of the run that is begun: it ends by itself should nobody be left to end it
 PATIENCE = 600.0  # seconds; a large model on a small machine takes its time
 POLL = 0.2  # seconds
 # What changes neither the time of a step nor its memory.
@@ -90,7 +91,7 @@ class Estimates:
                 else:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     write_json(self.path, read_json(self.path) | {key: asdict(found)})
-        except OSError as error:  # a full disk; it would be tried again and again
+        except Exception as error:  # a full disk; it would be tried again and again
             self._failed[key] = Estimate(reason=f"Nothing can be measured here ({error!s:.120}).")
         finally:
             self._measuring.discard(key)
@@ -110,7 +111,8 @@ def measure(task: str, config: ModelRunConfig) -> Estimate:
         noise = np.random.default_rng(0).integers(0, 256, (PICTURES, 256, 256, 3), np.uint8)
         for number, pixels in enumerate(noise):
             Image.fromarray(pixels).save(data / f"noise {number}.png")
-        probe = replace(config, data=str(data), captions="", maker="", preview_prompts=("noise",), tracker="none")
+        made_up = {"data": str(data), "captions": "", "maker": "", "preview_prompts": ("noise",), "tracker": "none"}
+        probe = replace(config, **made_up, steps=STEPS)
         (Path(place) / "config.json").write_text(probe.to_json())
         command = [sys.executable, "-m", "train", task, "--config", f"{place}/config.json", "--run", str(run)]
         started = time.monotonic()
@@ -131,7 +133,7 @@ def measure(task: str, config: ModelRunConfig) -> Estimate:
                 log.seek(0)
                 lines = [line for line in log.read().splitlines() if line.strip()]
                 return Estimate(reason=lines[-1].removeprefix("error: ") if lines else "It does not start here.")
-        step = said["seconds"] / max(1, config.steps - said["step"])
+        step = said["seconds"] / STEPS
         return Estimate(step, max(0.0, said["time"] - _on_the_wall(started) - 2 * step), int(said["memory"]))
 
 

@@ -13,6 +13,7 @@ The process itself is `train.worker`.
 
 import fcntl
 import json
+import math
 import os
 import re
 import secrets
@@ -26,13 +27,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 State = Literal["draft", "queued", "running", "paused", "interrupted", "failed", "finished", "kept"]
 ALIVE: tuple[State, ...] = ("queued", "running")
 CAN_GO_ON: tuple[State, ...] = ("paused", "interrupted", "failed")
 LOCK, DEVICE_LOCK = "process.lock", "device.lock"
 WORDS = 60  # characters of a title in a folder's name
+MOST = 2000  # runs in a folder
 PATIENCE = 1.0  # seconds for a lock: who only looks whether it is held holds it for an instant
 ENDING = 30.0  # seconds that a killed process may take to be gone
 STOP = "stop"  # a file that asks for the end, for a process that can't be signalled yet
@@ -54,11 +56,11 @@ def held(path: Path, patience: float = 0.0) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, patience: float) -> bool:
+def _lock(descriptor: int, patience: float, kind: int = fcntl.LOCK_EX) -> bool:
     until = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
         except OSError:
             if time.monotonic() >= until:
@@ -68,11 +70,14 @@ def _lock(descriptor: int, patience: float) -> bool:
 
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock."""
-    if not path.exists():
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # nobody ever did
         return False
-    with suppress(OSError), held(path) as free:
-        return not free
-    return False
+    try:
+        return not _lock(descriptor, 0.0, fcntl.LOCK_SH)  # a shared one, which does not stand in another looker's way
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -86,11 +91,17 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """{} where there is none, or half of one."""
+    """{} where there is none, half of one, or something else."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _moment(value: Any) -> float:
+    """A time in seconds, 0 where something else was written."""
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else 0.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,21 @@ class Job:
         return read_json(self.folder / "job.json")
 
     @property
+    def title(self) -> str:
+        return str(self.about.get("title") or self.id)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``config.json``: the settings by name; {} before there are any."""
+        return read_json(self.folder / "config.json")
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run, at least 1."""
+        steps = self.config.get("steps")
+        return max(1, steps) if type(steps) is int else 1
+
+    @property
     def data(self) -> Path:
         return self.folder / "data"
 
@@ -123,6 +149,7 @@ class Job:
     @property
     def state(self) -> State:
         alive, said = self.alive, read_json(self.folder / "state.json").get("state")
+        said = said if isinstance(said, str) and said in get_args(State) else None
         if alive:
             return said if said in ALIVE else "running"
         if said in ALIVE:
@@ -148,9 +175,9 @@ class Job:
         Args:
             state: what holds from now on.
             reason: in words.
-            pid: of the process that trains; None for this one.
+            pid: of the process that trains; None for this one, or for none where nothing trains any more.
         """
-        pid = os.getpid() if pid is None else pid
+        pid = os.getpid() if pid is None and state in ALIVE else pid or 0
         write_json(self.folder / "state.json", {"state": state, "reason": reason, "pid": pid, "since": time.time()})
 
     def set_pid(self, pid: int) -> None:
@@ -160,7 +187,7 @@ class Job:
     @property
     def since(self) -> float:
         """When it came to stand as it does, in seconds of the clock."""
-        return float(read_json(self.folder / "state.json").get("since", 0.0))
+        return _moment(read_json(self.folder / "state.json").get("since"))
 
     def change(self, **values: Any) -> None:
         """Change what ``job.json`` says."""
@@ -246,14 +273,16 @@ class Job:
             JobError: its process does not end.
         """
         until = time.monotonic() + ENDING
-        while self.alive:
+        while True:
+            with held(self.folder / LOCK, PATIENCE) as free:  # so that nobody starts it meanwhile
+                if free:
+                    gone = self.folder.with_name(f".gone-{secrets.token_hex(8)}")  # at once out of every list
+                    self.folder.rename(gone)
+                    break
             (self.folder / STOP).touch()
             self._signal(signal.SIGKILL)
             if time.monotonic() > until:
                 raise JobError("The process of this run does not end; please try again.")
-            time.sleep(0.1)
-        gone = self.folder.with_name(f".gone-{secrets.token_hex(8)}")  # at once out of every list
-        self.folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
     def _signal(self, number: int) -> None:
@@ -275,12 +304,13 @@ class Runs:
 
     def __init__(self, root: Path, private: bool = False) -> None:
         self.root, self.private = Path(root), private
+        self._lock = threading.Lock()
 
     def all(self, owner: str) -> list[Job]:
         """The runs of an owner, the newest first; where there is one owner, all."""
         found = [Job(path.parent) for path in self.root.glob("*/job.json") if not path.parent.name.startswith(".")]
         mine = [job for job in found if not self.private or (owner and job.about.get("owner") == owner)]
-        return sorted(mine, key=lambda job: (job.about.get("created", 0), job.id), reverse=True)
+        return sorted(mine, key=lambda job: (_moment(job.about.get("created")), job.id), reverse=True)
 
     def get(self, name: str, owner: str) -> Job:
         """A run by its id.
@@ -293,15 +323,27 @@ class Runs:
                 return job
         raise JobError("There is no such run any more; please reload the page.")
 
+    def find_draft(self, owner: str) -> Job | None:
+        """The one run of an owner that has not begun."""
+        return next((job for job in self.all(owner) if job.state == "draft"), None)
+
     def draft(self, owner: str) -> Job:
-        """The one run of an owner that has not begun; a new one where there is none."""
-        for job in self.all(owner):
-            if job.state == "draft":
+        """The one run of an owner that has not begun; a new one where there is none.
+
+        Raises:
+            JobError: nobody is its owner, or there are too many runs already.
+        """
+        with self._lock:
+            if job := self.find_draft(owner):
                 return job
-        job = Job(self.root / self._name("draft"))
-        job.data.mkdir(parents=True)
-        job.change(owner=owner, created=time.time(), title="")
-        return job
+            if self.private and not owner:
+                raise JobError("This page is not known here; please reload it.")
+            if len(list(self.root.glob("*/job.json"))) >= MOST:
+                raise JobError("There is no room for more runs here; please try again later.")
+            job = Job(self.root / self._name("draft"))
+            job.data.mkdir(parents=True)
+            job.change(owner=owner, created=time.time(), title="")
+            return job
 
     def begin(self, job: Job, task: str, preset: str, title: str, settings: dict[str, Any]) -> Job:
         """Give a draft its settings and its name, and start it.
@@ -316,10 +358,11 @@ class Runs:
         Raises:
             JobError: it is no draft any more.
         """
-        if job.state != "draft":
-            raise JobError("This run has begun already.")
-        folder = self.root / self._name(title)
-        job.folder.rename(folder)
+        with self._lock:
+            if job.state != "draft" or not job.folder.exists():
+                raise JobError("This run has begun already.")
+            folder = self.root / self._name(title)
+            job.folder.rename(folder)
         job = Job(folder.resolve())
         write_json(job.folder / "config.json", settings | {"title": title, "data": str(job.data)})
         job.change(task=task, preset=preset, title=title, created=time.time())

@@ -49,7 +49,7 @@ PRESETS: dict[str, Preset] = {
         "A LoRA of your pictures' style that works at one step. Twenty to fifty pictures are enough.",
         "teacher",
         DiffusionConfig,
-        STYLE_SMALL | SHORT | {"batch": 32, "rank": 4, "alpha": 4, "learning_rate": 1e-3},
+        STYLE_SMALL | SHORT | {"batch": 32, "rank": 4, "alpha": 4},
         STYLE_LARGE | SHORT | {"steps": 300, "rank": 8, "alpha": 8},
     ),
     "good": Preset(

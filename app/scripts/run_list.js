@@ -10,7 +10,7 @@ function button(id, title, state, progress) {
     made.setAttribute('aria-pressed', String(id === (props.value ?? '')));
     const name = document.createElement('b'), about = document.createElement('small');
     name.textContent = title;
-    about.textContent = state ? LABELS[state] + (state === 'running' ? ` · ${Math.round(100 * progress)} %` : '') : 'pictures in, LoRA out';
+    about.textContent = state ? LABELS[state] + (state === 'running' ? ` · ${Math.round(100 * progress)} %` : '') : 'from your pictures';
     made.append(name, about);
     if (state === 'running') made.style.setProperty('--progress', `${100 * progress}%`);
     return made;
