@@ -157,7 +157,7 @@ class NewRun:
             return self._changed(
                 owner, model, lambda dataset: [Problem(place, "folders of this machine can't be named here")]
             )
-        return self._changed(owner, model, lambda dataset: dataset.add_folder(Path(place.strip()).expanduser()))
+        return self._changed(owner, model, lambda dataset: dataset.add_folder(folder_named(place)))
 
     def add_trigger(self, owner: str, model: str, words: str) -> tuple[Any, ...]:
         return self._changed(owner, model, lambda dataset: dataset.add_words(words.strip()))
@@ -313,6 +313,20 @@ class NewRun:
             raise ConfigError(f"You have {len(jobs) - 1} runs, which is the most here; discard one first")
         if sum(job.bytes() for job in jobs) > self.mode.bytes:
             raise ConfigError(f"Your runs take more than {self.mode.bytes / 1e9:g} GB; discard one first")
+
+
+def folder_named(place: str) -> Path:
+    """The folder that somebody typed.
+
+    Raises:
+        ConfigError: it is none that can be.
+    """
+    if not place.strip():
+        raise ConfigError("name a folder of this machine")
+    try:
+        return Path(place.strip()).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"there is no home folder {place.strip()!r:.80}") from None
 
 
 def about_html(preset: str) -> str:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -174,6 +175,7 @@ class RunView:
         previews, loras = progress.previews(), self.loras(job)
         checkpoint, handed_over = job.has_checkpoint, (job.folder / "output").is_dir()
         news = {
+            "run": job.id,
             "head": (
                 state,
                 job.stopping,
@@ -184,12 +186,13 @@ class RunView:
                 len(previews),
             ),
             "buttons": (state, job.stopping, checkpoint, handed_over),
-            "curves": (job.id, progress.step, progress.time),
-            "previews": (job.id, len(previews)),
-            "loras": (job.id, len(loras), handed_over),
-            "log": (job.id, job.log()),
+            "curves": (progress.step, progress.time),
+            "previews": len(previews),
+            "loras": (len(loras), handed_over),
+            "log": job.log(),
         }
-        changed = {name for name, value in news.items() if seen.get(name) != value}
+        before = seen if seen.get("run") == job.id else {}
+        changed = {name for name, value in news.items() if before.get(name) != value}
         updates: dict[Any, Any] = {}
         if "head" in changed:
             updates[self.head] = head_html(job, state, progress, steps)
@@ -207,7 +210,7 @@ class RunView:
         if "curves" in changed:
             updates[self.curves] = {"terms": progress.curves(), "steps": steps}
         if "previews" in changed:
-            updates |= self._previews(previews, scrubbed, seen.get("previews"), job.id)
+            updates |= self._previews(previews, scrubbed, before.get("previews"))
         if "loras" in changed:
             updates |= {
                 self.trial: gr.Column(visible=bool(loras)),
@@ -222,16 +225,13 @@ class RunView:
     def progress(self, job: Job) -> Progress:
         return self.readers.setdefault(job.folder, Progress(job.folder)).update()
 
-    def _previews(
-        self, previews: list[Path], scrubbed: float, before: tuple[str, int] | None, name: str
-    ) -> dict[Any, Any]:
-        """The newest preview, unless somebody is looking at an older one."""
+    def _previews(self, previews: list[Path], scrubbed: float, before: int | None) -> dict[Any, Any]:
+        """The newest preview, unless somebody is looking at an older one; `before` is how many there were."""
         if not previews:
             return {self.preview: EMPTY, self.scrub: gr.Slider(visible=False)}
         steps = [int(path.stem) for path in previews]
-        stays = before is not None and before[0] == name and before[1] > 1 and scrubbed < steps[before[1] - 1]
-        slider = {"minimum": 0, "maximum": max(steps[-1], 1), "step": steps[1] if len(steps) > 1 else 1}
-        slider["visible"] = len(steps) > 1
+        stays = before is not None and 1 < before <= len(steps) and scrubbed < steps[before - 1]
+        slider = {"minimum": 0, "maximum": max(steps[-1], 1), "step": math.gcd(*steps) or 1, "visible": len(steps) > 1}
         if stays:
             return {self.scrub: gr.Slider(**slider)}
         return {self.scrub: gr.Slider(**slider, value=steps[-1]), self.preview: preview_html(previews[-1])}
@@ -304,6 +304,8 @@ class RunView:
         try:
             request = self.request(owner, selected, prompt, seed, 1.0)
             snapshots = self.loras(self.runs.get(selected, owner))[:0:-1]
+            if not snapshots:
+                raise JobError("There are no checkpoints to compare yet.")
             last = len(snapshots) - 1
             spread = {snapshots[index * last // (COMPARED - 1)].id: None for index in range(COMPARED)}
             titles = ["before", *(entry.title.rpartition(", ")[2] for entry in snapshots if entry.id in spread)]

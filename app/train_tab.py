@@ -12,6 +12,7 @@ import gradio as gr
 from app.components import component
 from app.drawing import Drawing
 from app.edit_tab import OWN_CONTROL
+from app.lora_picker import OWN
 from app.pictures import plain
 from app.settings import Settings, with_style
 from app.train_mode import Mode, owner_of
@@ -150,6 +151,8 @@ class TrainTab:
         self._forget_discarded()
         jobs = [job for job in self.runs.all(owner) if job.state != "draft"]
         updates: dict[Any, Any] = {}
+        job = next((job for job in jobs if job.id == selected), None)
+        selected = job.id if job else ""
         news = tuple(self._listed(job) for job in jobs)
         networks = () if self.mode.private else tuple(filter(None, map(self._control, jobs)))
         if told != (selected, news, networks):
@@ -169,14 +172,12 @@ class TrainTab:
         others = [name for name in own if not name.startswith("run-")]
         if [*names, *others] != own:
             spec = self.engine.models.get(model)
-            kept = {
-                name: w for name, w in (loras or {}).items() if name in {*names, *others} or not name.startswith("run-")
-            }
+            here = {OWN, *names, *others, *self.settings.picker.shared}
+            kept = {name: weight for name, weight in (loras or {}).items() if name in here}
             updates[self.settings.picker.own] = [*names, *others]
             if spec is not None:
                 cards = self.settings.picker.cards(spec, [*names, *others])
                 updates[self.settings.picker.loras] = gr.HTML(value=kept, entries=cards)
-        job = next((job for job in jobs if job.id == selected), None)
         updates |= self.view.look(job, scrubbed, seen) if job else {}
         return updates or gr.skip()
 

@@ -5,7 +5,7 @@
 The style is one that nothing bundled has seen: the corpus' pictures as three-tone stencils. 30 of them, named after
 what they show and spread over the corpus, are trained on by a process of its own, as in the Train tab, without a word
 that calls the style; then 300 other labels are drawn in one evaluation each, before and after, with the same prompts
-and and seeds. The project's evaluator looks at them: Fréchet distance to real pictures of the style (none of the 30), and
+and seeds. The project's evaluator looks at them: Fréchet distance to real pictures of the style (none of the 30), and
 how often the label of a picture is among the five nearest of a hundred. The same for real pictures of the style sent
 through the autoencoder, which is the limit.
 """

@@ -292,7 +292,7 @@ def test_folders_and_logins_of_a_shared_machine_are_nobodys(make_tab, tmp_path, 
 def test_ones_own_machine_pushes_with_its_login(tab, monkeypatch):
     job, sent = hand_made(tab.runs.root), []
     monkeypatch.setattr("app.train_run.login", lambda: None)
-    assert "nobody is logged in" in tab.view.push_run("", job.id, "a/b", True)
+    assert "Nobody is logged in" in tab.view.push_run("", job.id, "a/b", True)
     monkeypatch.setattr("app.train_run.login", lambda: ("me", "a token"))
     monkeypatch.setattr(
         "app.train_run.push", lambda *given, **options: sent.append((given, options)) or "https://x/<a>"
@@ -308,6 +308,7 @@ BEYOND = {
     "its own value": {"form": {"steps": 60}},
     "no table": {"form": [1]},
     "another preset": {"preset": "one-step"},
+    "another model": {"model": "small"},
     "no preset": {"preset": None},
     "no model": {"model": "/tmp"},
 }
@@ -317,30 +318,39 @@ BEYOND = {
 def test_a_tiny_studio_takes_its_one_preset_as_it_is(make_tab, tmp_path, beyond):
     tab, me = make_tab("tiny"), owner("m")
     tab.new.take_files(me, "small", pictures(tmp_path / "in"))
-    name, told = begin(tab, me, **beyond)
+    name, told = begin(tab, me, **{"model": DEFAULT_MODEL} | beyond)
     assert name == SKIPPED and 'role="alert"' in told and [job.state for job in tab.runs.all(me)] == ["draft"]
-    assert 'role="alert"' in tab.new.price(*({"preset": "quick", "model": "small", "form": {}} | beyond).values())[0]
+    assert (
+        'role="alert"' in tab.new.price(*({"preset": "quick", "model": DEFAULT_MODEL, "form": {}} | beyond).values())[0]
+    )
 
 
 def test_a_tiny_studio_shortens_runs_and_allows_few(make_tab, tmp_path, monkeypatch):
     tab, me = make_tab("tiny"), owner("m")
     for title in ("One", "Two", "Three"):
         tab.new.take_files(me, "small", pictures(tmp_path / "in"))
-        _, told = begin(tab, me, title=title)
+        _, told = begin(tab, me, model=DEFAULT_MODEL, title=title)
     assert "You have 2 runs, which is the most here" in told
     jobs = [job for job in tab.runs.all(me) if job.state != "draft"]
     assert [job.about["title"] for job in jobs] == ["Two", "One"]
     assert {read_json(job.folder / "config.json")["steps"] for job in jobs} == {60}
     jobs[0].discard()
     monkeypatch.setattr(Job, "bytes", lambda job: 10**8)
-    assert "more than 0.1 GB" in begin(tab, me)[1]
+    assert "more than 0.1 GB" in begin(tab, me, model=DEFAULT_MODEL)[1]
 
 
-def test_no_more_steps_than_a_shared_studio_allows(make_tab, tmp_path):
+@pytest.mark.parametrize(
+    "form",
+    [{"steps": 20_001}, {"batch": 65}, {"rank": 129}, {"tracker": "tensorboard"}, {"compile": True}],
+    ids=lambda form: next(iter(form)),
+)
+def test_a_shared_studio_has_limits(make_tab, tmp_path, form):
     tab, me = make_tab("private"), owner("m")
     tab.new.take_files(me, "small", pictures(tmp_path / "in"))
-    assert "at most 20000" in begin(tab, me, form={"steps": 20_001})[1]
-    assert begin(tab, me, form={"steps": 20_000})[1] == ""
+    name, told = begin(tab, me, form=form)
+    assert name == SKIPPED and next(iter(form)) in told.lower()
+    assert 'role="alert"' in tab.new.price("quick", "small", form)[0]
+    assert begin(tab, me, form={"steps": 20_000, "batch": 64, "rank": 128})[1] == ""
 
 
 def test_where_nothing_is_trained_nothing_listens(engine, tmp_path):

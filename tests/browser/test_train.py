@@ -128,6 +128,7 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator(f"{HEAD} h2")).to_contain_text("Mint")
     expect(page.locator("#runs button[aria-pressed=true]")).to_contain_text("Mint")
     expect(page.locator("#curves polyline").first).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.accept())
     page.click("#keep-run")
     expect(page.locator(f"{HEAD} .state")).to_contain_text("Ended and kept.", timeout=PATIENCE)
     expect(page.locator("#pause")).to_be_hidden()
