@@ -14,6 +14,7 @@ from yoso_core.requests import DEFAULT_MODEL
 sync_api = pytest.importorskip("playwright.sync_api")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-background-networking"]
+sync_api.expect.set_options(timeout=30_000)  # milliseconds; a busy machine takes its time
 
 
 def find_chromium(playwright) -> str | None:

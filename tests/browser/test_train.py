@@ -147,9 +147,9 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator("#try-stage img")).not_to_have_attribute("src", with_it)
 
     page.click("#use-run")
-    expect(page.locator("#prompt textarea")).to_have_value("a red heart, mint stencil")
+    expect(page.locator("#prompt textarea")).to_have_value("a red heart, 3d, mint stencil")
     expect(page.locator("#model input")).to_have_value("Small")
-    expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, mint stencil, seed 0")
+    expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, 3d, mint stencil, seed 0")
     row = page.locator('.lora[data-id^="run-mint-"]').filter(has_not_text="step")
     expect(row.locator("output")).to_have_text("1.00")
     pictures_by_weight = {1.0: source(page)}
@@ -196,6 +196,18 @@ def test_runs_are_chosen_from_the_row(page, root):
     for job in Runs(root).all(""):
         job.discard()
     expect(page.locator("#runs button")).to_have_count(1)
+
+
+def test_a_tab_that_is_opened_late_shows_all_the_same(page, root, tmp_path):
+    open_tab(page)
+    drop_pictures(page, tmp_path / "in")
+    hand_made(root, "finished", "sky")
+    page.reload()
+    page.wait_for_selector(STAGE)
+    page.wait_for_timeout(4000)  # what there is to show has come long before
+    open_tab(page)
+    expect(page.locator("#runs button")).to_have_count(2)
+    expect(page.locator(".picture")).to_have_count(11)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
