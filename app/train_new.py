@@ -299,9 +299,9 @@ class NewRun:
                 dataset = Dataset(draft.data, self.mode.limits)
                 if not any(row.used for row in self.check(dataset, model).rows):
                     raise ConfigError("There are no pictures yet; drop some at the top of the page")
+                self._refuse_too_many(owner)
                 if trigger:
                     dataset.add_words(trigger)
-                self._refuse_too_many(owner)
                 job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config))
         except (ConfigError, JobError, OSError, RequestError) as error:
             return gr.skip(), problem_html(str(error))

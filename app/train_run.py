@@ -219,7 +219,7 @@ class RunView:
                 self.how: how_html(job, bool(loras), self.mode.private),
             }
         if "log" in changed:
-            updates[self.log] = log_html(job)
+            updates[self.log] = log_html(job, self.mode.private)
         return updates | {self.seen: news} if changed else updates
 
     def progress(self, job: Job) -> Progress:
@@ -401,7 +401,11 @@ def preview_html(path: Path) -> str:
     return f'<img src="{data_uri(shown)}" alt="What the run drew after {int(path.stem):,} steps" draggable="false">'
 
 
-def log_html(job: Job) -> str:
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_absolute()
+
+
+def log_html(job: Job, private: bool) -> str:
     """The end of the log, what was wrong with the data, the command that does the same, and the settings."""
     task, problems = str(job.about.get("task", "")), job.folder / "problems.txt"
     parts = [f"<h4>Log</h4><pre>{html.escape(job.log()) or 'Nothing yet.'}</pre>"]
@@ -409,7 +413,9 @@ def log_html(job: Job) -> str:
         parts.append(
             f"<h4>Notes on the pictures</h4><pre>{html.escape(problems.read_text(errors='replace')[:4000])}</pre>"
         )
-    parts.append(f"<h4>The same from a shell</h4><pre>{html.escape(command_of(task, job.folder))}</pre>")
-    settings = json.dumps(job.config, indent=1)
+    folder = Path("runs") / job.id if private else job.folder  # where others look, this machine's folders are nobody's
+    parts.append(f"<h4>The same from a shell</h4><pre>{html.escape(command_of(task, folder))}</pre>")
+    values = {key: Path(value).name if _is_path(value) and private else value for key, value in job.config.items()}
+    settings = json.dumps(values, indent=1)
     parts.append(f"<h4>Settings</h4><pre>{html.escape(settings)}</pre>")
     return "".join(parts)

@@ -69,7 +69,7 @@ class TrainTab:
             return
         self.token = gr.BrowserState("", storage_key="yoso-owner", secret="yoso")  # it is a secret itself
         self.owner, self.selected = gr.State(""), gr.Textbox("", visible="hidden")
-        self.list = component("run_list", "", runs=[], elem_id="runs")
+        self.list = component("run_list", {"id": "", "runs": []}, elem_id="runs")
         with gr.Column(elem_id="new-run") as self.begin:
             self.new.build()
         with gr.Column(visible=False, elem_id="run") as self.watch:
@@ -158,7 +158,7 @@ class TrainTab:
         if told != (selected, news, networks):
             updates |= {
                 self.told: (selected, news, networks),
-                self.list: gr.HTML(value=selected, runs=[dict(entry) for entry in news]),
+                self.list: {"id": selected, "runs": [dict(entry) for entry in news]},
                 self.begin: gr.Column(visible=not selected),
                 self.watch: gr.Column(visible=bool(selected)),
                 self.network: gr.Dropdown(

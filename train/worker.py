@@ -84,6 +84,7 @@ def main() -> None:
     try:
         job.set_pid(os.getpid())
         with turn(job):
+            job.set_state("running")  # reading what follows takes seconds
             from train.__main__ import RUNS  # heavy
             from train.config import load_config
             from train.console import run_command

@@ -41,7 +41,9 @@ function draw() {
 function wish(values) { trigger('input', values); }
 place.addEventListener('change', event => {
     const file = event.target.closest('.picture')?.dataset.file;
-    if (file) wish({captions: {[file]: event.target.value}, remove: []});
+    if (!file) return;
+    event.target.classList.remove('from-name');  // what comes back is not drawn while the next one is written
+    wish({captions: {[file]: event.target.value}, remove: []});
 });
 place.addEventListener('keydown', event => {  // Enter goes on to the next caption
     if (event.key !== 'Enter' || !event.target.matches('.caption')) return;
