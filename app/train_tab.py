@@ -23,7 +23,7 @@ from train.jobs import Job, JobError, Runs
 from train.presets import source_name
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
-from yoso_core.library import LoraEntry, of_run
+from yoso_core.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.metadata import Restored
 from yoso_core.models import LORA_FILE, Source
 from yoso_core.requests import RequestError
@@ -189,7 +189,9 @@ class TrainTab:
 
     def entries(self, job: Job) -> list[LoraEntry]:
         """What a run has handed over, made known to the engine; read anew where a file has changed."""
-        files = [job.folder / "output" / LORA_FILE, *sorted((job.folder / "snapshots").glob("*.safetensors"))]
+        output, snapshots = job.folder / "output", job.folder / "snapshots"
+        # Cards and pictures too: they are written after the weights that they tell of.
+        files = [output / LORA_FILE, output / CARD_FILE, *sorted(snapshots.glob("step-*"))]
         marks = tuple((str(path), time) for path in files if (time := _modified(path)))
         before, found = self.offered.get(job.folder, ((), []))
         if marks != before:
