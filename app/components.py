@@ -8,6 +8,12 @@ import gradio as gr
 SCRIPTS = Path(__file__).with_name("scripts")
 
 
+def sent_along(event: gr.EventData) -> dict[str, Any]:
+    """What a component's script sent with its event; {} where it sent something else."""
+    values = getattr(event, "_data", None)
+    return values if isinstance(values, dict) else {}
+
+
 def component(name: str, value: Any = None, **options: Any) -> gr.HTML:
     """A component from ``scripts/NAME.html`` and ``scripts/NAME.js``.
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.components import component
+from app.components import component, sent_along
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
 from yoso_core.engine import Engine, Result
 from yoso_core.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
@@ -152,10 +152,9 @@ def _sent(event: gr.EventData, name: str) -> Any:
     Raises:
         RequestError: it did not.
     """
-    value = getattr(event, "_data", None)
-    if not isinstance(value, dict) or name not in value:
+    if name not in (values := sent_along(event)):
         raise RequestError("The page sent nothing that can be used; please reload it.")
-    return value[name]
+    return values[name]
 
 
 def _dropped(value: Any) -> io.BytesIO:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from train.datasets import OWN, SHARED, Limits
 from yoso_core.requests import DEFAULT_MODEL
@@ -11,9 +11,16 @@ from yoso_core.requests import DEFAULT_MODEL
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@dataclass(frozen=True)
+ALL = ("quick", "good", "one-step", "controlnet")
+DEMO = Limits(pictures=20, file_bytes=5_000_000, total_bytes=20_000_000, zip_members=100)
+# Where people share a machine, nobody may fill its memory or name its folders.
+CEILINGS = {"batch": 64, "rank": 128, "variants": 8, "preview_steps": 50}
+NAMING = ("start_from", "tracker", "compile")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mode:
-    """What a studio lets people train.
+    """What a studio lets people train; by default nothing.
 
     Attributes:
         private: whether people see their own runs alone, and can't name folders of this machine.
@@ -29,24 +36,19 @@ class Mode:
         presets: those offered; none means that nothing is trained here.
     """
 
-    private: bool
-    limits: Limits
-    runs: int
-    bytes: int
-    steps: int
-    ceilings: Mapping[str, int]
-    hidden: Collection[str]
-    advanced: bool
-    models: Collection[str]
-    upload: str
-    presets: Collection[str]
+    private: bool = True
+    limits: Limits = DEMO
+    runs: int = 0
+    bytes: int = 0
+    steps: int = 0
+    ceilings: Mapping[str, int] = field(default_factory=lambda: CEILINGS)
+    hidden: Collection[str] = NAMING
+    advanced: bool = False
+    models: Collection[str] = ()
+    upload: str = "20mb"
+    presets: Collection[str] = ()
 
 
-ALL = ("quick", "good", "one-step", "controlnet")
-DEMO = Limits(pictures=20, file_bytes=5_000_000, total_bytes=20_000_000, zip_members=100)
-# Where people share a machine, nobody may fill its memory or name its folders.
-CEILINGS = {"batch": 64, "rank": 128, "variants": 8, "preview_steps": 50}
-NAMING = ("start_from", "tracker", "compile")
 MODES: dict[str, Mode] = {
     "local": Mode(
         private=False,
@@ -57,49 +59,12 @@ MODES: dict[str, Mode] = {
         ceilings={},
         hidden=(),
         advanced=True,
-        models=(),
         upload="300mb",
         presets=ALL,
     ),
-    "private": Mode(
-        private=True,
-        limits=SHARED,
-        runs=20,
-        bytes=5 * 10**9,
-        steps=20_000,
-        ceilings=CEILINGS,
-        hidden=NAMING,
-        advanced=True,
-        models=(),
-        upload="100mb",
-        presets=ALL,
-    ),
-    "tiny": Mode(
-        private=True,
-        limits=DEMO,
-        runs=2,
-        bytes=10**8,
-        steps=60,
-        ceilings=CEILINGS,
-        hidden=NAMING,
-        advanced=False,
-        models=(DEFAULT_MODEL,),
-        upload="20mb",
-        presets=("quick",),
-    ),
-    "off": Mode(
-        private=True,
-        limits=DEMO,
-        runs=0,
-        bytes=0,
-        steps=0,
-        ceilings={},
-        hidden=(),
-        advanced=False,
-        models=(),
-        upload="20mb",
-        presets=(),
-    ),
+    "private": Mode(limits=SHARED, runs=20, bytes=5 * 10**9, steps=20_000, advanced=True, upload="100mb", presets=ALL),
+    "tiny": Mode(runs=2, bytes=10**8, steps=60, models=(DEFAULT_MODEL,), presets=("quick",)),
+    "off": Mode(),
 }
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import component
+from app.components import component, sent_along
 from app.config_form import build_form, fields_of, read_form
 from app.pictures import data_uri, plain, problem_html
 from app.train_mode import Mode
 from train.base import ModelRunConfig
-from train.captioner import Captioner, why_not
+from train.captioner import Captioner
 from train.config import ConfigError
 from train.console import duration
 from train.data import Problem
@@ -109,6 +109,16 @@ class NewRun:
         self.told = gr.HTML(elem_id="start-told")
         self.known = gr.State("")  # what the cost on the page was worked out from
 
+    @property
+    def pictures(self) -> list[Any]:
+        """What `shown` sets."""
+        return [self.report, self.captions, self.table]
+
+    @property
+    def chosen(self) -> list[Any]:
+        """What `choose` sets."""
+        return [self.form, self.about, self.cost, self.known]
+
     def connect(self, owner: Any, selected: Any, private: dict[str, Any]) -> None:
         """Who listens to whom.
 
@@ -117,7 +127,7 @@ class NewRun:
             selected: component with the id of the run that is looked at.
             private: queue rules of a listener that no program may call.
         """
-        seen = [self.report, self.captions, self.table]
+        seen = self.pictures
         hidden = private | {"show_progress": "hidden"}
         self.files.upload(
             self.take_files,
@@ -134,12 +144,12 @@ class NewRun:
         self.describe.click(self.write_captions, [owner, self.base], seen, show_progress_on=self.table, **private)
         self.table.input(self.change, [owner, self.base], seen, **hidden)
         self.clear.click(self.remove_all, [owner, self.base], seen, **hidden)
-        chosen = [self.preset, self.base]
-        for control in chosen:
-            control.input(self.choose, chosen, [self.form, self.about, self.cost, self.known], **hidden)
+        choice = [self.preset, self.base]
+        for control in choice:
+            control.input(self.choose, choice, self.chosen, **hidden)
         self.base.input(self.shown, [owner, self.base], seen, **hidden)
-        self.form.change(self.price, [*chosen, self.form], [self.cost, self.known], **hidden)
-        given = [owner, *chosen, self.form, self.title, self.trigger]
+        self.form.change(self.price, [*choice, self.form], [self.cost, self.known], **hidden)
+        given = [owner, *choice, self.form, self.title, self.trigger]
         self.start.click(self.begin, given, [selected, self.told], show_progress_on=self.told, **private)
 
     # Pictures
@@ -166,8 +176,6 @@ class NewRun:
         def describe(dataset: Dataset) -> None:
             if self.mode.private:
                 raise ConfigError("Captions are not written here; type them, or name your files after what they show.")
-            if lacking := why_not():
-                raise ConfigError(lacking)
             missing = [row.file for row in self.check(dataset, model).rows if row.used and row.from_name]
             texts = Captioner().describe(map(dataset.open, missing))
             dataset.set_captions(dict(zip(missing, texts, strict=True)))
@@ -179,8 +187,7 @@ class NewRun:
 
     def change(self, owner: str, model: str, event: gr.EventData) -> tuple[Any, ...]:
         """A caption that was typed, or a picture that was taken out."""
-        sent = getattr(event, "_data", None)
-        sent = sent if isinstance(sent, dict) else {}
+        sent = sent_along(event)
         captions, gone = sent.get("captions"), sent.get("remove")
 
         def change(dataset: Dataset) -> None:

@@ -21,7 +21,7 @@ from train.config import ConfigError
 from train.console import duration
 from train.export import SNAPSHOTS
 from train.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
-from train.presets import PRESETS, source_name
+from train.presets import PRESETS, model_of
 from train.progress import Progress
 from train.publish import login, pack, push
 from yoso_core.engine import Engine, PictureError
@@ -121,7 +121,7 @@ class RunView:
         """What `look` sets."""
         return [
             *(self.head, self.pause, self.resume, self.keep, self.discard, self.preview, self.scrub),
-            *(self.curves, self.trial, self.weight, self.using, self.how, self.use, self.log, self.seen),
+            *(self.curves, self.trial, self.using, self.how, self.use, self.log, self.seen),
         ]
 
     def connect(self, owner: Any, selected: Any, look: dict[str, Any], private: dict[str, Any]) -> None:
@@ -134,9 +134,8 @@ class RunView:
             private: queue rules of a listener that no program may call.
         """
         own, hidden = [owner, selected], private | {"show_progress": "hidden"}
-        self.download = gr.DownloadButton(
-            visible="hidden", elem_id="run-download"
-        )  # in a column that appears it would too
+        # Outside of the column, with which it would appear.
+        self.download = gr.DownloadButton(visible="hidden", elem_id="run-download")
         for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run)):
             button.click(act, own, self.told, **hidden).then(**look)
         self.sure = gr.Checkbox(visible="hidden")  # what the person answers to a question of the browser
@@ -277,18 +276,15 @@ class RunView:
             RequestError: an impossible value.
         """
         job = self.runs.get(selected, owner)
-        config = job.config
-        known = {source_name(name, spec): name for name, spec in self.engine.models.items()}
-        if config.get("model") not in known:
-            raise JobError(
-                f"Its model {config.get('model')!r:.80} is not among those of the page; serve it by --add-model."
-            )
+        if (model := model_of(job.config, self.engine.models)) is None:
+            named = job.config.get("model")
+            raise JobError(f"Its model {named!r:.80} is not among those of the page; serve it by --add-model.")
         # What was trained by YOSO takes the place of the model's own one-step LoRA.
         one_step = 0.0 if job.about.get("task") == "yoso" else 1.0
         if not (loras := self.loras(job)):
             raise JobError("It has learned nothing yet; wait for its first checkpoint.")
         uses = (LoraUse(loras[0].id, weight),)
-        return GenerateRequest(prompt, seed=seed, model=known[config["model"]], one_step=one_step, loras=uses)
+        return GenerateRequest(prompt, seed=seed, model=model, one_step=one_step, loras=uses)
 
     def draw_sample(self, owner: str, selected: str, prompt: str, seed: Any, weight: float) -> tuple[Any, Any]:
         try:

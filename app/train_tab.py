@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import component
+from app.components import component, sent_along
 from app.drawing import Drawing
 from app.edit_tab import OWN_CONTROL
 from app.lora_picker import OWN
@@ -20,7 +20,7 @@ from app.train_new import NewRun
 from app.train_run import RunView
 from train.estimates import Estimates
 from train.jobs import Job, JobError, Runs
-from train.presets import source_name
+from train.presets import model_of
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
 from yoso_core.library import CARD_FILE, LoraEntry, of_run
@@ -98,11 +98,10 @@ class TrainTab:
         parts = [self.list, self.begin, self.watch, self.told, picker.loras, picker.own, self.network, *self.view.parts]
         look = {"fn": self.look, "inputs": state, "outputs": parts, **quiet}
         choice = [self.new.preset, self.new.base, self.new.form, self.new.known]
-        cost = [self.new.form, self.new.about, self.new.cost, self.new.known]
-        pictures = [self.new.report, self.new.captions, self.new.table]
+        pictures = self.new.pictures
         entered = load(self.enter, self.token, [self.token, self.owner, self.selected], **quiet)
         entered.then(**look)
-        entered.then(self.new.choose, choice[:2], cost, **quiet)
+        entered.then(self.new.choose, choice[:2], self.new.chosen, **quiet)
         entered.then(self.new.shown, [self.owner, self.new.base], pictures, **reading | {"show_progress": "hidden"})
         self.timer = gr.Timer(EVERY)  # outside of the tab, which Gradio makes only when it is opened
         self.list.select(self.choose, None, self.selected, **quiet)
@@ -132,8 +131,7 @@ class TrainTab:
         return token, owner, going[0] if going else ""
 
     def choose(self, event: gr.EventData) -> str:
-        sent = getattr(event, "_data", None)
-        return str(sent.get("id", "")) if isinstance(sent, dict) else ""
+        return str(sent_along(event).get("id", ""))
 
     def look(
         self,
@@ -208,11 +206,9 @@ class TrainTab:
             return None
         name, title = f"run-{job.id}", job.title
         if self.controls.get(job.folder) != time:
-            model = job.config.get("model")
-            spec = next((spec for key, spec in self.engine.models.items() if source_name(key, spec) == model), None)
-            if spec is None:
+            if (model := model_of(job.config, self.engine.models)) is None:
                 return None
-            source = Source(str(weights.parent))
+            spec, source = self.engine.models[model], Source(str(weights.parent))
             self.engine.add_control(name, ControlSpec(title, source, spec.licence, spec.family, TRAINED_ON))
             self.controls[job.folder] = time
         return title, name

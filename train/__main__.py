@@ -15,26 +15,10 @@ from accelerate import PartialState
 
 from train.config import ConfigError, RunConfig, add_arguments, add_run_arguments, from_arguments, from_run_arguments
 from train.console import run_command
-from train.controlnet import ControlConfig
-from train.diffusion import DiffusionConfig
 from train.evaluate import EvaluateConfig, evaluate
 from train.jobs import LOCK, PATIENCE, Job, held
-from train.runs import begin, train_controlnet, train_diffusion, train_scratch, train_yoso
-from train.scratch import ScratchConfig, ScratchDiffusionConfig
+from train.runs import RUNS, begin
 from train.worker import carry_out
-from train.yoso import YosoConfig
-
-RUNS = {
-    "yoso": (YosoConfig, train_yoso, "make a model draw in one evaluation"),
-    "teacher": (
-        DiffusionConfig,
-        train_diffusion,
-        "plain diffusion: adapt a model before YOSO, fine-tune it, or a LoRA",
-    ),
-    "controlnet": (ControlConfig, train_controlnet, "a ControlNet for edges and scribbles, at one step"),
-    "scratch": (ScratchConfig, train_scratch, "a one-step generator from nothing, on pixels, without prompts"),
-    "scratch-diffusion": (ScratchDiffusionConfig, train_scratch, "its baseline: the same network by plain diffusion"),
-}
 
 
 def build_parser() -> argparse.ArgumentParser:

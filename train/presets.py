@@ -119,6 +119,11 @@ def source_name(model: str, spec: ModelSpec) -> str:
     return str(Path(place).expanduser().resolve()) if spec.source.is_folder else f"{place}@{spec.source.revision}"
 
 
+def model_of(config: Mapping[str, Any], models: Mapping[str, ModelSpec]) -> str | None:
+    """The name, among `models`, of the one that a run's settings name; None where it is not there."""
+    return next((name for name, spec in models.items() if source_name(name, spec) == config.get("model")), None)
+
+
 def _schedule(spec: ModelSpec) -> dict[str, Any]:
     """What the network predicts and how its noise ends, which a LoRA has to leave as it is.
 

@@ -232,3 +232,17 @@ def _with_moments(autoencoder: AutoencoderKL, prior: tuple[Tensor, Tensor] | Non
     changed = copy.copy(autoencoder)
     changed.register_to_config(latents_mean=mean, latents_std=deviation)
     return changed
+
+
+# By name: settings, what trains, and what it is for.
+RUNS = {
+    "yoso": (YosoConfig, train_yoso, "make a model draw in one evaluation"),
+    "teacher": (
+        DiffusionConfig,
+        train_diffusion,
+        "plain diffusion: adapt a model before YOSO, fine-tune it, or a LoRA",
+    ),
+    "controlnet": (ControlConfig, train_controlnet, "a ControlNet for edges and scribbles, at one step"),
+    "scratch": (ScratchConfig, train_scratch, "a one-step generator from nothing, on pixels, without prompts"),
+    "scratch-diffusion": (ScratchDiffusionConfig, train_scratch, "its baseline: the same network by plain diffusion"),
+}

@@ -85,9 +85,9 @@ def main() -> None:
         job.set_pid(os.getpid())
         with turn(job):
             job.set_state("running")  # reading what follows takes seconds
-            from train.__main__ import RUNS  # heavy
-            from train.config import load_config
+            from train.config import load_config  # heavy, as these
             from train.console import run_command
+            from train.runs import RUNS
 
             config, train, _ = RUNS[job.about["task"]]
             run_command(
