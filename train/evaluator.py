@@ -79,19 +79,24 @@ class Evaluator(nn.Module):
         self.word_vectors = nn.EmbeddingBag(len(self.words) + 1, SHARED, mode="mean", padding_idx=0)
         nn.init.normal_(self.word_vectors.weight, std=0.3)
 
-    def pooled(self, pictures: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] -> (N, 192), means over the picture.
-
-        Of two depths: the deep half says what is drawn, the shallow half how, so that blur and noise show.
-        """
+    def levels(self, pictures: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) in [-1, 1] -> features of growing depth, (N, C, h, w) with C of `WIDTHS`."""
         if pictures.shape[-2:] != (SIDE, SIDE):
             pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
         x = F.relu(self.stem(pictures.contiguous(memory_format=torch.channels_last)))
         found = []
         for block in self.blocks:
             x = block(x)
-            found.append(x.mean((2, 3)).float())
-        return torch.cat([found[1], found[3]], 1)
+            found.append(x)
+        return found
+
+    def pooled(self, pictures: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] -> (N, 192), means over the picture.
+
+        Of two depths: the deep half says what is drawn, the shallow half how, so that blur and noise show.
+        """
+        levels = self.levels(pictures)
+        return torch.cat([levels[index].mean((2, 3)).float() for index in (1, 3)], 1)
 
     def project(self, pooled: Tensor) -> Tensor:
         """(N, 192) -> (N, 128), unit length."""

@@ -23,8 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from train.config import ConfigError, Settings
+from train.translate import Generator
 from yoso_core.lora import PRIOR_KEY
 from yoso_core.models import LORA_FILE, TRAINED_HERE, Source
+from yoso_core.translate import CONFIG, FIRST, NETWORK_FILE, TranslatorSpec, write_config
 
 KOHYA_FILE = "kohya.safetensors"
 SNAPSHOTS = 12  # LoRAs of earlier steps that a run keeps
@@ -34,8 +36,13 @@ FAMILIES = {768: "sd_v1", 1024: "sd_v2"}  # kohya's names, by the width of the p
 HUB_LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0", "creativeml-openrail-m", "openrail", "openrail++")
 
 
-Kind = Literal["lora", "network", "controlnet"]
-KINDS: dict[Kind, str] = {"lora": "A LoRA", "network": "A whole network", "controlnet": "A ControlNet"}
+Kind = Literal["lora", "network", "controlnet", "translator"]
+KINDS: dict[Kind, str] = {
+    "lora": "A LoRA",
+    "network": "A whole network",
+    "controlnet": "A ControlNet",
+    "translator": "A translator of pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,46 @@ def save_controlnet(network: ModelMixin, folder: Path, config: Settings, card: C
     (folder / "controlnet").rmdir()
     _save_settings(folder, config)
     _save_card(folder, config, card, steps, False, "controlnet")
+
+
+def save_translator(
+    generator: Generator, folder: Path, spec: TranslatorSpec, config: Settings, card: Card, steps: int
+) -> None:
+    """Write a translator, in float16, so that `folder` is what ``yoso_core.translate.read_translator`` reads.
+
+    Args:
+        generator: on any device; left as it is.
+        folder: gets its files, ``yoso_config.json``, ``README.md`` and previews.
+        spec: what it is; its folder does not matter.
+        config: the settings of the run.
+        card: what the card says.
+        steps: optimizer steps done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt"}
+    first = {f"{FIRST}.{name}": _half(value) for name, value in generator.first.named_parameters()}
+    files = {NETWORK_FILE: first | _changes(generator.unet, "unet")}
+    for direction, autoencoder in generator.autoencoders.items():
+        skips = generator.skips[direction].weights if direction in generator.skips else []
+        weights = {f"skips.{index}.weight": _half(weight) for index, weight in enumerate(skips)}
+        files[f"{direction}.safetensors"] = weights | _changes(autoencoder, "vae")
+    for name, tensors in files.items():
+        _write(folder / name, lambda path, tensors=tensors: save_file(tensors, path, metadata))
+    _write(folder / CONFIG, lambda path: write_config(spec, path, base=_named(card.base)))
+    _save_settings(folder, config)
+    _save_card(folder, config, card, steps, False, "translator")
+
+
+def _changes(network: ModelMixin, part: str) -> dict[str, Tensor]:
+    """The LoRA of a network in diffusers' spelling, of strength 1; {} where it has none."""
+    found = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, LoraLayer):
+            scale = layer.lora_alpha["default"] / layer.r["default"]
+            stem = f"{part}.{_plain(name)}"
+            found[f"{stem}.lora_A.weight"] = _half(layer.lora_A["default"].weight)
+            found[f"{stem}.lora_B.weight"] = _half(layer.lora_B["default"].weight * scale)
+    return found
 
 
 def keep_snapshot(output: Path, folder: Path, step: int, most: int = SNAPSHOTS) -> None:

@@ -7,20 +7,35 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.config import ConfigError
 from train.console import follow
 from train.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
-from train.data import CaptionedLatents, GeneratedLatents, Problem, load_pictures, weights_fingerprint
+from train.data import CaptionedLatents, GeneratedLatents, Problem, encode_texts, load_pictures, weights_fingerprint
 from train.diffusion import DiffusionConfig, DiffusionTask
-from train.export import Card, keep_snapshot, save_controlnet, save_lora, save_network
+from train.evaluate import load_judge
+from train.export import Card, keep_snapshot, save_controlnet, save_lora, save_network, save_translator
+from train.perception import Perception, load_perception
 from train.scratch import ScratchConfig, ScratchDiffusionConfig, build_task
 from train.trainer import Trainer, writing
+from train.translate import (
+    BACK,
+    FORWARD,
+    Generator,
+    PairedTask,
+    TranslateConfig,
+    UnpairedTask,
+    encode_captions,
+    fingerprint_of,
+    load_domains,
+    load_pairs,
+)
 from train.yoso import YosoConfig, YosoTask
 from yoso_core.models import LoadedModel
 from yoso_core.schedule import NoiseSchedule
+from yoso_core.translate import Direction, TranslatorSpec
 
 SHOWN = 10  # notes on the data that are printed
 Data = CaptionedLatents | GeneratedLatents
@@ -112,6 +127,81 @@ def train_controlnet(config: ControlConfig, folder: Path) -> bool:
         save_controlnet(trainer.averages["controlnet"], folder / "output", config, card, trainer.step)
 
     return follow(Trainer(task, config, folder, hand_over))
+
+
+def train_translate(config: TranslateConfig, folder: Path) -> bool:
+    """Train a translator of pictures, from pairs or two domains; writes it as a folder of `yoso_core.translate`.
+
+    Raises:
+        ConfigError: the data can't be used, or a network that compares pictures has no weights here.
+    """
+    for source in config.sources:
+        begin(folder, source)
+    device = PartialState().device
+    base = load_base(config, device, one_step=True)
+    perception = load_perception(config.perceptual, device)
+    torch.manual_seed(config.seed)
+    generator = Generator(base, config)
+    task = build_translation(generator, perception, config, base, folder)
+    family = base.spec.family
+    if config.domains:
+        there, back = config.fixed_prompts
+        directions = {
+            FORWARD: Direction(f"{back.capitalize()} to {there}", there),
+            BACK: Direction(f"{there.capitalize()} to {back}", back),
+        }
+        title = config.title or f"{back.capitalize()} and {there}, both ways"
+    else:
+        title = config.title or ("Lines to pictures" if config.input == "lines" else "Pictures to pictures")
+        directions = {FORWARD: Direction(title)}
+    kind = "lines" if config.pairs and config.input == "lines" else "picture"
+    spec = TranslatorSpec(title, folder / "output", directions, family, base.spec.licence, kind, config.ink)
+    compared = {"lpips": "LPIPS on AlexNet", "evaluator": "the project's evaluator"}[config.perceptual]
+    sources = " and ".join(f"`{Path(source).name}`" for source in config.sources)
+    card = Card(
+        title=title,
+        description=(
+            "Translates pictures in one network evaluation "
+            f"({'CycleGAN-Turbo' if config.domains else 'pix2pix-turbo'}, arXiv 2403.12036). "
+            f"In training pictures were compared, and told from real ones, by {compared}."
+        ),
+        base=base.spec.source,
+        licence=base.spec.licence,
+        data=f"{task.sample_count:,} {'pictures of the larger domain' if config.domains else 'pictures'} of {sources}.",
+        prompt=config.preview_prompts[0] if config.preview_prompts else "a red heart",
+        run=folder,
+    )
+
+    def hand_over(trainer: Trainer) -> None:
+        save_translator(trainer.averages["generator"], folder / "output", spec, config, card, trainer.step)
+
+    return follow(Trainer(task, config, folder, hand_over))
+
+
+def build_translation(
+    generator: nn.Module, perception: Perception, config: TranslateConfig, base: LoadedModel, folder: Path
+) -> PairedTask | UnpairedTask:
+    """What a generator, ours or another, is to learn from the data that the settings name."""
+    size = base.spec.resolution
+
+    def read(text: str) -> Tensor:
+        return encode_texts([text], base.tokenizer, base.text_encoder)
+
+    if config.domains:
+        domains = load_domains(config, size)
+        tell([problem for domain in domains for problem in domain.problems], sum(map(len, domains)), folder)
+        contexts = dict(zip((FORWARD, BACK), map(read, config.fixed_prompts), strict=True))
+        marks = fingerprint_of([domain.digest for domain in domains], base)
+        return UnpairedTask(generator, perception, config, domains, contexts, marks)
+    pairs = load_pairs(config, size)
+    tell(pairs.targets.problems, len(pairs.targets), folder)
+    judge = None
+    if config.similarity_weight:
+        judge = load_judge(config.similarity, config.clip_model, base.unet.device)
+    latent = (base.unet.config.in_channels, *[size // base.pixels_per_latent] * 2)
+    captions = encode_captions(pairs.targets.captions, base)
+    marks = fingerprint_of([pairs.digest], base)
+    return PairedTask(generator, perception, config, pairs, captions, read(""), latent, judge, marks)
 
 
 def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
@@ -243,6 +333,11 @@ RUNS = {
         "plain diffusion: adapt a model before YOSO, fine-tune it, or a LoRA",
     ),
     "controlnet": (ControlConfig, train_controlnet, "a ControlNet for edges and scribbles, at one step"),
+    "translate": (
+        TranslateConfig,
+        train_translate,
+        "pictures to pictures in one evaluation: from pairs or two domains",
+    ),
     "scratch": (ScratchConfig, train_scratch, "a one-step generator from nothing, on pixels, without prompts"),
     "scratch-diffusion": (ScratchDiffusionConfig, train_scratch, "its baseline: the same network by plain diffusion"),
 }

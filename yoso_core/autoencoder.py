@@ -4,6 +4,8 @@ Pictures are (B, 3, H, W) in [-1, 1]; latents are (B, C, H/f, W/f), scaled by th
 they have about unit variance.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -18,6 +20,29 @@ def encode(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
 def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
     """Pictures of scaled latents; `autoencoder` may also be an ``AutoencoderTiny``."""
     return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
+
+
+def encode_with_features(autoencoder: nn.Module, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Latents as of `encode`, and what entered each down block on the way: the largest first."""
+    encoder, features = autoencoder.encoder, []
+    hidden = encoder.conv_in(pictures)
+    for block in encoder.down_blocks:
+        features.append(hidden)
+        hidden = block(hidden)
+    hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(encoder.mid_block(hidden))))
+    moments = hidden if autoencoder.quant_conv is None else autoencoder.quant_conv(hidden)
+    return moments.chunk(2, 1)[0] * autoencoder.config.scaling_factor, features
+
+
+def decode_with(autoencoder: nn.Module, latents: Tensor, added: Sequence[Tensor]) -> Tensor:
+    """Pictures as of `decode`, where `added` is added to what enters each up block: the smallest first."""
+    decoder, hidden = autoencoder.decoder, latents / autoencoder.config.scaling_factor
+    if autoencoder.post_quant_conv is not None:
+        hidden = autoencoder.post_quant_conv(hidden)
+    hidden = decoder.mid_block(decoder.conv_in(hidden))
+    for block, more in zip(decoder.up_blocks, added, strict=True):
+        hidden = block(hidden + more)
+    return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden)))
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

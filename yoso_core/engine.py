@@ -30,7 +30,7 @@ from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
 from yoso_core.lora import Lora, admit
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
 from yoso_core.pictures import square, square_note
-from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError
+from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
 from yoso_core.sampling import (
     ddim,
     edit_timesteps,
@@ -40,9 +40,11 @@ from yoso_core.sampling import (
     sdedit_start,
     strength_timestep,
 )
+from yoso_core.translate import LoadedTranslator, TranslatorSpec, find_translators, lines_in_ink, load_translator
 
 MODELS_IN_MEMORY = 2
 CONTROLS_IN_MEMORY = 2
+TRANSLATORS_IN_MEMORY = 2
 LORAS_IN_MEMORY = 16  # admitted ones; more than one request may name
 PROMPTS_IN_MEMORY = 256
 PICTURES_IN_MEMORY = 8  # encoded ones, and control maps: what sliders are dragged over
@@ -81,8 +83,8 @@ class Result:
         evaluations: network evaluations a picture, guidance counted.
         seconds: time by stage: "text", "network", "decode", and "total" with everything.
         cut: the part of the prompt beyond the token limit, which the model did not read; "" if none.
-        before: of an edit, the picture as it was laid out.
-        control_map: what the ControlNet followed.
+        before: of an edit or a translation, the picture as it was laid out.
+        control_map: what the ControlNet, or the translator, followed.
         notes: what was done to the pictures that were given, in words.
     """
 
@@ -137,6 +139,16 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What a request is worked on with."""
+
+    model: LoadedModel
+    size: int
+    watch: Stopwatch
+    report: Callable[[str], None]
+
+
 def digest(picture: Image.Image | None) -> str:
     """A short text that is another for another picture."""
     if picture is None:
@@ -152,6 +164,7 @@ class Engine:
         device: "cpu", "cuda", ...; None takes the best there is.
         dtype: overrides each model's own choice.
         controls: the ControlNets that can be asked for, by name.
+        translators: what translates pictures, by name; None takes those that come along.
     """
 
     def __init__(
@@ -160,8 +173,10 @@ class Engine:
         device: str | None = None,
         dtype: torch.dtype | None = None,
         controls: Mapping[str, ControlSpec] = CONTROLS,
+        translators: Mapping[str, TranslatorSpec] | None = None,
     ) -> None:
         self.models, self.controls = dict(models), dict(controls)
+        self.translators = find_translators() if translators is None else dict(translators)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype
         self.lock = threading.Lock()
@@ -174,6 +189,7 @@ class Engine:
         self._contexts: Memory[tuple[Tensor, str]] = Memory(PROMPTS_IN_MEMORY)
         self._networks: Memory[torch.nn.Module] = Memory(CONTROLS_IN_MEMORY)
         self._latents: Memory[tuple[Canvas, Tensor]] = Memory(PICTURES_IN_MEMORY)
+        self._translations: Memory[LoadedTranslator] = Memory(TRANSLATORS_IN_MEMORY)
 
     def add_lora(self, name: str, path: Path) -> None:
         """Put a LoRA file into the library under `name`; it is checked when first used with a model."""
@@ -202,6 +218,18 @@ class Engine:
         with self.lock:
             self.controls.pop(name, None)
             self._networks.forget(lambda key: key[1] == name)
+
+    def add_translator(self, name: str, spec: TranslatorSpec) -> None:
+        """Put a translator among those that can be asked for by `name`; it is read anew when it is used next."""
+        with self.lock:
+            self.translators[name] = spec
+            self._translations.forget(lambda key: key[1] == name)
+
+    def remove_translator(self, name: str) -> None:
+        """Take a translator out again; nothing happens if it is not there."""
+        with self.lock:
+            self.translators.pop(name, None)
+            self._translations.forget(lambda key: key[1] == name)
 
     def check_lora(self, name: str, model: str) -> None:
         """See whether a LoRA of the library fits a model.
@@ -247,9 +275,17 @@ class Engine:
         model = self._model(request.model, report)
         size = self._size(request, model)
         loras = [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
-        watch = Stopwatch(self.device)
+        work = _Work(model, size, Stopwatch(self.device), report)
+        own = (model.one_step, request.one_step)
+        if isinstance(request, TranslateRequest):
+            return self._translate(request, work, [own, *loras])
+        return self._draw(request, work, [own, *loras])
+
+    def _draw(self, request: GenerateRequest, work: _Work, loras: list[tuple[Lora, float]]) -> Result:
+        """Pictures from words, or edits."""
+        model, size, watch = work.model, work.size, work.watch
         with watch.stage("weights"):
-            model.loras.apply([(model.one_step, request.one_step), *loras])
+            model.loras.apply(loras)
         with watch.stage("text"):
             context, cut = self._context(request, model, request.prompt)
             negative, _ = self._context(request, model, request.negative) if request.guidance > 1 else (context, "")
@@ -257,8 +293,8 @@ class Engine:
         guide, control_map = None, None
         if request.control is not None:
             with watch.stage("control"):
-                control_map = self._map(request.control, size, report)
-                guide = self._guide(request.control, request.model, model, control_map, report)
+                control_map = self._map(request.control, size, work.report)
+                guide = self._guide(request.control, request.model, model, control_map, work.report)
             notes += filter(None, [square_note(request.control.picture, request.control.fit)])
         consistent = request.sampler == "consistency"
         plain = Denoiser(model.unet, model.schedule, model.prediction, consistent, guide)
@@ -270,25 +306,84 @@ class Engine:
             notes += canvas.notes
             if canvas.mask is not None:
                 denoise = repaint(denoise, latent, latent_mask(canvas.mask, latent.shape[2:]).to(latent))
-        seeds = [(request.seed + index) % 2**32 for index in range(request.count)]
-        pictures: list[Image.Image] = []
         evaluations = 0
-        # One picture at a time: arithmetic in a batch rounds differently, and a seed must mean one picture.
-        for number, seed in enumerate(seeds, 1):
-            report(f"Drawing picture {number} of {request.count}")
+
+        def draw(seed: int) -> Image.Image:
+            nonlocal evaluations
             noises = self._noises(seed, request.steps if consistent else 1, model, size // model.pixels_per_latent)
             with watch.stage("network"):
                 clean, evaluations = self._sample(request, model, denoise, context, noises, latent)
             with watch.stage("decode"):
-                decoded = decode(model.decoder, clean)
-                if not torch.isfinite(decoded).all():
-                    raise PictureError(
-                        f"{model.spec.title} returned NaN for seed {seed}; try another seed or weaker LoRAs."
-                    )
-                pictures += [put_together(canvas, made) if canvas else made for made in to_pil(decoded)]
+                made = self._picture(decode(model.decoder, clean), model, seed)
+                return put_together(canvas, made) if canvas else made
+
+        pictures, seeds = self._each_seed(request, work, draw)
         evaluations *= 2 if request.guidance > 1 else 1
         before = canvas.picture if canvas else None
         return Result(request, pictures, seeds, evaluations, watch.seconds, cut, before, control_map, tuple(notes))
+
+    def _translate(self, request: TranslateRequest, work: _Work, loras: list[tuple[Lora, float]]) -> Result:
+        """Pictures from a picture, its structure kept."""
+        model, size, watch = work.model, work.size, work.watch
+        loaded = self._translator(request, model, work.report)
+        direction = loaded.spec.direction(request.direction)
+        fixed = loaded.spec.directions[direction].prompt
+        with watch.stage("weights"):
+            model.loras.apply([*loras, (loaded.loras[direction], request.strength)])
+        with watch.stage("text"):
+            context, cut = self._context(request, model, request.prompt if fixed is None else fixed)
+        notes = list(filter(None, [square_note(request.picture, request.fit)]))
+        before, lines = square(request.picture, size, request.fit), None
+        if loaded.spec.input == "lines":
+            with watch.stage("control"):
+                lines = self._map(request.lines, size, work.report)
+        given = before if lines is None else lines_in_ink(lines, loaded.spec.ink)
+        pixels = to_tensor(given).to(self.device, model.autoencoder.dtype)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        translate = loaded.on(model, direction)
+
+        def draw(seed: int) -> Image.Image:
+            (noise,) = self._noises(seed, 1, model, size // model.pixels_per_latent)
+            start = prior_start(model.schedule, noise, model.prior_mean, model.prior_deviation)
+            with watch.stage("network"):
+                return self._picture(translate(pixels, context, request.strength, start), model, seed)
+
+        if request.strength == 1 and request.count > 1:
+            notes.append("strength 1 has one answer; lower it for variations")
+            pictures, seeds = self._each_seed(dataclasses.replace(request, count=1), work, draw)
+        else:
+            pictures, seeds = self._each_seed(request, work, draw)
+        return Result(request, pictures, seeds, 1, watch.seconds, cut, before, lines, tuple(notes))
+
+    def _each_seed(
+        self, request: GenerateRequest, work: _Work, draw: Callable[[int], Image.Image]
+    ) -> tuple[list[Image.Image], list[int]]:
+        """The pictures of a request and their seeds.
+
+        One at a time: arithmetic in a batch rounds differently, and a seed must mean one picture.
+        """
+        seeds = [(request.seed + index) % 2**32 for index in range(request.count)]
+        pictures = []
+        for number, seed in enumerate(seeds, 1):
+            work.report(f"Drawing picture {number} of {request.count}")
+            pictures.append(draw(seed))
+        return pictures, seeds
+
+    def _picture(self, decoded: Tensor, model: LoadedModel, seed: int) -> Image.Image:
+        if not torch.isfinite(decoded).all():
+            raise PictureError(f"{model.spec.title} returned NaN for seed {seed}; try another seed or weaker LoRAs.")
+        return to_pil(decoded)[0]
+
+    def _translator(
+        self, request: TranslateRequest, model: LoadedModel, report: Callable[[str], None]
+    ) -> LoadedTranslator:
+        name = request.translator
+        if name not in self.translators:
+            known = f"choose one of {', '.join(self.translators)}" if self.translators else "none are here"
+            raise RequestError(f"There is no translator {name!r:.60}; {known}.")
+        return self._translations.get(
+            (request.model, name), lambda: load_translator(self.translators[name], model, report)
+        )
 
     def _size(self, request: GenerateRequest, model: LoadedModel) -> int:
         size, unit = request.size or model.spec.resolution, model.pixels_per_latent
@@ -389,7 +484,7 @@ class Engine:
     def _forget(self, name: str) -> None:
         del self._loaded[name]
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[0] != name}
-        for memory in (self._contexts, self._networks, self._latents):
+        for memory in (self._contexts, self._networks, self._latents, self._translations):
             memory.forget(lambda key: key[0] == name)
 
     def _lora(self, model_name: str, model: LoadedModel, name: str) -> Lora:
@@ -397,7 +492,7 @@ class Engine:
             raise RequestError(f"There is no LoRA {name!r:.60} in the library; add its file first.")
         key = (model_name, name)
         if key not in self._admitted:
-            admitted = admit(self._lora_files[name], model.loras.parts)
+            admitted = admit(self._lora_files[name], model.loras.for_people)
             if len(self._admitted) >= LORAS_IN_MEMORY:
                 del self._admitted[next(iter(self._admitted))]
                 self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now

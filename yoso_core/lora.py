@@ -35,6 +35,7 @@ DOWN = {"lora_A", "lora_down", "lora.down"}
 PREFIXES = {
     "unet": ("unet.", "lora_unet_", "base_model.model.", ""),
     "text_encoder": ("text_encoder.", "lora_te_"),
+    "vae": ("vae.",),  # of translators alone
 }
 
 
@@ -150,6 +151,26 @@ def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
     tensors, metadata = read_tensors(path)
     if CHECKPOINT_KEY in metadata:
         raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
+    return admit_tensors(path, tensors, parts, _adapter_settings(path, metadata))
+
+
+def admit_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    parts: Mapping[str, nn.Module],
+    settings: Mapping[str, dict] | None = None,
+) -> Lora:
+    """Prove that tensors are a LoRA that fits, before it touches anything.
+
+    Args:
+        path: the file that they are of.
+        tensors: by key.
+        parts: the networks that it may change: "unet", "text_encoder", "vae".
+        settings: what peft knew of the adapter of each part; without them the strength is 1.
+
+    Raises:
+        LoraError: with the reason; nothing was changed.
+    """
     modules = {
         part: {
             _flat(name): name
@@ -158,7 +179,7 @@ def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
         }
         for part, network in parts.items()
     }
-    settings = _adapter_settings(path, metadata)
+    settings = settings or {part: {} for part in PREFIXES}
     found: dict[Place, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = SUFFIX.search(key)
@@ -212,7 +233,7 @@ def _low_rank(
     place: Place,
     roles: dict[str, Tensor],
     parts: Mapping[str, nn.Module],
-    settings: dict[str, dict],
+    settings: Mapping[str, dict],
 ) -> LowRank:
     part, name = place
     if "down" not in roles or "up" not in roles:
@@ -260,7 +281,7 @@ class LoraStack:
     it is the same numbers.
 
     Args:
-        parts: "unet" and perhaps "text_encoder"; their present weights are the base.
+        parts: "unet" and perhaps "text_encoder" and "vae"; their present weights are the base.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
@@ -271,6 +292,11 @@ class LoraStack:
         self.held: list[Lora] = []  # the LoRAs of `active` and `written`, so that no other one can get their identity
         self.written: dict[Place, State | None] = {}  # the uses in each place that is not W_0; None: a write failed
         self.started: dict[Place, tuple[Lora, float, Tensor]] = {}  # sums of one use, with that use
+
+    @property
+    def for_people(self) -> dict[str, nn.Module]:
+        """What a LoRA file may change. The autoencoder is left to translators: encoded pictures are remembered."""
+        return {name: network for name, network in self.parts.items() if name != "vae"}
 
     def weight(self, place: Place) -> Tensor:
         if place not in self.modules:

@@ -319,7 +319,8 @@ def load_model(
         network.requires_grad_(False).eval().to(device)
     for network in (pipeline.unet, pipeline.vae, decoder):
         network.to(memory_format=torch.channels_last)
-    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    networks = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
+    stack = LoraStack(networks)
     mean, deviation = _prior(spec, pipeline.vae.config)
     return LoadedModel(
         spec=spec,
@@ -333,8 +334,8 @@ def load_model(
         prediction=prediction,
         prior_mean=mean,
         prior_deviation=deviation,
-        loras=LoraStack(parts),
-        one_step=admit(spec.lora, parts) if spec.lora is not None else {},
+        loras=stack,
+        one_step=admit(spec.lora, stack.for_people) if spec.lora is not None else {},
     )
 
 

@@ -28,6 +28,7 @@ CONTROL_STRENGTH_LIMIT = 2.0
 THRESHOLD_LIMIT = 500
 PIXEL_LIMIT = 25_000_000
 FITS = ("crop", "fit", "pad")
+TRANSLATION_INPUTS = ("picture", "lines")
 GROWTH_LIMIT = 1.0
 FEATHER_LIMIT = 0.25
 
@@ -242,3 +243,49 @@ class EditRequest(GenerateRequest):
                 )
         if self.sampler != "consistency":
             raise RequestError("Only the one-step sampler edits; choose the sampler consistency.")
+
+
+@dataclass(frozen=True)
+class TranslateRequest(GenerateRequest):
+    """A picture from a picture, its structure kept, by a model that learned to (arXiv 2403.12036).
+
+    Attributes:
+        picture: RGB, of any size; it is made square first, as `fit` says.
+        translator: a key of the engine's translators.
+        direction: which way, by name; "" for its first.
+        strength: 1 is as trained, with one answer; below it noise is blended in and each seed gives a variation; 0 is
+            the model that makes pictures from words.
+        annotator: for a translator of lines, how they are found in the picture: "canny", "scribble" for what is drawn
+            already, or "map" if the picture is the map, white on black.
+        low, high: thresholds of "canny", as of `ControlUse`.
+        fit: how a picture that is not square becomes so.
+    """
+
+    picture: Image.Image = field(kw_only=True)
+    translator: str = field(kw_only=True)
+    direction: str = ""
+    strength: float = 1.0
+    annotator: str = "canny"
+    low: int = 100
+    high: int = 200
+    fit: str = "crop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_picture("The picture to translate", self.picture, "RGB")
+        check_text("The translator's name", self.translator, 500)
+        check_text("The direction", self.direction, 100)
+        object.__setattr__(self, "strength", check_number("Strength", self.strength, 0.0, 1.0))
+        # What ControlNets follow is checked by theirs.
+        lines = self.lines
+        object.__setattr__(self, "low", lines.low)
+        object.__setattr__(self, "high", lines.high)
+        if self.steps != 1 or self.guidance != 1 or self.sampler != "consistency":
+            raise RequestError("A translation takes one evaluation; leave steps and guidance at 1.")
+        if self.control is not None:
+            raise RequestError("A translation follows its picture alone; leave the ControlNet out.")
+
+    @property
+    def lines(self) -> ControlUse:
+        """How lines are found in the picture."""
+        return ControlUse(picture=self.picture, annotator=self.annotator, low=self.low, high=self.high, fit=self.fit)

@@ -1,0 +1,535 @@
+"""One-step image translation (arXiv 2403.12036): pix2pix-turbo from pairs, CycleGAN-Turbo from two domains.
+
+A one-step model learns to begin from an encoded picture instead of noise: by LoRAs in the network and the autoencoder,
+a retrained first convolution and skips around the network. Pairs teach it by what comes out; two domains by what comes
+back, the discriminator of each domain saying what belongs there.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from PIL import Image
+from torch import Tensor, nn
+
+from train.base import LORA_TARGETS, ModelRunConfig
+from train.config import ConfigError, setting, with_defaults
+from train.controlnet import maps_of, varied
+from train.data import (
+    CaptionedPictures,
+    captions_of,
+    digest_of,
+    encode_texts,
+    grid,
+    load_pictures,
+    not_held_out,
+    to_unit_range,
+    weights_fingerprint,
+)
+from train.evaluate import CLIP, Judge
+from train.evaluator import words_of
+from train.losses import discriminator_loss, generator_loss, per_sample_mse
+from train.perception import PERCEPTIONS, Perception, PictureDiscriminator
+from train.randomness import Draws
+from train.trainer import Losses, Player
+from yoso_core.models import LoadedModel
+from yoso_core.requests import TRANSLATION_INPUTS
+from yoso_core.schedule import NoiseSchedule, Prediction
+from yoso_core.translate import INKS, Skips, Translator
+
+FORWARD, BACK = "a2b", "b2a"  # as published ones call them
+TRAINED = ("all", "no-skips", "no-lora", "first-conv")
+SIMILARITIES = ("emoji", "clip")
+# Everything that convolves or attends in an autoencoder.
+AUTOENCODER_TARGETS = [
+    *("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "to_q", "to_k", "to_v", "to_out.0")
+]
+SHOWN = 8  # pictures in a row of a preview
+
+
+@dataclass(frozen=True)
+@with_defaults(steps=2000, batch=16, learning_rate=5e-4, warmup=50, clip=10.0, ema=0.99, rank=8, alpha=8)
+class TranslateConfig(ModelRunConfig):
+    """A translator of pictures, from pairs or from two domains."""
+
+    pairs: str = setting("", "folder of what should come out, with captions; `input` says what goes in", on_resume=True)
+    input: str = setting(
+        "lines",
+        "what goes in: lines, edges and scribbles that are made of the pictures; or picture, the file of the same name "
+        "in the folder input of pairs, beside the folder target",
+        TRANSLATION_INPUTS,
+    )
+    ink: str = setting("black", "colour of lines, on the other one", INKS)
+    domains: tuple[str, ...] = setting(
+        (), "unpaired: two folders of pictures, or with data two words that the captions of each domain hold"
+    )
+    prompts: tuple[str, ...] = setting(
+        (), "fixed prompts that tell the directions apart, of the second and the first domain; none: their names"
+    )
+    autoencoder_rank: int = setting(4, "rank of the autoencoder's LoRA, whose alpha is the same")
+    trained: str = setting("all", "what is trained; first-conv: neither skips nor LoRA, for comparison", TRAINED)
+    varied: float = setting(0.5, "pairs of lines: share of pictures that are turned, scaled, shifted and mirrored")
+    drop_caption: float = setting(0.2, "pairs: share of captions replaced by the empty prompt")
+    noisy_share: float = setting(
+        0.2, "pairs: share of steps at a random strength below 1, with noise blended in, so that it makes variations"
+    )
+    perceptual: str = setting(
+        "lpips", "network that compares pictures and that discriminators read: lpips, or the own evaluator", PERCEPTIONS
+    )
+    similarity: str = setting("emoji", "judge of picture and prompt: emoji, the own evaluator, or clip", SIMILARITIES)
+    clip_model: str = setting(CLIP, "CLIP of similarity clip: a folder or OWNER/NAME@COMMIT")
+    error_weight: float = setting(1.0, "pairs: weight of the squared error")
+    perceptual_weight: float = setting(5.0, "pairs: weight of the perceptual distance")
+    similarity_weight: float = setting(0.0, "pairs: weight of the similarity of picture and prompt")
+    adversarial_weight: float = setting(0.5, "weight of the discriminators")
+    cycle_weight: float = setting(1.0, "domains: weight of the absolute error of a picture that went there and back")
+    cycle_perceptual_weight: float = setting(10.0, "domains: weight of its perceptual distance")
+    identity_weight: float = setting(1.0, "domains: weight of what changes in a picture that is of the domain already")
+    identity_perceptual_weight: float = setting(1.0, "domains: weight of its perceptual distance")
+    discriminator_learning_rate: float = setting(2e-4, "learning rate of the discriminators")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._fraction("varied", "drop_caption", "noisy_share")
+        self._at_least(1, "autoencoder_rank")
+        self._at_least(0, "error_weight", "perceptual_weight", "similarity_weight", "adversarial_weight")
+        self._at_least(0, "cycle_weight", "cycle_perceptual_weight", "identity_weight", "identity_perceptual_weight")
+        self._above_zero("discriminator_learning_rate")
+        if len(self.domains) not in (0, 2):
+            self._refuse("domains", "name two")
+        if self.prompts and len(self.prompts) != len(self.domains):
+            self._refuse("prompts", "name one a domain")
+        if self.domains and (self.domains[0] == self.domains[1] or (self.prompts and len(set(self.prompts)) < 2)):
+            self._refuse("domains", "they, and their prompts, must differ")
+        if self.adapter != "lora":
+            self._refuse("adapter", "a translator is trained as a LoRA; see trained")
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return (FORWARD, BACK) if self.domains else (FORWARD,)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The folders that are read.
+
+        Raises:
+            ConfigError: none, or two kinds.
+        """
+        if bool(self.pairs) == bool(self.domains) or (self.data and self.pairs) or self.captions or self.maker:
+            raise ConfigError("name the training data: either pairs, a folder, or domains, two of them")
+        return (self.data,) if self.data else self.domains or (self.pairs,)
+
+    @property
+    def fixed_prompts(self) -> tuple[str, ...]:
+        """Of forward and back: what each direction goes to."""
+        named = tuple(Path(one).name.replace("-", " ").replace("_", " ") for one in self.domains)
+        return self.prompts or named[::-1]
+
+
+class Captions(NamedTuple):
+    """The encoded phrasings of pictures.
+
+    Attributes:
+        texts: M of them, one picture's after another's.
+        contexts: (M, L, D) bfloat16.
+        first: (N + 1,) int64; picture i has the phrasings ``first[i]`` to ``first[i + 1] - 1``.
+    """
+
+    texts: list[str]
+    contexts: Tensor
+    first: Tensor
+
+    def choose(self, indices: Tensor, draws: Draws) -> Tensor:
+        """One phrasing of each picture: (B,) int64."""
+        first, count = self.first[indices], self.first[indices + 1] - self.first[indices]
+        return first + (draws.uniform().cpu() * count).long()
+
+
+def encode_captions(captions: list[list[str]], base: LoadedModel) -> Captions:
+    texts = [text for phrasings in captions for text in phrasings]
+    contexts = torch.cat(
+        [
+            encode_texts(texts[start : start + 512], base.tokenizer, base.text_encoder).bfloat16()
+            for start in range(0, len(texts), 512)
+        ]
+    )
+    return Captions(texts, contexts, torch.tensor([0, *map(len, captions)]).cumsum(0))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What should come out, and what goes in.
+
+    Attributes:
+        targets: pictures with captions.
+        inputs: (N, 3, S, S) uint8; None where lines are made of the targets.
+        digest: hash of both.
+    """
+
+    targets: CaptionedPictures
+    inputs: Tensor | None
+    digest: str
+
+
+def load_pairs(config: TranslateConfig, size: int) -> Pairs:
+    """Read the folder `pairs`.
+
+    Raises:
+        ConfigError: nothing in it is usable, or an input is missing.
+    """
+    folder = Path(config.pairs)
+    if config.input == "lines":
+        targets = load_pictures(folder, size)
+        return Pairs(targets, None, targets.digest)
+    targets, inputs = (load_pictures(folder / name, size) for name in ("target", "input"))
+    by_name = {_stem(row): picture for row, picture in zip(inputs.rows, inputs.pictures, strict=True)}
+    if missing := [row["file_name"] for row in targets.rows if _stem(row) not in by_name]:
+        raise ConfigError(f"{folder / 'input'} has no picture for {missing[0]!r} of {folder / 'target'}; add it")
+    stacked = torch.stack([by_name[_stem(row)] for row in targets.rows])
+    return Pairs(targets, stacked, digest_of([targets.digest, inputs.digest]))
+
+
+def _stem(row: dict) -> str:
+    return str(Path(row["file_name"]).with_suffix(""))
+
+
+def load_domains(config: TranslateConfig, size: int) -> tuple[CaptionedPictures, CaptionedPictures]:
+    """Read both domains.
+
+    Raises:
+        ConfigError: nothing of one is usable.
+    """
+    if not config.data:
+        first, second = (load_pictures(Path(folder), size) for folder in config.domains)
+        return first, second
+
+    def holds(row: dict, word: str) -> bool:
+        return any(word.lower() in words_of(caption.lower()) for caption in captions_of(row, []))
+
+    def only(word: str, other: str) -> CaptionedPictures:
+        # Captions are read first, so that a picture whose captions name both domains is in neither.
+        return load_pictures(
+            Path(config.data), size, keep=lambda row: not_held_out(row) and holds(row, word) and not holds(row, other)
+        )
+
+    first, second = config.domains
+    return only(first, second), only(second, first)
+
+
+class Generator(nn.Module):
+    """A one-step model with what makes a translator of it, trained; the directions share the network.
+
+    Args:
+        base: the model, its one-step LoRA merged; it is copied.
+        config: says what is trained.
+    """
+
+    def __init__(self, base: LoadedModel, config: TranslateConfig) -> None:
+        super().__init__()
+        self.schedule: NoiseSchedule = base.schedule
+        self.prediction: Prediction = base.prediction
+        lora = config.trained in ("all", "no-skips")
+        self.unet: UNet2DConditionModel = copy.deepcopy(base.unet).requires_grad_(False)
+        self.first = copy.deepcopy(base.unet.conv_in).requires_grad_(True)
+        if lora:
+            self.unet.add_adapter(_lora(config.rank, config.alpha, [*LORA_TARGETS, "conv_out"]))
+        self.autoencoders = nn.ModuleDict()
+        self.skips = nn.ModuleDict()
+        for direction in config.directions:
+            autoencoder: AutoencoderKL = copy.deepcopy(base.autoencoder).requires_grad_(False)
+            if lora:
+                autoencoder.add_adapter(_lora(config.autoencoder_rank, config.autoencoder_rank, AUTOENCODER_TARGETS))
+            self.autoencoders[direction] = autoencoder
+            if config.trained in ("all", "no-lora"):
+                self.skips[direction] = Skips(autoencoder.config.block_out_channels)
+        if config.checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            for autoencoder in self.autoencoders.values():
+                autoencoder.enable_gradient_checkpointing()
+        self.to(base.unet.device, memory_format=torch.channels_last)
+
+    def forward(
+        self, pictures: Tensor, context: Tensor, direction: str, strength: float = 1.0, noise: Tensor | None = None
+    ) -> Tensor:
+        """Translate pictures (B, 3, H, W) one way; see `Translator`."""
+        autoencoder = self.autoencoders[direction]
+        for layer in lora_layers(self.unet, autoencoder):
+            layer.set_scale("default", strength)
+        skips = self.skips[direction] if len(self.skips) else None
+        translator = Translator(self.unet, self.schedule, self.prediction, autoencoder, skips, self.first)
+        return translator(pictures, context, strength, noise)
+
+
+def _lora(rank: int, alpha: int, targets: list[str]) -> LoraConfig:
+    return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=targets)
+
+
+def lora_layers(*networks: nn.Module) -> list[LoraLayer]:
+    return [module for network in networks for module in network.modules() if isinstance(module, LoraLayer)]
+
+
+class Generates(Protocol):
+    """pictures (B, 3, H, W), context (B, L, D), direction, strength, noise -> pictures: `Generator`, or a baseline."""
+
+    def __call__(
+        self, pictures: Tensor, context: Tensor, direction: str, strength: float = 1.0, noise: Tensor | None = None
+    ) -> Tensor: ...
+
+
+class _Task:
+    """What both kinds of translation share: the players, and how the discriminators learn.
+
+    Args:
+        generator: what is trained, on its device.
+        domains: names of what the discriminators tell apart.
+        perception: compares pictures.
+        config: see `TranslateConfig`.
+        fingerprint: of the data and the base model.
+    """
+
+    averaged = ("generator",)
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        domains: Iterable[str],
+        perception: Perception,
+        config: TranslateConfig,
+        fingerprint: str,
+    ) -> None:
+        self.generator, self.perception, self.config, self.fingerprint = generator, perception, config, fingerprint
+        self.device = next(generator.parameters()).device
+        self.players: dict[str, Player] = {}
+        if config.adversarial_weight:
+            self.discriminators = nn.ModuleDict({name: PictureDiscriminator(perception) for name in domains})
+            self.discriminators.to(self.device, memory_format=torch.channels_last)
+            rate = config.discriminator_learning_rate
+            self.players["discriminators"] = Player(self.discriminators, rate, betas=(0.0, 0.99), weight_decay=0.0)
+        self.players["generator"] = Player(generator, config.learning_rate, betas=(0.9, 0.99))
+
+    def _discriminate(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
+        """The discriminators' loss on real and made pictures of each domain."""
+        self.discriminators.requires_grad_(True)
+        terms, watched = {}, {}
+        for name, pictures in real.items():
+            with torch.no_grad():
+                levels = [self.perception.levels(each) for each in (pictures, fake[name].detach())]
+            pairs = list(zip(*(self.discriminators[name](each) for each in levels), strict=True))
+            terms[f"discriminator {name}"] = sum(discriminator_loss(*pair) for pair in pairs) / len(pairs)
+            for index, kind in enumerate(("real", "fake")):
+                watched[f"logit {kind} {name}"] = sum(pair[index].mean() for pair in pairs) / len(pairs)
+        return Losses(terms, watched)
+
+    def _adversarial(self, fake: Tensor, name: str) -> Tensor:
+        self.discriminators.requires_grad_(False)
+        logits = self.discriminators[name](self.perception.levels(fake))
+        return self.config.adversarial_weight * sum(map(generator_loss, logits)) / len(logits)
+
+
+class PairedPass(NamedTuple):
+    given: Tensor  # (B, 3, H, W) in [-1, 1]
+    target: Tensor
+    made: Tensor  # with gradients
+    texts: list[str]  # B
+    strength: float
+
+
+class PairedTask(_Task):
+    """pix2pix-turbo: the picture that goes with an input and a prompt (section 3.2).
+
+    Args:
+        generator, perception, config: see `_Task`.
+        pairs: what should come out, and what goes in.
+        captions: of the targets.
+        empty: (1, L, D), the encoded empty prompt.
+        latent: (C, h, w) of the noise.
+        judge: of picture and prompt; None where similarity has no weight.
+        fingerprint: of data and model.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        perception: Perception,
+        config: TranslateConfig,
+        pairs: Pairs,
+        captions: Captions,
+        empty: Tensor,
+        latent: tuple[int, int, int],
+        judge: Judge | None,
+        fingerprint: str,
+    ) -> None:
+        super().__init__(generator, [FORWARD], perception, config, fingerprint)
+        self.pairs, self.captions, self.empty, self.latent, self.judge = pairs, captions, empty, latent, judge
+        self.sample_count = len(pairs.targets)
+
+    def forward(self, indices: Tensor, draws: Draws) -> PairedPass:
+        config = self.config
+        given, target = self._pictures(indices, draws)
+        chosen = self.captions.choose(indices, draws)
+        dropped = draws.uniform() < config.drop_caption
+        context = self.captions.contexts[chosen].to(draws.device).float()
+        context = torch.where(dropped[:, None, None], self.empty.to(draws.device), context)
+        texts = ["" if gone else self.captions.texts[one] for one, gone in zip(chosen, dropped, strict=True)]
+        noise = draws.normal(*self.latent)
+        which, strength = torch.rand(2, generator=draws.generator).tolist()  # one strength for the whole batch
+        strength = strength if which < config.noisy_share else 1.0
+        made = self.generator(given, context, FORWARD, strength, noise)
+        return PairedPass(given, target, made, texts, strength)
+
+    def _pictures(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Input and target (B, 3, H, W) in [-1, 1]."""
+        targets, seeds = self.pairs.targets.pictures[indices], draws.uniform(3).cpu().double()
+        if self.pairs.inputs is None:
+            inputs = []
+            for row, (change, seed, kind) in enumerate(seeds.tolist()):
+                picture = Image.fromarray(targets[row].permute(1, 2, 0).numpy())
+                if change < self.config.varied:
+                    picture = varied(picture, np.random.default_rng(int(seed * 2**24)))
+                    targets[row] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+                maps = maps_of(np.array(picture))
+                inputs.append(drawn_lines(torch.from_numpy(maps[int(kind * len(maps))]), self.config.ink))
+            given = torch.stack(inputs)
+        else:
+            given = to_unit_range(self.pairs.inputs[indices])
+        given, target = (
+            each.to(draws.device).contiguous(memory_format=torch.channels_last)
+            for each in (given, to_unit_range(targets))
+        )
+        return given, target
+
+    def losses(self, player: str, shared: PairedPass) -> Losses:
+        config, made, target = self.config, shared.made, shared.target
+        if player == "discriminators":
+            return self._discriminate({FORWARD: target}, {FORWARD: made})
+        # With noise the picture is not told by the input alone, so what compares it to one picture counts less.
+        told = shared.strength
+        terms = {
+            "error": told * config.error_weight * per_sample_mse(made, target).mean(),
+            "perceptual": told * config.perceptual_weight * self.perception.distance(made, target).mean(),
+        }
+        if self.judge is not None:
+            named = [row for row, text in enumerate(shared.texts) if text]
+            read = self.judge.read([shared.texts[row] for row in named]) if named else None
+            similar = (self.judge.look(made[named]).vectors * read).sum(1).sum() if named else made.sum() * 0
+            terms["similarity"] = config.similarity_weight * (len(named) - similar) / len(made)
+        if config.adversarial_weight:
+            terms["adversarial"] = self._adversarial(made, FORWARD)
+        return Losses(terms)
+
+    @torch.no_grad()
+    def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
+        """Rows of inputs, what is made of them, and what should be."""
+        indices = torch.arange(SHOWN) * self.sample_count // SHOWN
+        draws = Draws(0, 0, SHOWN, slice(None), self.device)
+        given, target = self._pictures(indices, draws)
+        context = self.captions.contexts[self.captions.first[indices]].float().to(self.device)
+        made = averages["generator"](given, context, FORWARD)
+        return grid(torch.cat([given, made, target]).cpu(), SHOWN)
+
+
+def drawn_lines(maps: Tensor, ink: str) -> Tensor:
+    """A map (..., H, W) uint8, 0 or 255, as a picture (..., 3, H, W) in [-1, 1] with lines of this colour."""
+    lines = to_unit_range(maps)[..., None, :, :].expand(*maps.shape[:-2], 3, *maps.shape[-2:])
+    return lines if ink == "white" else -lines
+
+
+class UnpairedPass(NamedTuple):
+    real: dict[str, Tensor]  # by the direction that they go: (B, 3, H, W)
+    made: dict[str, Tensor]  # of them
+    returned: dict[str, Tensor]  # of what was made, the other way
+    kept: dict[str, Tensor]  # what a direction makes of pictures that are of its target domain; {} if not asked
+
+
+class UnpairedTask(_Task):
+    """CycleGAN-Turbo: from one domain to the other and back (section 3.4).
+
+    Args:
+        generator, perception, config: see `_Task`.
+        domains: pictures that go forward, and those that go back.
+        contexts: (1, L, D) by direction, the fixed prompts.
+        fingerprint: of data and model.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        perception: Perception,
+        config: TranslateConfig,
+        domains: tuple[CaptionedPictures, CaptionedPictures],
+        contexts: Mapping[str, Tensor],
+        fingerprint: str,
+    ) -> None:
+        super().__init__(generator, (FORWARD, BACK), perception, config, fingerprint)
+        self.domains, self.contexts = dict(zip((FORWARD, BACK), domains, strict=True)), contexts
+        self.sample_count = max(map(len, domains))
+
+    def _go(self, direction: str, pictures: Tensor, network: nn.Module | None = None) -> Tensor:
+        context = self.contexts[direction].expand(len(pictures), -1, -1).to(pictures.device)
+        return (network or self.generator)(pictures, context, direction)
+
+    def forward(self, indices: Tensor, draws: Draws) -> UnpairedPass:
+        real = {}
+        for domain in (FORWARD, BACK):  # each in an order of its own, so that no picture meets its counterpart
+            pictures, count = self.domains[domain].pictures, len(self.domains[domain])
+            chosen = indices if domain == FORWARD and count == self.sample_count else (draws.uniform() * count).long()
+            real[domain] = _mirrored(to_unit_range(pictures[chosen.cpu()]).to(draws.device), draws)
+        made = {direction: self._go(direction, real[direction]) for direction in real}
+        returned = {direction: self._go(_other(direction), made[direction]) for direction in real}
+        kept = {}
+        if self.config.identity_weight or self.config.identity_perceptual_weight:
+            kept = {direction: self._go(direction, real[_other(direction)]) for direction in real}
+        return UnpairedPass(real, made, returned, kept)
+
+    def losses(self, player: str, shared: UnpairedPass) -> Losses:
+        config, terms = self.config, {}
+        if player == "discriminators":
+            return self._discriminate({name: shared.real[_other(name)] for name in shared.real}, shared.made)
+        for direction, real in shared.real.items():
+            returned = shared.returned[direction]
+            terms[f"cycle {direction}"] = (
+                config.cycle_weight * F.l1_loss(returned, real)
+                + config.cycle_perceptual_weight * self.perception.distance(returned, real).mean()
+            )
+            if shared.kept:
+                kept, there = shared.kept[direction], shared.real[_other(direction)]
+                terms[f"identity {direction}"] = (
+                    config.identity_weight * F.l1_loss(kept, there)
+                    + config.identity_perceptual_weight * self.perception.distance(kept, there).mean()
+                )
+            if config.adversarial_weight:
+                terms[f"adversarial {direction}"] = self._adversarial(shared.made[direction], direction)
+        return Losses(terms)
+
+    @torch.no_grad()
+    def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
+        """Rows of pictures of each domain and what is made of them."""
+        rows = []
+        for direction, pictures in self.domains.items():
+            chosen = torch.arange(SHOWN) * len(pictures) // SHOWN
+            given = to_unit_range(pictures.pictures[chosen]).to(self.device)
+            rows += [given, self._go(direction, given, averages["generator"])]
+        return grid(torch.cat(rows).cpu(), SHOWN)
+
+
+def _other(direction: str) -> str:
+    return BACK if direction == FORWARD else FORWARD
+
+
+def _mirrored(pictures: Tensor, draws: Draws) -> Tensor:
+    """Half of them mirrored; (B, 3, H, W)."""
+    turned = (draws.uniform() < 0.5)[:, None, None, None]
+    return torch.where(turned, pictures.flip(3), pictures).contiguous(memory_format=torch.channels_last)
+
+
+def fingerprint_of(digests: list[str], base: LoadedModel) -> str:
+    weights = weights_fingerprint(base.unet, base.autoencoder, base.text_encoder)
+    return f"{digest_of(digests)[:16]} {weights}"
