@@ -1,4 +1,4 @@
-"""Serve the studio: python app.py [--port 7860] [--add-model FOLDER] [--loras FOLDER] [--mcp]."""
+"""Serve the studio: python app.py [--port 7860] [--add-model FOLDER] [--loras FOLDER] [--mcp], and more with --help."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from yoso_core.engine import Engine, PictureError
 from yoso_core.library import bundled, distinct, in_folder, trained
 from yoso_core.models import MODELS, local_model
 from yoso_core.requests import DEFAULT_MODEL, RequestError
+from yoso_core.translate import find_translators
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -22,6 +23,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
     parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="in diffusers' layout")
     parser.add_argument("--loras", type=Path, default=Path("loras"), metavar="FOLDER", help="LoRAs to offer everybody")
+    parser.add_argument(
+        "--translators", type=Path, default=Path("translators"), metavar="FOLDER", help="folders of more translators"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of training runs")
     parser.add_argument("--train", choices=MODES, help="who may train what; default: by address, off on a public Space")
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as tools for language models")
@@ -33,7 +37,8 @@ def main() -> None:
     address = {"server_name": options.host, "server_port": options.port, "share": options.share}
     try:
         added = {spec.title: spec for spec in map(local_model, options.add_model)}
-        engine = Engine(MODELS | added, options.device)
+        translators = find_translators(options.translators) | find_translators()
+        engine = Engine(MODELS | added, options.device, translators=translators)
         mode = options.train or usual_mode(options.host, options.share)
         shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
         loras = distinct([*bundled(), *in_folder(options.loras), *shared])

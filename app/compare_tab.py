@@ -1,19 +1,19 @@
 """The Compare tab: one prompt and seed in ever fewer steps, and grids over any two settings."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from app.edit_tab import EditTab
+from app.easel import Easel
 from app.generate_tab import GenerateTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.library import public_name
-from yoso_core.requests import RequestError
+from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
 
 EXAMPLES = {
@@ -55,14 +55,14 @@ class CompareTab:
     Args:
         engine: makes the pictures.
         settings: the controls that all tabs share.
-        generate, edit: the tabs whose pictures are compared.
+        tabs: those whose pictures are compared.
     """
 
     name = "compare"
 
-    def __init__(self, engine: Engine, settings: Settings, generate: GenerateTab, edit: EditTab) -> None:
+    def __init__(self, engine: Engine, settings: Settings, tabs: Sequence[GenerateTab | Easel]) -> None:
         self.engine, self.settings = engine, settings
-        self.sources = {generate.name: generate, edit.name: edit}
+        self.sources = {tab.name: tab for tab in tabs}
 
     def build(self) -> None:
         self.source = gr.Radio(
@@ -142,10 +142,22 @@ class CompareTab:
         ids |= {public_name(entry.id): entry.id for entry in here} | {NO_ADAPTER: NO_ADAPTER}
         return replace(axis, values=tuple(ids.get(name, ids.get(name.casefold(), name)) for name in axis.values))
 
+    def asked(self, values: dict[Any, Any]) -> GenerateRequest:
+        """What the chosen tab asks for.
+
+        Raises:
+            RequestError: that is not possible, or nothing yet.
+        """
+        tab = self.sources[values[self.source]]
+        request = tab.request(values)
+        if request is None:
+            raise RequestError(f"There is no picture on the {tab.name.capitalize()} tab yet; draw or open one there.")
+        return request
+
     def draw_ladder(self, values: dict[Any, Any]) -> Iterator[tuple[str, str]]:
         """Rung by rung."""
         try:
-            sheet = ladder(self.engine, self.sources[values[self.source]].request(values))
+            sheet = ladder(self.engine, self.asked(values))
             results: list[Result] = []
             yield ladder_html(sheet, results), ""
             for result in run(self.engine, sheet):
@@ -160,7 +172,7 @@ class CompareTab:
             own = values.get(self.settings.picker.own) or []
             x = self.axis(values[self.x], values[self.x_values], own)
             y = self.axis(values[self.y], values[self.y_values], own)
-            sheet = grid(self.sources[values[self.source]].request(values), x, y)
+            sheet = grid(self.asked(values), x, y)
             results = []
             for result in run(self.engine, sheet):
                 results.append(result)

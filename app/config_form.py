@@ -20,6 +20,7 @@ HEADINGS = {  # of the fields that a class brings in
     "CooperationConfig": "YOSO",
     "YosoConfig": "YOSO",
     "ControlConfig": "ControlNet",
+    "TranslateConfig": "Translation",
 }
 ACRONYMS = {"ema": "EMA", "snr": "SNR"}
 

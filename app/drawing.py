@@ -5,14 +5,14 @@ from typing import Any
 
 import gradio as gr
 
-from app.edit_tab import EditTab
+from app.easel import Easel
 from app.generate_tab import GenerateTab
 from app.history import ON_SAVED, History
 from app.pictures import plain, run
 from app.settings import Settings
 from yoso_core.engine import Engine
 from yoso_core.metadata import Restored
-from yoso_core.requests import EditRequest, RequestError
+from yoso_core.requests import RequestError
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
@@ -36,9 +36,10 @@ class Drawing:
         history: gets the settings of every picture.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, tabs: list[GenerateTab | EditTab], history: History) -> None:
+    def __init__(self, engine: Engine, settings: Settings, tabs: list[GenerateTab | Easel], history: History) -> None:
         self.engine, self.settings, self.history = engine, settings, history
         self.tabs = {tab.name: tab for tab in tabs}
+        self.makers = {tab.kind: tab for tab in tabs}
 
     def connect(self, selected: gr.Tabs, private: dict[str, Any]) -> None:
         """Who listens to whom.
@@ -95,6 +96,8 @@ class Drawing:
         order, wished = values[self.settings.order], values[self.settings.order] != values[self.drawn]
         try:
             request = tab.request(values)
+            if request is None:  # nothing to draw from
+                return tab.wait() | {self.drawn: order}
             if not wished and request == values[tab.shown]:
                 return {self.drawn: order}
             if not wished and not values[self.settings.live]:
@@ -114,7 +117,7 @@ class Drawing:
             RequestError: it can't be made here.
         """
         request = restored.request
-        tab = self.tabs["edit" if isinstance(request, EditRequest) else "generate"]
+        tab = self.makers[type(request)]
         updates, notes = self.settings.restored(request, own, order)
         if request.control is not None and tab.name == "generate":
             notes.append("What the picture followed; the Edit tab can follow lines.")

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from yoso_core.requests import (
     GenerateRequest,
     LoraUse,
     RequestError,
+    TranslateRequest,
     check_whole,
 )
 
@@ -179,6 +181,58 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         result = run(engine, request)
         return files(result), about(result)
 
+    def translate(
+        picture: gr.FileData,
+        translator: str,
+        prompt: str = "",
+        direction: str = "",
+        strength: float = 1.0,
+        seed: int = 0,
+        count: int = 1,
+        annotator: str = "canny",
+        low: int = 100,
+        high: int = 200,
+        fit: str = "crop",
+        model: str = DEFAULT_MODEL,
+        size: int | None = None,
+        loras: str = "",
+        one_step: float = 1.0,
+    ) -> tuple[list[gr.FileData], dict]:
+        """Translate a picture, its structure kept, by one of `translators` in one of its directions.
+
+        Strength 1 has one answer, below it each seed gives a variation; `annotator` ("canny", "scribble" for drawings,
+        "map") finds the lines of a translator that wants lines.
+        """
+        request = TranslateRequest(
+            prompt,
+            seed=seed,
+            count=count,
+            model=model,
+            size=size,
+            loras=parse_loras(loras),
+            one_step=one_step,
+            picture=read(picture),
+            translator=translator,
+            direction=direction,
+            strength=strength,
+            annotator=annotator,
+            low=low,
+            high=high,
+            fit=fit,
+        )
+        result = run(engine, request)
+        return files(result), about(result)
+
+    def translators() -> list[dict]:
+        """The translators that can be named here, and their directions; a fixed prompt takes the place of yours."""
+        told = ("title", "family", "licence", "input")
+        return [
+            {"id": name}
+            | {each: getattr(spec, each) for each in told}
+            | {"directions": {key: asdict(way) for key, way in spec.directions.items()}}
+            for name, spec in engine.translators.items()
+        ]
+
     def control_map(
         picture: gr.FileData, annotator: str = "canny", low: int = 100, high: int = 200, size: int = 64
     ) -> gr.FileData:
@@ -216,5 +270,14 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         told = ("id", "title", "family", "trigger", "licence", "bytes")
         return [{name: getattr(picker.known[shared], name) for name in told} for shared in picker.shared]
 
-    for function in (generate, edit, control_map, ladder, grid, loras):  # a tool is named after its function
+    for function in (
+        generate,
+        edit,
+        translate,
+        control_map,
+        ladder,
+        grid,
+        loras,
+        translators,
+    ):  # a tool is named after its function
         gr.api(in_one_sentence(function), api_name=function.__name__, **listening)

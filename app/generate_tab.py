@@ -4,17 +4,10 @@ from typing import Any
 
 import gradio as gr
 
-from app.pictures import EMPTY, info_html, pictures_html, problem_html
+from app.pictures import EMPTY, ON_PICK, info_html, pictures_html, problem_html
 from app.settings import Settings
 from yoso_core.engine import Result
 from yoso_core.requests import COUNT_LIMIT, GenerateRequest
-
-ON_PICK = """
-element.addEventListener('click', event => {
-    const picture = event.target.closest('button[data-seed]');
-    if (picture) trigger('select', {seed: Number(picture.dataset.seed)});
-});
-"""
 
 
 class GenerateTab:
@@ -24,7 +17,7 @@ class GenerateTab:
         settings: the controls that all tabs share.
     """
 
-    name = "generate"
+    name, kind = "generate", GenerateRequest
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -57,8 +50,4 @@ class GenerateTab:
     def connect(self, private: dict[str, Any]) -> None:
         order = self.settings.order
         keeps = [self.settings.seed, self.settings.keep, self.count, order]
-        self.stage.select(self.pick, order, keeps, **private)
-
-    def pick(self, order: int, event: gr.EventData) -> tuple[Any, ...]:
-        """Go on with one picture of the grid."""
-        return event.seed, True, 1, order + 1
+        self.stage.select(self.settings.pick, order, keeps, **private)

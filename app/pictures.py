@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -23,7 +23,14 @@ LOG = logging.getLogger(__name__)
 LOSSLESS_SIDE = 256  # up to this many pixels a PNG costs next to nothing; above, live pictures travel as JPEG
 SHOWN_SIDE = 256  # smaller pictures are enlarged before they travel: browsers do it bilinearly, which looks soft
 DATA_LIMIT = 28_000_000  # characters of a data URL: 20 MB in base64
+THUMBNAIL_SIDE = 160
 EMPTY = '<div class="pictures empty"></div>'
+ON_PICK = """
+element.addEventListener('click', event => {
+    const picture = event.target.closest('button[data-seed]');
+    if (picture) trigger('select', {seed: Number(picture.dataset.seed)});
+});
+"""
 
 
 def plain(sentence: str) -> str:
@@ -54,6 +61,13 @@ def data_uri(picture: Image.Image) -> str:
     return png_uri(picture) if max(picture.size) <= LOSSLESS_SIDE else _uri(picture, "JPEG", quality=90)
 
 
+def thumbnail_uri(picture: Image.Image) -> str:
+    """The picture where many are on the page."""
+    side = THUMBNAIL_SIDE
+    small = picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.LANCZOS)
+    return _uri(small, "JPEG", quality=88)
+
+
 def _uri(picture: Image.Image, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
@@ -80,23 +94,29 @@ def read_data_uri(value: object, what: str, limit: int = DATA_LIMIT) -> tuple[Im
 
 def pictures_html(result: Result) -> str:
     """The pictures, in as square a grid as their number allows; several can be clicked."""
+    columns = math.ceil(math.sqrt(len(result.pictures)))
+    return f'<div class="pictures" style="--columns: {columns}">{_cells(result, data_uri)}</div>'
+
+
+def _cells(result: Result, uri: Callable[[Image.Image], str]) -> str:
     prompt = html.escape(result.request.prompt or "no prompt")
-    images = [
-        (seed, f'<img src="{data_uri(picture)}" alt="{prompt}, seed {seed}" draggable="false">')
+    images = {
+        seed: f'<img src="{uri(picture)}" alt="{prompt}, seed {seed}" draggable="false">'
         for seed, picture in zip(result.seeds, result.pictures, strict=True)
-    ]
-    if len(images) > 1:
-        cells = "".join(
-            f'<button type="button" data-seed="{seed}" title="Keep the picture of seed {seed}">{image}</button>'
-            for seed, image in images
-        )
-    else:
-        cells = images[0][1]
-    return f'<div class="pictures" style="--columns: {math.ceil(math.sqrt(len(images)))}">{cells}</div>'
+    }
+    if len(images) == 1:
+        return next(iter(images.values()))
+    return "".join(
+        f'<button type="button" data-seed="{seed}" title="Keep the picture of seed {seed}">{image}</button>'
+        for seed, image in images.items()
+    )
 
 
-def edit_html(result: Result) -> str:
-    """The edited picture with the one before it on top, which the page uncovers by a slider, and the control map."""
+def result_html(result: Result) -> str:
+    """What was made of a picture, with the one before on top, which the page uncovers by a slider, and the lines.
+
+    Of several pictures the first; all are in a row below, to be clicked.
+    """
     prompt = html.escape(result.request.prompt or "no prompt")
     images = f'<img src="{data_uri(result.pictures[0])}" alt="{prompt}" draggable="false">'
     if result.before is not None:
@@ -105,7 +125,8 @@ def edit_html(result: Result) -> str:
         images += (
             f'<img class="map" src="{data_uri(result.control_map)}" alt="what it follows" title="What it follows">'
         )
-    return f'<div class="pictures">{images}</div>'
+    row = f'<div class="variations">{_cells(result, thumbnail_uri)}</div>' if len(result.pictures) > 1 else ""
+    return f'<div class="pictures">{images}</div>{row}'
 
 
 def info_html(result: Result) -> str:

@@ -230,6 +230,10 @@ class Settings:
             self.order: order + 1,
         }, notes
 
+    def pick(self, order: int, event: gr.EventData) -> tuple[int, bool, int, int]:
+        """Go on with one picture of several: its seed, which is kept, one picture, and the wish for it."""
+        return event.seed, True, 1, order + 1
+
     def choose_model(
         self, name: str, loras: Any, own: list[str], order: int, progress: gr.Progress = gr.Progress()
     ) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 import html
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from train.base import ModelRunConfig
 from train.captioner import Captioner
 from train.config import ConfigError
 from train.console import duration
-from train.data import Problem
-from train.datasets import Dataset, Report
+from train.data import Problem, words_of
+from train.datasets import Dataset, Report, Row
 from train.estimates import Estimate, Estimates
 from train.jobs import Job, JobError, Runs
-from train.presets import HIDDEN, PRESETS, settings
+from train.presets import PRESETS, pictures_of, settings
+from train.translate import domain_of
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
 
 SHOWN = 200  # pictures of a set on the page
 TITLE_LIMIT = 60
+WORD_LIMIT = 40
 FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
 NOTHING = Report((), 0, 0)
 WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."
@@ -44,7 +47,6 @@ class NewRun:
 
     def __init__(self, engine: Engine, runs: Runs, mode: Mode, estimates: Estimates) -> None:
         self.engine, self.runs, self.mode, self.estimates = engine, runs, mode, estimates
-        self.hidden = (*HIDDEN, *mode.hidden)
         self.models = {name: spec for name, spec in engine.models.items() if not mode.models or name in mode.models}
         self.beginning = threading.Lock()  # what is counted, looked at and begun must be the same
 
@@ -101,8 +103,21 @@ class NewRun:
                 label="Base model",
                 elem_id="run-base",
             )
+        with gr.Column(visible=False, elem_id="domains") as self.domains:
+            with gr.Row(elem_classes="line-up"):
+                self.words = [
+                    gr.Textbox(
+                        label=f"Word of the {which} look",
+                        info="In the captions of its pictures alone",
+                        max_length=WORD_LIMIT,
+                        max_lines=1,
+                        elem_id=f"{which}-look",
+                    )
+                    for which in ("first", "second")
+                ]
+            self.shares = gr.HTML(elem_id="domain-shares")
         with gr.Accordion("Advanced: every setting", open=False, visible=self.mode.advanced, elem_id="run-advanced"):
-            self.form = build_form("run-form", fields_of(self.config(first, DEFAULT_MODEL), self.hidden))
+            self.form = build_form("run-form", self.fields(first, DEFAULT_MODEL))
         gr.HTML("<h3>3. Start</h3>")
         self.cost = gr.HTML(elem_id="cost")
         self.start = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=180)
@@ -117,7 +132,7 @@ class NewRun:
     @property
     def chosen(self) -> list[Any]:
         """What `choose` sets."""
-        return [self.form, self.about, self.cost, self.known]
+        return [self.form, self.about, self.cost, self.known, self.domains, *self.words]
 
     def connect(self, owner: Any, selected: Any, private: dict[str, Any]) -> None:
         """Who listens to whom.
@@ -148,8 +163,11 @@ class NewRun:
         for control in choice:
             control.input(self.choose, choice, self.chosen, **hidden)
         self.base.input(self.shown, [owner, self.base], seen, **hidden)
+        counted = [owner, self.preset, *self.words]
+        for change in (*(word.change for word in self.words), self.table.input, self.report.change):
+            change(self.count, counted, self.shares, trigger_mode="always_last", **hidden)
         self.form.change(self.price, [*choice, self.form], [self.cost, self.known], **hidden)
-        given = [owner, *choice, self.form, self.title, self.trigger]
+        given = [owner, *choice, self.form, self.title, self.trigger, *self.words]
         self.start.click(self.begin, given, [selected, self.told], show_progress_on=self.told, **private)
 
     # Pictures
@@ -239,7 +257,7 @@ class NewRun:
     def again(self, owner: str, selected: str) -> tuple[Any, str]:
         """Another run with the pictures of this one."""
         try:
-            place = self.runs.get(selected, owner).config.get("data")
+            place = pictures_of(self.runs.get(selected, owner).config)
             if not place:
                 raise JobError("This run was not trained on pictures.")
             problems = self.dataset(owner).add_folder(place)
@@ -269,7 +287,7 @@ class NewRun:
         config = self.config(preset, model, **given)
         if form and not self.mode.advanced:
             raise ConfigError("settings can't be changed here")
-        config = read_form(config, form or {}, self.hidden)
+        config = read_form(config, form or {}, self.hidden(preset))
         if config.steps > self.mode.steps:
             raise ConfigError(f"steps must be at most {self.mode.steps} here")
         for name, most in self.mode.ceilings.items():
@@ -277,10 +295,28 @@ class NewRun:
                 raise ConfigError(f"{name} must be at most {most} here")
         return config
 
+    def hidden(self, preset: str) -> tuple[str, ...]:
+        """The settings that the form does not show."""
+        return (*PRESETS[preset].hidden, *self.mode.hidden)
+
+    def fields(self, preset: str, model: str) -> list[dict[str, Any]]:
+        """What the form shows."""
+        return fields_of(self.config(preset, model), self.hidden(preset))
+
     def choose(self, preset: str, model: str) -> tuple[Any, ...]:
-        """Another preset: its form, and what it takes."""
-        form = gr.HTML(value={}, fields=fields_of(self.config(preset, model), self.hidden))
-        return form, about_html(preset), *self.price(preset, model, {})
+        """Another preset: its form, what it takes, and the words that tell its pictures apart, if it asks for them."""
+        form, words = gr.HTML(value={}, fields=self.fields(preset, model)), domains_of(self.config(preset, model))
+        price = self.price(preset, model, {})
+        return form, about_html(preset), *price, gr.Column(visible=bool(words)), *(words or ("", ""))
+
+    def count(self, owner: str, preset: str, first: str, second: str) -> str:
+        """How many pictures each word tells apart."""
+        if preset not in self.mode.presets or not PRESETS[preset].asks_for_domains:
+            return ""
+        draft, words = self.runs.find_draft(owner), (str(first).strip(), str(second).strip())
+        captions = Dataset(draft.data, self.mode.limits).captions() if draft else {}
+        found = Counter(domain_of(texts or [words_of(name)], words) for name, texts in captions.items())
+        return shares_html(words, found)
 
     def price(self, preset: str, model: str, form: Any) -> tuple[str, str]:
         """What the run will take, as far as it is known by now, and a word that changes when more is."""
@@ -295,21 +331,39 @@ class NewRun:
             estimate = self.estimates.get(task, config)
         return cost_html(config, estimate), f"{preset} {model} {estimate} {config.steps}"
 
-    def begin(self, owner: str, preset: str, model: str, form: Any, title: str, trigger: str) -> tuple[str, str]:
-        """Start the run; returns its id."""
+    def begin(
+        self,
+        owner: str,
+        preset: str,
+        model: str,
+        form: Any,
+        title: str,
+        trigger: str,
+        first: str = "",
+        second: str = "",
+    ) -> tuple[str, str]:
+        """Start the run; returns its id. Two words tell its pictures apart, where the preset asks for them."""
         try:
             title = check_text("The name", title, TITLE_LIMIT).strip() or "My style"
             trigger = check_text("The trigger", trigger, PROMPT_LIMIT).strip()
-            config = self.read(preset, model, form, title=title, trigger=trigger)
+            given: dict[str, Any] = {"title": title, "trigger": trigger}
+            if preset in self.mode.presets and PRESETS[preset].asks_for_domains:
+                words = [check_text("The word of a look", word, WORD_LIMIT).strip() for word in (first, second)]
+                if not all(words):
+                    raise ConfigError("name a word for each of the two looks")
+                given["domains"] = tuple(words)
+            config = self.read(preset, model, form, **given)
             with self.beginning:
                 draft = self.runs.draft(owner)
                 dataset = Dataset(draft.data, self.mode.limits)
-                if not any(row.used for row in self.check(dataset, model).rows):
+                used = [row for row in self.check(dataset, model).rows if row.used]
+                if not used:
                     raise ConfigError("There are no pictures yet; drop some at the top of the page")
+                refuse_empty_domains(used, domains_of(config))
                 self._refuse_too_many(owner)
                 if trigger:
                     dataset.add_words(trigger)
-                job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config))
+                job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config), config.takes)
         except (ConfigError, JobError, OSError, RequestError) as error:
             return gr.skip(), problem_html(str(error))
         return job.id, ""
@@ -334,6 +388,29 @@ def folder_named(place: str) -> Path:
         return Path(place.strip()).expanduser()
     except RuntimeError:
         raise ConfigError(f"there is no home folder {place.strip()!r:.80}") from None
+
+
+def domains_of(config: ModelRunConfig) -> tuple[str, ...]:
+    """The words that tell a run's pictures apart; () where none do."""
+    return getattr(config, "domains", ())
+
+
+def refuse_empty_domains(rows: list[Row], domains: tuple[str, ...]) -> None:
+    """Raise ConfigError where a domain has no pictures."""
+    found = {domain_of(row.captions, domains) for row in rows}
+    for word in domains:
+        if word not in found:
+            raise ConfigError(
+                f"No picture's captions hold {word!r:.40} and not the other word; name words that the captions hold, "
+                "or add them to the captions"
+            )
+
+
+def shares_html(words: tuple[str, ...], found: Mapping[str | None, int]) -> str:
+    told = [f"“{html.escape(word)}”: {found[word]:,}" for word in words if word]
+    if left := found[None]:
+        told.append(f"neither or both, which are left out: {left:,}")
+    return f'<p class="quiet">Pictures with {" · ".join(told)}</p>' if any(found.values()) else ""
 
 
 def about_html(preset: str) -> str:

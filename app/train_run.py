@@ -42,6 +42,7 @@ WORDS = {
     "finished": "Done.",
     "kept": "Ended and kept.",
 }
+PLACES = {"controlnet": "the Edit tab under “Follow lines”", "translate": "the Translate tab"}  # by task
 ON_DISCARD = "(owner, run, _) => [owner, run, confirm('Remove this run with everything it has learned?')]"
 ON_KEEP = "(owner, run, _) => [owner, run, confirm('Keep what it has learned, and nothing to go on from?')]"
 
@@ -379,8 +380,8 @@ def how_html(job: Job, has_loras: bool, private: bool) -> str:
     output = html.escape(shlex.quote(str(job.folder / "output")))
     if has_loras:
         said = "It is in the list of LoRAs on every tab, with the newest steps as it trains."
-    elif job.about.get("task") == "controlnet":
-        said = "Take it with you as a zip." if private else "Choose it on the Edit tab under “Follow lines”."
+    elif place := PLACES.get(str(job.about.get("task"))):
+        said = "Take it with you as a zip." if private else f"Choose it on {place}."
     else:
         said = f"It is a whole model: <code>python app.py --add-model {output}</code> serves it."
     return f'<p class="quiet">{said}</p>'

@@ -25,10 +25,11 @@ from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
 from yoso_core.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.metadata import Restored
-from yoso_core.models import LORA_FILE, Source
+from yoso_core.models import LORA_FILE, ModelError, ModelSpec, Source
 from yoso_core.requests import RequestError
+from yoso_core.translate import CONFIG, read_translator
 
-CONTROL_FILE = "diffusion_pytorch_model.safetensors"
+HANDED_OVER = {"controlnet": "diffusion_pytorch_model.safetensors", "translate": CONFIG}  # by task: a file of it
 TRAINED_ON = ("canny", "scribble", "map")  # the maps that a ControlNet is trained on here
 EVERY = 2.0  # seconds between looks at the runs
 TOKEN = 32  # bytes that tell one browser from another
@@ -60,7 +61,7 @@ class TrainTab:
         self.view = RunView(engine, self.runs, mode, self.entries)
         # What was handed over, by run: the files with their times, and what they are.
         self.offered: dict[Path, tuple[tuple[Any, ...], list[LoraEntry]]] = {}
-        self.controls: dict[Path, int] = {}
+        self.known: dict[Path, int] = {}  # when what the engine knows of a run was written
 
     def build(self) -> None:
         if not self.mode.presets:
@@ -93,9 +94,10 @@ class TrainTab:
         reading = private | {"concurrency_id": "pictures", "concurrency_limit": 2}  # of pictures, which takes a while
         picker = self.settings.picker
         state = [self.owner, self.selected, self.settings.model, picker.loras, picker.own, self.told]
-        self.network = drawing.tabs["edit"].network
+        self.network, self.trained = drawing.tabs["edit"].network, drawing.tabs["translate"].trained
         state += [self.view.seen, self.view.scrub, self.network]
-        parts = [self.list, self.begin, self.watch, self.told, picker.loras, picker.own, self.network, *self.view.parts]
+        parts = [self.list, self.begin, self.watch, self.told, picker.loras, picker.own, self.network, self.trained]
+        parts += self.view.parts
         look = {"fn": self.look, "inputs": state, "outputs": parts, **quiet}
         choice = [self.new.preset, self.new.base, self.new.form, self.new.known]
         pictures = self.new.pictures
@@ -152,10 +154,10 @@ class TrainTab:
         job = next((job for job in jobs if job.id == selected), None)
         selected = job.id if job else ""
         news = tuple(self._listed(job) for job in jobs)
-        networks = () if self.mode.private else tuple(filter(None, map(self._control, jobs)))
-        if told != (selected, news, networks):
+        networks, translators = (self._networks(jobs, task) for task in HANDED_OVER)
+        if told != (selected, news, networks, translators):
             updates |= {
-                self.told: (selected, news, networks),
+                self.told: (selected, news, networks, translators),
                 self.list: {"id": selected, "runs": [dict(entry) for entry in news]},
                 self.begin: gr.Column(visible=not selected),
                 self.watch: gr.Column(visible=bool(selected)),
@@ -164,6 +166,7 @@ class TrainTab:
                     value=network if network in dict(networks).values() else OWN_CONTROL[1],
                     visible=bool(networks),
                 ),
+                self.trained: translators,
             }
         mine = [entry for job in jobs for entry in self.entries(job)]
         names = [entry.id for entry in mine]
@@ -199,26 +202,41 @@ class TrainTab:
                 self.settings.picker.remember(entry)
         return found
 
-    def _control(self, job: Job) -> tuple[str, str] | None:
-        """Title and name of the ControlNet that a run has handed over, made known to the engine."""
-        weights = job.folder / "output" / CONTROL_FILE
-        if job.about.get("task") != "controlnet" or not (time := _modified(weights)):
-            return None
-        name, title = f"run-{job.id}", job.title
-        if self.controls.get(job.folder) != time:
-            if (model := model_of(job.config, self.engine.models)) is None:
-                return None
-            spec, source = self.engine.models[model], Source(str(weights.parent))
-            self.engine.add_control(name, ControlSpec(title, source, spec.licence, spec.family, TRAINED_ON))
-            self.controls[job.folder] = time
-        return title, name
+    def _networks(self, jobs: list[Job], task: str) -> tuple[tuple[str, str], ...]:
+        """Title and name of what runs of a task have handed over; nothing where its name would be told to others."""
+        mine = [job for job in jobs if job.about.get("task") == task and not self.mode.private]
+        return tuple((job.title, _name(job)) for job in mine if self._is_known(job, task))
+
+    def _is_known(self, job: Job, task: str) -> bool:
+        """Whether the engine knows what a run has handed over; it is told anew where that has changed."""
+        time = _modified(job.folder / "output" / HANDED_OVER[task])
+        if time and self.known.get(job.folder) != time:
+            model = model_of(job.config, self.engine.models)
+            if model is None or not self._add(job, task, self.engine.models[model]):
+                return False
+            self.known[job.folder] = time
+        return bool(time)
+
+    def _add(self, job: Job, task: str, model: ModelSpec) -> bool:
+        output = job.folder / "output"
+        if task == "controlnet":
+            source = Source(str(output))
+            spec = ControlSpec(job.title, source, model.licence, model.family, TRAINED_ON)
+            self.engine.add_control(_name(job), spec)
+            return True
+        try:
+            self.engine.add_translator(_name(job), replace(read_translator(output), title=job.title))
+        except ModelError:
+            return False
+        return True
 
     def _forget_discarded(self) -> None:
         for folder in [folder for folder in list(self.view.readers) if not folder.exists()]:
             self.view.readers.pop(folder, None)
-        for folder in [folder for folder in list(self.controls) if not folder.exists()]:
-            self.controls.pop(folder, None)
-            self.engine.remove_control(f"run-{folder.name}")
+        for folder in [folder for folder in list(self.known) if not folder.exists()]:
+            self.known.pop(folder, None)
+            self.engine.remove_control(_name(Job(folder)))
+            self.engine.remove_translator(_name(Job(folder)))
         for folder in [folder for folder in list(self.offered) if not folder.exists()]:
             for entry in self.offered.pop(folder, ((), []))[1]:
                 self.settings.picker.drop(entry.id)
@@ -243,6 +261,11 @@ class TrainTab:
             return self.restored(Restored(replace(request, prompt=words)), own, order)
         except (JobError, RequestError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
+
+
+def _name(job: Job) -> str:
+    """Of what a run has handed over, in the engine."""
+    return f"run-{job.id}"
 
 
 def _modified(path: Path) -> int:

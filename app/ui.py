@@ -17,6 +17,7 @@ from app.lora_picker import LoraPicker
 from app.settings import Settings
 from app.train_mode import MODES
 from app.train_tab import TrainTab
+from app.translate_tab import TranslateTab
 from yoso_core.engine import Engine
 from yoso_core.library import LoraEntry
 from yoso_core.requests import RequestError
@@ -129,8 +130,8 @@ def build_app(
         mode: who may train what: a key of `MODES`.
     """
     settings = Settings(engine, LoraPicker(engine, loras, downloads))
-    generate, edit, history = GenerateTab(settings), EditTab(engine, settings), History(engine)
-    compare = CompareTab(engine, settings, generate, edit)
+    drawing_tabs = [GenerateTab(settings), EditTab(engine, settings), TranslateTab(engine, settings)]
+    history, compare = History(engine), CompareTab(engine, settings, drawing_tabs)
     train = TrainTab(engine, settings, runs, MODES[mode])
     with gr.Blocks(
         title="YOSO Studio", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
@@ -139,7 +140,7 @@ def build_app(
         settings.build_prompt()
         with gr.Row(elem_id="work"):
             with gr.Column(scale=5, min_width=320, elem_id="main"), gr.Tabs(elem_id="tabs") as tabs:
-                for tab in (generate, edit, compare, train):
+                for tab in (*drawing_tabs, compare, train):
                     with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab") as opened:
                         tab.build()
                     opened.select(None, js=f"() => {{ document.body.dataset.tab = '{tab.name}'; }}")
@@ -147,7 +148,7 @@ def build_app(
                 settings.build_panel()
         history.build()
         private = LISTENING | {"api_visibility": "private"}
-        drawing = Drawing(engine, settings, [generate, edit], history)
+        drawing = Drawing(engine, settings, drawing_tabs, history)
         drawing.connect(tabs, private)
         compare.connect(private)
         train.connect(drawing, demo.load, private)

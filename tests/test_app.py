@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from app.drawing import Drawing
-from app.edit_tab import read_canvas
+from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
@@ -64,10 +64,11 @@ def values_of(drawing: Drawing, tab: str = "generate", order: int = 0, **changes
     controls = {name: getattr(settings, name) for name in ("prompt", "negative", "seed", "style", "steps")}
     controls |= {name: getattr(settings, name) for name in ("guidance", "size", "live", "model")}
     controls["loras"] = settings.picker.loras
-    for one in drawing.tabs.values():
-        controls |= {name: control for name, control in vars(one).items() if control in one.typed}
-        values[one.shown] = None
     values |= {control: changes.pop(name, control.value) for name, control in controls.items()}
+    for one in drawing.tabs.values():
+        own = {name: control for name, control in vars(one).items() if control in one.typed}
+        mine = changes if one.name == tab else {}
+        values |= {control: mine.pop(name, control.value) for name, control in own.items()} | {one.shown: None}
     return values | {settings.order: order} | changes.pop("states", {})
 
 
@@ -194,7 +195,7 @@ def test_several_pictures_can_be_picked(engine, drawing):
     stage = pictures_html(engine.run(GenerateRequest("a cat", seed=3, count=4)))
     assert re.findall(r'data-seed="(\d+)"', stage) == ["3", "4", "5", "6"]
     event = gr.EventData(None, {"seed": 5})
-    assert drawing.tabs["generate"].pick(8, event) == (5, True, 1, 9)
+    assert drawing.settings.pick(8, event) == (5, True, 1, 9)
 
 
 def test_saved_png_holds_its_request(engine, tmp_path):
@@ -344,8 +345,9 @@ PUBLIC = {"generate", "edit", "control_map", "ladder", "grid", "loras"}
 def test_all_listeners_share_one_place_at_the_engine(demo):
     python = [fn for fn in demo.fns.values() if fn.fn is not None]
     assert len(python) >= 6
-    # Downloads apart, which need no engine until they are there and would hold up who draws.
-    assert {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"} == {"add_from_hub": "hub"}
+    # But for what would hold up who draws: downloads, and batches, which take the engine picture by picture.
+    apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"}
+    assert apart == {"add_from_hub": "hub", "translate_all": "batch"}
     assert {fn.concurrency_limit for fn in python} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == QUEUE_LIMIT

@@ -19,8 +19,8 @@ def tab(tiny_lora):
     """With a LoRA for all, and one that a session opened."""
     picker = LoraPicker(SimpleNamespace(add_lora=lambda name, path: None), [tiny_lora], Path())
     picker.remember(replace(tiny_lora, id=SECRET, title="Ink, step 200"))
-    tabs = SimpleNamespace(name="generate"), SimpleNamespace(name="edit")
-    return CompareTab(None, SimpleNamespace(picker=picker), *tabs)
+    tabs = [SimpleNamespace(name="generate"), SimpleNamespace(name="edit")]
+    return CompareTab(None, SimpleNamespace(picker=picker), tabs)
 
 
 def test_every_kind_of_axis_has_an_example(tab):

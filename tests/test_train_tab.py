@@ -23,13 +23,14 @@ from app.train_run import command_of
 from app.train_tab import TrainTab
 from app.ui import build_app
 from tests.tiny import LORA_RANK, build_unet, random_lora
+from tests.tiny_translate import write_translator
 from train.estimates import Estimate, Estimates
 from train.export import CONFIG_KEY
 from train.jobs import DEVICE_LOCK, LOCK, STOP, Job, held, read_json, write_json
 from train.presets import PRESETS
 from yoso_core.engine import Engine
 from yoso_core.models import LORA_FILE
-from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError
+from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest
 
 BEGIN = Job.start  # what really starts a process
 PATIENCE = 120  # seconds
@@ -357,7 +358,8 @@ def test_where_nothing_is_trained_nothing_listens(engine, tmp_path):
     demo = build_app(engine, [], tmp_path / "loras", tmp_path / "runs", "off")
     homes = {type(getattr(fn.fn, "__self__", None)).__name__ for fn in demo.fns.values() if fn.fn is not None}
     assert "Drawing" in homes and not homes & {"TrainTab", "NewRun", "RunView"}
-    assert not [block for block in demo.blocks.values() if isinstance(block, (gr.Timer, gr.File, gr.BrowserState))]
+    assert not [block for block in demo.blocks.values() if isinstance(block, (gr.Timer, gr.BrowserState))]
+    assert "train-files" not in {block.elem_id for block in demo.blocks.values()}
     assert not (tmp_path / "runs").exists()
 
 
@@ -612,6 +614,7 @@ def test_what_has_not_changed_is_not_sent_again(tab):
         tab.begin,
         tab.watch,
         tab.network,
+        tab.trained,
         view.head,
         view.curves,
         view.seen,
@@ -882,6 +885,108 @@ def test_use_in_generate_tells_what_is_in_the_way(tab):
     assert "<img" not in caught.value.message
 
 
+# Translators
+
+
+def described(root: Path, tmp_path: Path, *texts: str) -> list[str]:
+    folder = tmp_path / "described"
+    folder.mkdir()
+    for index, text in enumerate(texts):
+        Image.new("RGB", (64, 64), (40 * index, 0, 90)).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(text)
+    return [str(path) for path in folder.iterdir()]
+
+
+def test_two_looks_are_told_apart_by_words_of_the_captions(tab, tmp_path):
+    *_, asks, first, second = tab.new.choose("looks", "small")
+    assert asks.visible and (first, second) == ("flat", "3d") and not tab.new.choose("quick", "small")[-3].visible
+    assert tab.new.count("", "looks", first, second) == ""
+    tab.new.take_files(
+        "", "small", described(tab.runs.root, tmp_path, "a cat, inked", "a dog, painted", "a cow, inked")
+    )
+    shares = words(tab.new.count("", "looks", " inked ", "painted <b>"))
+    assert shares == " Pictures with “inked”: 2 · “painted &lt;b&gt;”: 0 · neither or both, which are left out: 1 "
+    assert tab.new.count("", "lines", "inked", "painted") == ""
+    for said, why in [
+        (("", "painted"), "a word for each"),
+        (("inked", "inked"), "must differ"),
+        (("inked", "flat <b>"), "&#x27;flat &lt;b&gt;&#x27;"),
+        (("inked", "x" * 41), "41 characters"),
+        (("inked", 5), "must be text"),
+    ]:
+        name, told = tab.new.begin("", "looks", "small", {}, "Mine", "", *said)
+        assert name == SKIPPED and why in told, said
+    name, told = tab.new.begin("", "looks", "small", {"steps": 7}, "Mine", "", " inked", "painted")
+    job = tab.runs.get(name, "")
+    assert told == "" and job.about["task"] == "translate"
+    assert {key: job.config[key] for key in ("data", "pairs", "domains", "steps", "title")} == {
+        **{"data": str(job.data), "pairs": "", "domains": ["inked", "painted"], "steps": 7, "title": "Mine"}
+    }
+
+
+def test_lines_are_made_of_the_pictures_that_were_dropped(tab, tmp_path):
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
+    name, told = begin(tab, preset="lines")
+    job = tab.runs.get(name, "")
+    assert told == "" and job.config["pairs"] == str(job.data) and job.config["data"] == ""
+    assert job.config["perceptual"] in ("lpips", "evaluator") and job.config["input"] == "lines"
+    assert tab.new.again("", name) == ("", "") and len(tab.new.dataset("").captions()) == 3
+    for field in ("pairs", "input", "domains"):
+        assert f"can&#x27;t change {field}" in begin(tab, preset="lines", form={field: ["a", "b"]})[1]
+
+
+@pytest.mark.parametrize("form", [{"autoencoder_rank": 129}, {"clip_model": "/etc"}, {"batch": 65}], ids=str)
+def test_translators_of_a_shared_studio_have_limits_too(make_tab, tmp_path, form):
+    tab, me = make_tab("private"), owner("m")
+    tab.new.take_files(me, "small", pictures(tmp_path / "in"))
+    name, told = begin(tab, me, preset="lines", form=form)
+    assert name == SKIPPED and next(iter(form)) in told.lower()
+
+
+def hand_over_translator(job: Job, engine: Engine, seed: int = 0) -> None:
+    output = job.folder / "output"
+    write_translator(output, engine.load("small"), ("a2b", "b2a"), seed=seed)
+    os.utime(output / "config.json", (seed + 1, seed + 1))
+
+
+def test_a_trained_translator_is_offered_as_it_appears_and_gone_when_discarded(tab, engine):
+    place = engine.models["small"].source.place
+    job = hand_made(tab.runs.root, task="translate", model=place)
+    page = Page(tab, "", job.id)
+    assert page.look()[tab.trained] == () and not engine.translators.keys() & {"run-sky"}
+    request = TranslateRequest("", model="small", picture=Image.new("RGB", (64, 64), "red"), translator="run-sky")
+    hand_over_translator(job, engine)
+    updates = page.look()
+    assert updates[tab.trained] == (("Sky", "run-sky"),) and "on the Translate tab" in updates[tab.view.how]
+    assert not updates[tab.view.use].visible and updates[tab.view.using].visible and not updates[tab.view.trial].visible
+    before = engine.run(request).pictures[0].tobytes()
+    hand_over_translator(job, engine, seed=1)
+    page.look()
+    assert engine.run(request).pictures[0].tobytes() != before
+    assert Path(tab.view.pack_run("", job.id)).exists()
+    tab.view.discard_run("", job.id, True)
+    page.selected = ""
+    assert page.look()[tab.trained] == () and "run-sky" not in engine.translators
+
+
+def test_what_was_handed_over_broken_or_for_another_model_is_not_offered(tab, engine):
+    for name, model in (("broken", engine.models["small"].source.place), ("foreign", "/elsewhere")):
+        job = hand_made(tab.runs.root, name=name, task="translate", model=model)
+        hand_over_translator(job, engine)
+        if name == "broken":
+            (job.folder / "output" / "config.json").write_text("{")
+    assert Page(tab).look()[tab.trained] == () and not {"run-broken", "run-foreign"} & engine.translators.keys()
+
+
+def test_names_of_translators_of_a_shared_studio_are_told_to_nobody(make_tab, engine):
+    tab, me = make_tab("private"), owner("m")
+    job = hand_made(tab.runs.root, owner=me, task="translate", model=engine.models["small"].source.place)
+    hand_over_translator(job, engine)
+    updates = Page(tab, me, job.id).look()
+    assert updates[tab.trained] == () and not [name for name in engine.translators if name.startswith("run-")]
+    assert "as a zip" in updates[tab.view.how]
+
+
 # In earnest
 
 
@@ -905,3 +1010,29 @@ def test_a_run_of_the_page_trains_and_is_used(tab, tmp_path, monkeypatch):
         assert "<img" in stage and "1 network evaluation" in words(told)
     finally:
         job.discard()
+
+
+@pytest.mark.parametrize("preset", ["lines", "looks"])
+def test_a_translator_of_the_page_trains_and_is_used(tab, engine, tmp_path, monkeypatch, preset):
+    monkeypatch.setattr(Job, "start", BEGIN)
+    texts = [f"a {colour} thing, {look}" for colour in ("red", "blue") for look in ("flat", "3d")]
+    tab.new.take_files("", "small", described(tab.runs.root, tmp_path, *texts))
+    form = {"steps": 2, "batch": 2, "rank": 2, "alpha": 2, "warmup": 1, "checkpoint_every": 2, "precision": "fp32"}
+    form |= {"preview_every": 2, "perceptual": "evaluator"}
+    name, told = tab.new.begin("", preset, "small", form, "Mine", "", "flat", "3d")
+    assert told == ""
+    job, page = tab.runs.get(name, ""), Page(tab, "", name)
+    until = time.monotonic() + PATIENCE
+    while job.alive and time.monotonic() < until:
+        time.sleep(0.1)
+    try:
+        updates = page.look()
+        assert job.state == "finished", job.log()
+        assert "Done." in updates[tab.view.head] and "after 2 steps" in updates[tab.view.preview]
+        assert updates[tab.trained] == (("Mine", f"run-{name}"),)
+        picture = Image.new("RGB", (64, 64), "green")
+        result = engine.run(TranslateRequest("a thing", model="small", picture=picture, translator=f"run-{name}"))
+        assert result.evaluations == 1
+    finally:
+        job.discard()
+        page.look()

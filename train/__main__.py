@@ -58,7 +58,7 @@ def run(task: str, train: Callable[[RunConfig, Path], bool], config: RunConfig, 
     if not PartialState().is_main_process:
         train(config, folder)
         return
-    begin(folder, config.data)
+    begin(folder, *config.sources)
     job = Job(folder)
     with held(folder / LOCK, PATIENCE) as free:
         if not free:

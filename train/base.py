@@ -67,6 +67,15 @@ class ModelRunConfig(RunConfig):
         False, "compute the network's activations twice instead of keeping them, to save memory", on_resume=True
     )
 
+    @property
+    def takes(self) -> str:
+        """The setting that a folder of captioned pictures goes into."""
+        return "data"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data,) if self.data else ()
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "rank", "alpha")

@@ -131,6 +131,11 @@ class RunConfig(Settings):
         self._above_zero("learning_rate", "clip")
         self._fraction("cooldown", "ema")
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The folders of pictures that are read."""
+        return ()
+
     def learning_rate_factor(self, step: int) -> float:
         """Trapezoid: up over `warmup` steps, flat, down over the last `cooldown` of the run."""
         falling = max(1.0, self.cooldown * self.steps)

@@ -30,6 +30,7 @@ POLL = 0.2  # seconds
 # What changes neither the time of a step nor its memory.
 INDIFFERENT = {
     *("steps", "seed", "data", "captions", "maker", "title", "trigger", "preview_prompts", "tracker"),
+    *("pairs", "prompts"),
     *("checkpoint_every", "preview_every", "learning_rate", "warmup", "cooldown", "weight_decay", "clip", "ema"),
 }
 
@@ -99,6 +100,8 @@ class Estimates:
 
 def _key(task: str, config: ModelRunConfig) -> str:
     values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in INDIFFERENT}
+    if "domains" in values:  # which words tell pictures apart does not matter
+        values["domains"] = bool(values["domains"])
     text = json.dumps([task, os.cpu_count(), values], sort_keys=True)
     return f"{task} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -108,11 +111,13 @@ def measure(task: str, config: ModelRunConfig) -> Estimate:
     with tempfile.TemporaryDirectory() as place:
         data, run = Path(place) / "data", Path(place) / "run"
         data.mkdir()
+        words = getattr(config, "domains", ()) or ("noise",)  # of each domain there have to be pictures
         noise = np.random.default_rng(0).integers(0, 256, (PICTURES, 256, 256, 3), np.uint8)
         for number, pixels in enumerate(noise):
-            Image.fromarray(pixels).save(data / f"noise {number}.png")
-        made_up = {"data": str(data), "captions": "", "maker": "", "preview_prompts": ("noise",), "tracker": "none"}
-        probe = replace(config, **made_up, steps=STEPS)
+            Image.fromarray(pixels).save(data / f"{number}.png")
+            (data / f"{number}.txt").write_text(words[number % len(words)])
+        made_up = {"captions": "", "maker": "", "preview_prompts": ("noise",), "tracker": "none"}
+        probe = replace(config, **made_up | {config.takes: str(data)}, steps=STEPS)
         (Path(place) / "config.json").write_text(probe.to_json())
         command = [sys.executable, "-m", "train", task, "--config", f"{place}/config.json", "--run", str(run)]
         started = time.monotonic()

@@ -6,6 +6,7 @@ Every file appears whole or not at all: it is written beside its place and then 
 import dataclasses
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ from torch import Tensor
 from train.config import ConfigError, Settings
 from train.translate import Generator
 from yoso_core.lora import PRIOR_KEY
-from yoso_core.models import LORA_FILE, TRAINED_HERE, Source
+from yoso_core.models import LORA_FILE, MODELS, TRAINED_HERE, Source
 from yoso_core.translate import CONFIG, FIRST, NETWORK_FILE, TranslatorSpec, write_config
 
 KOHYA_FILE = "kohya.safetensors"
@@ -37,11 +38,11 @@ HUB_LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0", "creativeml-openrai
 
 
 Kind = Literal["lora", "network", "controlnet", "translator"]
-KINDS: dict[Kind, str] = {
-    "lora": "A LoRA",
-    "network": "A whole network",
-    "controlnet": "A ControlNet",
-    "translator": "A translator of pictures",
+KINDS: dict[Kind, tuple[str, str]] = {  # what it is, and the hub's name for what it does
+    "lora": ("A LoRA", "text-to-image"),
+    "network": ("A whole network", "text-to-image"),
+    "controlnet": ("A ControlNet", "text-to-image"),
+    "translator": ("A translator of pictures", "image-to-image"),
 }
 
 
@@ -119,7 +120,9 @@ def save_lora(
     _write(folder / LORA_FILE, lambda path: save_file(diffusers, path, for_diffusers))
     _write(folder / KOHYA_FILE, lambda path: save_file(kohya, path, for_kohya))
     _save_scheduler(folder, scheduler)
-    _save_card(folder, config, card, steps, scheduler is not None, "lora")
+    usage = _for_diffusers(card, scheduler is not None, "lora")
+    usage.append(f"Programs that read kohya's format, such as ComfyUI and A1111, take `{KOHYA_FILE}`.")
+    _save_card(folder, config, card, steps, "lora", usage)
 
 
 def save_network(
@@ -147,7 +150,7 @@ def save_network(
     _write(folder / "unet", lambda path: half.save_pretrained(path, max_shard_size=max_shard_size))
     _save_settings(folder, config)
     _save_scheduler(folder, scheduler)
-    _save_card(folder, config, card, steps, scheduler is not None, "network")
+    _save_card(folder, config, card, steps, "network", _for_diffusers(card, scheduler is not None, "network"))
 
 
 def save_controlnet(network: ModelMixin, folder: Path, config: Settings, card: Card, steps: int) -> None:
@@ -167,7 +170,7 @@ def save_controlnet(network: ModelMixin, folder: Path, config: Settings, card: C
         written.replace(folder / written.name)
     (folder / "controlnet").rmdir()
     _save_settings(folder, config)
-    _save_card(folder, config, card, steps, False, "controlnet")
+    _save_card(folder, config, card, steps, "controlnet", _for_diffusers(card, False, "controlnet"))
 
 
 def save_translator(
@@ -195,7 +198,7 @@ def save_translator(
         _write(folder / name, lambda path, tensors=tensors: save_file(tensors, path, metadata))
     _write(folder / CONFIG, lambda path: write_config(spec, path, base=_named(card.base)))
     _save_settings(folder, config)
-    _save_card(folder, config, card, steps, False, "translator")
+    _save_card(folder, config, card, steps, "translator", _for_translation(card, spec))
 
 
 def _changes(network: ModelMixin, part: str) -> dict[str, Tensor]:
@@ -320,21 +323,17 @@ def _save_scheduler(folder: Path, scheduler: SchedulerMixin | None) -> None:
         _write(folder / "scheduler", scheduler.save_pretrained)
 
 
-def _save_card(folder: Path, config: Settings, card: Card, steps: int, own_schedule: bool, kind: Kind) -> None:
-    """The card comes last, so that a folder with one is complete."""
+def _save_card(folder: Path, config: Settings, card: Card, steps: int, kind: Kind, usage: list[str]) -> None:
+    """The card comes last, so that a folder with one is complete; `usage` are paragraphs of Markdown."""
     previews = _copy_previews(card.run, folder)
     parts = [
         f"---\n{_front_matter(card, kind)}\n---",
         f"# {card.title}",
         card.description,
-        f"{KINDS[kind]} for {_named(card.base)}, trained for {steps:,} steps.",
+        f"{KINDS[kind][0]} for {_named(card.base)}, trained for {steps:,} steps.",
         "## How to use it",
-        "With plain [diffusers](https://github.com/huggingface/diffusers), in this folder (from a hub, the "
-        'repository\'s name takes the place of `"."`):',
-        f"```python\n{_usage(card, own_schedule, kind)}\n```",
+        *usage,
     ]
-    if kind == "lora":
-        parts.append(f"Programs that read kohya's format, such as ComfyUI and A1111, take `{KOHYA_FILE}`.")
     if previews:
         parts += ["## Previews", *(f"![{caption}]({name})\n\n{caption}" for name, caption in previews.items())]
     parts += ["## Data", card.data, "## Settings", _table("setting value meaning", _settings(config))]
@@ -351,17 +350,60 @@ def _front_matter(card: Card, kind: Kind) -> str:
     relation = {"base_model_relation": "finetune" if kind == "network" else "adapter"} if base else {}
     known = card.licence in HUB_LICENCES
     licence = {"license": card.licence} if known else {"license": "other", "license_name": card.licence}
-    tags = ["text-to-image", "diffusers"] + ["one-step", "yoso"] * card.one_step + [kind] * (kind != "network")
+    task = KINDS[kind][1]
+    library = {} if kind == "translator" else {"library_name": "diffusers"}
+    tags = [task, *library.values()] + ["one-step", "yoso"] * card.one_step + [kind] * (kind != "network")
     trigger = {"instance_prompt": card.trigger} if card.trigger else {}  # the hub's name for it
-    return ModelCardData(
-        **base, **licence, **relation, **trigger, library_name="diffusers", pipeline_tag="text-to-image", tags=tags
-    ).to_yaml()
+    return ModelCardData(**base, **licence, **relation, **trigger, **library, pipeline_tag=task, tags=tags).to_yaml()
 
 
 def _named(base: Source) -> str:
     if base.is_folder:
         return f"`{Path(base.place).name}`"
     return f"[{base.place}](https://huggingface.co/{base.place}) at `{base.revision}`"
+
+
+def _for_translation(card: Card, spec: TranslatorSpec) -> list[str]:
+    """A command and a program that translate a picture every way there is, for `_save_card`."""
+    known = next((name for name, model in MODELS.items() if model.source == card.base), None)
+    place = card.base.place if card.base.is_folder else f"{card.base.place}@{card.base.revision}"
+    commands, requests = [], []
+    for name, direction in spec.directions.items():
+        prompt = json.dumps("" if direction.prompt else card.prompt, ensure_ascii=False)
+        flags = f"--direction {name}" if direction.prompt else f"--prompt {shlex.quote(card.prompt)}"
+        commands.append(f"python -m yoso_core translate in.png --model FOLDER {flags} --out {name}.png")
+        asked = f'{prompt}, model="base", picture=picture, translator="this", direction="{name}"'
+        requests.append(f'engine.run(TranslateRequest({asked})).pictures[0].save("{name}.png")')
+    program = [
+        "from pathlib import Path",
+        "",
+        "from PIL import Image",
+        "from yoso_core.engine import Engine",
+        "from yoso_core.models import find_model",
+        "from yoso_core.requests import TranslateRequest",
+        "from yoso_core.translate import read_translator",
+        "",
+        f'models = {{"base": find_model({json.dumps(known or place)})}}',
+        'engine = Engine(models, translators={"this": read_translator(Path("."))})',
+        'picture = Image.open("in.png").convert("RGB")',
+        *requests,
+    ]
+    titles = ", ".join(f"`{name}` is “{direction.title}”" for name, direction in spec.directions.items())
+    return [
+        f"With YOSO Studio, where FOLDER is this one; {titles}:",
+        "\n".join(["```sh", *commands, "```"]),
+        "From Python, in this folder:",
+        "\n".join(["```python", *program, "```"]),
+    ]
+
+
+def _for_diffusers(card: Card, own_schedule: bool, kind: Kind) -> list[str]:
+    """How plain diffusers makes a picture, for `_save_card`."""
+    return [
+        "With plain [diffusers](https://github.com/huggingface/diffusers), in this folder (from a hub, the "
+        'repository\'s name takes the place of `"."`):',
+        f"```python\n{_usage(card, own_schedule, kind)}\n```",
+    ]
 
 
 def _usage(card: Card, own_schedule: bool, kind: Kind) -> str:
@@ -409,11 +451,21 @@ def _usage(card: Card, own_schedule: bool, kind: Kind) -> str:
 def _public(config: Settings) -> dict[str, Any]:
     """The settings without the folders of whoever trained: of a path, its last part."""
     values = dataclasses.asdict(config)
-    return {key: _name(value) if isinstance(value, str) else value for key, value in values.items()}
+    return {key: _unplaced(value) for key, value in values.items()}
+
+
+def _unplaced(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_unplaced, value))
+    return _name(value) if isinstance(value, str) else value
 
 
 def _name(text: str) -> str:
-    return Path(text).name if Path(text).expanduser().exists() or Path(text).is_absolute() else text
+    try:
+        is_there = Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # words that no path can have
+        is_there = False
+    return Path(text).name if is_there or Path(text).is_absolute() else text
 
 
 def _settings(config: Settings) -> list[tuple[str, str, str]]:

@@ -345,7 +345,7 @@ class Runs:
             job.change(owner=owner, created=time.time(), title="")
             return job
 
-    def begin(self, job: Job, task: str, preset: str, title: str, settings: dict[str, Any]) -> Job:
+    def begin(self, job: Job, task: str, preset: str, title: str, settings: dict[str, Any], takes: str = "data") -> Job:
         """Give a draft its settings and its name, and start it.
 
         Args:
@@ -353,7 +353,8 @@ class Runs:
             task: as ``python -m train`` calls it.
             preset: what the settings were made from.
             title: name of what is learned.
-            settings: values of the task's config; the data is the draft's own.
+            settings: values of the task's config.
+            takes: the setting that the folder of the draft's pictures goes into.
 
         Raises:
             JobError: it is no draft any more.
@@ -364,7 +365,7 @@ class Runs:
             folder = self.root / self._name(title)
             job.folder.rename(folder)
         job = Job(folder.resolve())
-        write_json(job.folder / "config.json", settings | {"title": title, "data": str(job.data)})
+        write_json(job.folder / "config.json", settings | {"title": title, takes: str(job.data)})
         job.change(task=task, preset=preset, title=title, created=time.time())
         job.start()
         return job

@@ -78,9 +78,10 @@ def load_perception(name: str, device: torch.device | str = "cpu") -> LpipsPerce
 
 
 class PictureDiscriminator(nn.Module):
-    """Is this a picture of the domain? Small heads on the levels of a frozen network (arXiv 2112.09130).
+    """Is this a picture of the domain? Small heads on the levels of a frozen network (arXiv 2112.09130), and one more.
 
-    Such a network knows pictures already, so the heads are quick to learn and hard to fool by noise.
+    Such a network knows pictures already, so the heads are quick to learn and hard to fool by noise. What is finer than
+    its first level they can't see, and a generator soon finds out; so one head looks at the pixels themselves.
 
     Args:
         perception: whose features are read; it is not part of this module and stays as it is.
@@ -89,17 +90,22 @@ class PictureDiscriminator(nn.Module):
 
     def __init__(self, perception: Perception, width: int = 64) -> None:
         super().__init__()
+
+        def head(*layers: nn.Module) -> nn.Sequential:
+            between = [one for layer in layers for one in (layer, nn.LeakyReLU(0.2))]
+            return nn.Sequential(*between, nn.Conv2d(width, 1, 1))
+
         self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels, width, 1),
-                nn.LeakyReLU(0.2),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.LeakyReLU(0.2),
-                nn.Conv2d(width, 1, 1),
-            )
+            head(nn.Conv2d(channels, width, 1), nn.Conv2d(width, width, 3, padding=1))
             for channels in perception.channels
         )
+        self.pixels = head(
+            nn.Conv2d(3, width // 2, 4, stride=2, padding=1),
+            nn.Conv2d(width // 2, width, 4, stride=2, padding=1),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
 
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Features of pictures -> logits, (B, 1, h, w) a level."""
-        return [head(level) for head, level in zip(self.heads, unit_length(tuple(levels)), strict=True)]
+    def forward(self, pictures: Tensor, levels: list[Tensor]) -> list[Tensor]:
+        """Pictures (B, 3, H, W) in [-1, 1] and their features -> logits, (B, 1, h, w) a head."""
+        found = [head(level) for head, level in zip(self.heads, unit_length(tuple(levels)), strict=True)]
+        return [*found, self.pixels(pictures)]

@@ -52,20 +52,24 @@ def load_lpips(net: Net = "alex", folder: Path = FOLDER) -> lpips.LPIPS:
     Raises:
         ConfigError: the weights are in neither place, or broken.
     """
-    published, converted = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[net], folder / f"{net}.safetensors"
+    path = find_weights(net, folder)
+    if path is None:
+        place = folder / f"{net}.safetensors"
+        raise ConfigError(f"LPIPS needs the weights {place}: run python -m train.perceptual to fetch them")
     try:
-        if published.is_file():
-            weights = torch.load(published, map_location="cpu", weights_only=True)
-        elif converted.is_file():
-            weights = load_file(converted)
-        else:
-            raise ConfigError(f"LPIPS needs the weights {converted}: run python -m train.perceptual to fetch them")
+        converted = path.suffix == ".safetensors"
+        weights = load_file(path) if converted else torch.load(path, map_location="cpu", weights_only=True)
         distance = _without_features(net)
         distance.net.load_state_dict({key: weights[_published_name(key)] for key in distance.net.state_dict()})
     except (OSError, RuntimeError, KeyError, TypeError, SafetensorError, pickle.UnpicklingError) as error:
-        place = published if published.is_file() else converted
-        raise ConfigError(f"{place} does not hold the weights of LPIPS ({' '.join(str(error).split())[:80]})") from None
+        raise ConfigError(f"{path} does not hold the weights of LPIPS ({' '.join(str(error).split())[:80]})") from None
     return distance.requires_grad_(False)
+
+
+def find_weights(net: Net = "alex", folder: Path = FOLDER) -> Path | None:
+    """Where the features' weights are on this machine: torchvision's own file, or what `write` made of it."""
+    published = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[net]
+    return next((path for path in (published, folder / f"{net}.safetensors") if path.is_file()), None)
 
 
 def _without_features(net: Net) -> lpips.LPIPS:

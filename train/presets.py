@@ -9,6 +9,8 @@ from typing import Any
 from train.base import ModelRunConfig
 from train.controlnet import ControlConfig
 from train.diffusion import DiffusionConfig
+from train.perceptual import find_weights
+from train.translate import TranslateConfig
 from train.yoso import YosoConfig
 from yoso_core.models import MODELS, ModelSpec
 
@@ -26,6 +28,7 @@ class Preset:
         task: as ``python -m train`` calls it.
         config: the task's settings.
         small, large: what differs from its defaults, by the size of the model's pictures.
+        hidden: settings that can't be changed, because they are asked elsewhere or are what the preset is.
     """
 
     title: str
@@ -34,6 +37,12 @@ class Preset:
     config: type[ModelRunConfig]
     small: Mapping[str, Any]
     large: Mapping[str, Any]
+    hidden: tuple[str, ...] = HIDDEN
+
+    @property
+    def asks_for_domains(self) -> bool:
+        """Whether two words of the captions have to be named, which tell its pictures apart."""
+        return "domains" in self.small
 
 
 STYLE = {"adapter": "lora", "on_one_step": True, "preview_guidance": 1.0, "preview_steps": 1, "precision": "bf16"}
@@ -42,6 +51,12 @@ STYLE_LARGE = STYLE | {"high_noise": 0.6, "learning_rate": 1e-4, "warmup": 20, "
 
 SHORT = {"steps": 150, "checkpoint_every": 25, "preview_every": 25}
 LONGER = {"steps": 1500, "checkpoint_every": 150, "preview_every": 150}
+
+TRANSLATION = (*HIDDEN, "pairs", "input", "domains")
+# Published: rank 8 and 5e-6 for pairs, rank 128 and 1e-5 for two domains (arXiv 2403.12036).
+TRANSLATION_SMALL = {"warmup": 20, "ema": 0.98, "checkpoint_every": 50, "preview_every": 50}
+TRANSLATION_LARGE = {"checkpointing": True, "ema": 0.999, "checkpoint_every": 500, "preview_every": 500}
+LOOKS = {"domains": ("flat", "3d")}  # until others are named
 
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
@@ -90,6 +105,32 @@ PRESETS: dict[str, Preset] = {
             **{"checkpoint_every": 250, "preview_every": 250},
         },
     ),
+    "lines": Preset(
+        "Lines to pictures",
+        "A translator that makes a picture of edges or a sketch, in one evaluation (pix2pix-turbo). The lines are made "
+        "of your pictures; some dozens do for one kind of thing, hundreds for more.",
+        "translate",
+        TranslateConfig,
+        TRANSLATION_SMALL | {"steps": 500, "batch": 8, "learning_rate": 1e-3},
+        # Photographs have no white ground to be turned on.
+        TRANSLATION_LARGE
+        | {"steps": 10_000, "batch": 2, "accumulation": 2, "learning_rate": 5e-6, "warmup": 500, "varied": 0.0},
+        TRANSLATION,
+    ),
+    "looks": Preset(
+        "Two looks, both ways",
+        "A translator between two looks, from either to the other (CycleGAN-Turbo). No picture needs a counterpart: "
+        "the captions of each look hold a word for it. Wants fifty pictures and more of each.",
+        "translate",
+        TranslateConfig,
+        TRANSLATION_SMALL
+        | LOOKS
+        | {"steps": 400, "batch": 4, "learning_rate": 7e-4, "identity_weight": 0.0, "identity_perceptual_weight": 0.0},
+        TRANSLATION_LARGE
+        | LOOKS
+        | {"steps": 25_000, "batch": 1, "learning_rate": 1e-5, "warmup": 500, "rank": 128, "alpha": 128},
+        TRANSLATION,
+    ),
 }
 
 
@@ -108,6 +149,8 @@ def settings(preset: Preset, model: str, spec: ModelSpec, **given: Any) -> Model
     values = dict(preset.small if spec.resolution <= SMALL else preset.large)
     if preset.config is DiffusionConfig:
         values |= _schedule(spec)
+    if preset.config is TranslateConfig:
+        values["perceptual"] = "lpips" if find_weights() else "evaluator"  # the latter comes along
     return preset.config(**values | {"model": source_name(model, spec)} | given)
 
 
@@ -122,6 +165,11 @@ def source_name(model: str, spec: ModelSpec) -> str:
 def model_of(config: Mapping[str, Any], models: Mapping[str, ModelSpec]) -> str | None:
     """The name, among `models`, of the one that a run's settings name; None where it is not there."""
     return next((name for name, spec in models.items() if source_name(name, spec) == config.get("model")), None)
+
+
+def pictures_of(config: Mapping[str, Any]) -> str:
+    """The one folder of pictures that a run's settings name; "" where there is none."""
+    return str(config.get("data") or config.get("pairs") or "")
 
 
 def _schedule(spec: ModelSpec) -> dict[str, Any]:

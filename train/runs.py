@@ -43,7 +43,7 @@ Data = CaptionedLatents | GeneratedLatents
 
 def load(config: ModelRunConfig, folder: Path) -> tuple[LoadedModel, Data]:
     """The base model of a run and its data as that model's latents."""
-    begin(folder, config.data)
+    begin(folder, *config.sources)
     base = load_base(config, PartialState().device)
     return base, _load_data(config, base, folder)
 
@@ -75,7 +75,7 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> bool:
     Raises:
         ConfigError: a LoRA is asked to carry another prediction or schedule, which no LoRA file can say.
     """
-    begin(folder, config.data)
+    begin(folder, *config.sources)
     base = load_base(config, PartialState().device, config.on_one_step)
     scheduler = adapted_scheduler(base.scheduler.config, config)
     schedule = NoiseSchedule.from_config(scheduler)
@@ -101,7 +101,7 @@ def train_controlnet(config: ControlConfig, folder: Path) -> bool:
     Raises:
         ConfigError: there are no pictures to take maps of.
     """
-    begin(folder, config.data)
+    begin(folder, *config.sources)
     if not config.data:
         raise ConfigError("name the training data: a folder of captioned pictures, whose edges are the maps")
     base = load_base(config, PartialState().device, one_step=True)
@@ -135,8 +135,7 @@ def train_translate(config: TranslateConfig, folder: Path) -> bool:
     Raises:
         ConfigError: the data can't be used, or a network that compares pictures has no weights here.
     """
-    for source in config.sources:
-        begin(folder, source)
+    begin(folder, *config.sources)
     device = PartialState().device
     base = load_base(config, device, one_step=True)
     perception = load_perception(config.perceptual, device)
@@ -189,7 +188,8 @@ def build_translation(
 
     if config.domains:
         domains = load_domains(config, size)
-        tell([problem for domain in domains for problem in domain.problems], sum(map(len, domains)), folder)
+        problems = list(dict.fromkeys(problem for domain in domains for problem in domain.problems))
+        tell(problems, sum(map(len, domains)), folder)
         contexts = dict(zip((FORWARD, BACK), map(read, config.fixed_prompts), strict=True))
         marks = fingerprint_of([domain.digest for domain in domains], base)
         return UnpairedTask(generator, perception, config, domains, contexts, marks)
@@ -211,15 +211,20 @@ def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
     return data
 
 
-def begin(folder: Path, data: str) -> None:
+def begin(folder: Path, *sources: str) -> None:
     """Make a run's folder, before anything that takes time.
+
+    Args:
+        folder: of the run.
+        sources: folders of pictures that it reads.
 
     Raises:
         ConfigError: it lies among the training pictures, where its previews would become some of them.
         TrainingError: it can't be made.
     """
-    if data and folder.resolve().is_relative_to(Path(data).resolve()):
-        raise ConfigError(f"the run's folder {folder} lies in the data folder {data}; choose one outside")
+    for source in sources:
+        if folder.resolve().is_relative_to(Path(source).resolve()):
+            raise ConfigError(f"the run's folder {folder} lies in the data folder {source}; choose one outside")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -243,7 +248,7 @@ def adapted_scheduler(scheduler: dict, config: DiffusionConfig) -> dict:
 
 def train_scratch(config: ScratchConfig | ScratchDiffusionConfig, folder: Path) -> bool:
     """Train a network on pixels from nothing; writes it as a diffusers ``unet`` folder."""
-    begin(folder, config.data)
+    begin(folder, *config.sources)
     task = build_task(config, PartialState().device)
     tell(task.data.problems, len(task.data), folder)
 

@@ -33,6 +33,10 @@ class PixelConfig(RunConfig):
     size: int = setting(32, "side of a picture in pixels")
     channels: tuple[int, ...] = setting((32, 64, 128), "width of the network at each halving of the picture")
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.data,)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.channels or min(self.channels) < 16 or any(width % 16 for width in self.channels):

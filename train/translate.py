@@ -6,8 +6,9 @@ back, the discriminator of each domain saying what belongs there.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,12 +26,13 @@ from train.config import ConfigError, setting, with_defaults
 from train.controlnet import maps_of, varied
 from train.data import (
     CaptionedPictures,
-    captions_of,
     digest_of,
     encode_texts,
     grid,
+    list_files,
     load_pictures,
-    not_held_out,
+    open_usable,
+    read_listing,
     to_unit_range,
     weights_fingerprint,
 )
@@ -41,7 +43,8 @@ from train.perception import PERCEPTIONS, Perception, PictureDiscriminator
 from train.randomness import Draws
 from train.trainer import Losses, Player
 from yoso_core.models import LoadedModel
-from yoso_core.requests import TRANSLATION_INPUTS
+from yoso_core.pictures import square
+from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.translate import INKS, Skips, Translator
 
@@ -118,7 +121,7 @@ class TranslateConfig(ModelRunConfig):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The folders that are read.
+        """The folders of pictures that are read.
 
         Raises:
             ConfigError: none, or two kinds.
@@ -126,6 +129,10 @@ class TranslateConfig(ModelRunConfig):
         if bool(self.pairs) == bool(self.domains) or (self.data and self.pairs) or self.captions or self.maker:
             raise ConfigError("name the training data: either pairs, a folder, or domains, two of them")
         return (self.data,) if self.data else self.domains or (self.pairs,)
+
+    @property
+    def takes(self) -> str:
+        return "data" if self.domains else "pairs"
 
     @property
     def fixed_prompts(self) -> tuple[str, ...]:
@@ -183,18 +190,28 @@ def load_pairs(config: TranslateConfig, size: int) -> Pairs:
     """Read the folder `pairs`.
 
     Raises:
-        ConfigError: nothing in it is usable, or an input is missing.
+        ConfigError: nothing in it is usable, or an input is missing or broken.
     """
     folder = Path(config.pairs)
     if config.input == "lines":
         targets = load_pictures(folder, size)
         return Pairs(targets, None, targets.digest)
-    targets, inputs = (load_pictures(folder / name, size) for name in ("target", "input"))
-    by_name = {_stem(row): picture for row, picture in zip(inputs.rows, inputs.pictures, strict=True)}
-    if missing := [row["file_name"] for row in targets.rows if _stem(row) not in by_name]:
-        raise ConfigError(f"{folder / 'input'} has no picture for {missing[0]!r} of {folder / 'target'}; add it")
-    stacked = torch.stack([by_name[_stem(row)] for row in targets.rows])
-    return Pairs(targets, stacked, digest_of([targets.digest, inputs.digest]))
+    targets = load_pictures(folder / "target", size)
+    place = folder / "input"
+    files = {_stem(row): row["file_name"] for row in list_files(place).rows}  # they need no captions, and may be alike
+    if missing := [row["file_name"] for row in targets.rows if _stem(row) not in files]:
+        raise ConfigError(f"{place} has no picture for {missing[0]!r:.120} of {folder / 'target'}; add it")
+    inputs = np.stack([_read(place / files[_stem(row)], size) for row in targets.rows])
+    digest = digest_of([targets.digest, hashlib.sha256(inputs).hexdigest()])
+    return Pairs(targets, torch.from_numpy(inputs).permute(0, 3, 1, 2), digest)
+
+
+def _read(path: Path, size: int) -> np.ndarray:
+    """A picture as (size, size, 3) uint8."""
+    try:
+        return np.asarray(square(open_usable(path).picture, size))
+    except RequestError as error:
+        raise ConfigError(f"{path} can't be used: {error}") from None
 
 
 def _stem(row: dict) -> str:
@@ -211,17 +228,26 @@ def load_domains(config: TranslateConfig, size: int) -> tuple[CaptionedPictures,
         first, second = (load_pictures(Path(folder), size) for folder in config.domains)
         return first, second
 
-    def holds(row: dict, word: str) -> bool:
-        return any(word.lower() in words_of(caption.lower()) for caption in captions_of(row, []))
+    listing = read_listing(Path(config.data))  # first, because several lines may tell of one picture
+    domains = {row["file_name"]: domain_of(row["captions"], config.domains) for row in listing.rows}
+    for word in config.domains:
+        if word not in domains.values():
+            raise ConfigError(
+                f"no picture in {config.data} has a caption with the word {word!r:.40} and without the other; "
+                "name words that the captions hold"
+            )
+    first, second = (
+        load_pictures(Path(config.data), size, keep=lambda row, word=word: domains.get(row["file_name"]) == word)
+        for word in config.domains
+    )
+    return replace(first, problems=[*listing.problems, *first.problems]), second
 
-    def only(word: str, other: str) -> CaptionedPictures:
-        # Captions are read first, so that a picture whose captions name both domains is in neither.
-        return load_pictures(
-            Path(config.data), size, keep=lambda row: not_held_out(row) and holds(row, word) and not holds(row, other)
-        )
 
-    first, second = config.domains
-    return only(first, second), only(second, first)
+def domain_of(captions: Iterable[str], domains: Sequence[str]) -> str | None:
+    """Of which domain a picture is: that whose word, or words in a row, its captions hold; None for none or several."""
+    texts = [f" {' '.join(words_of(caption))} " for caption in captions]
+    held = [word for word in domains if any(f" {' '.join(words_of(word))} " in text for text in texts)]
+    return held[0] if len(held) == 1 else None
 
 
 class Generator(nn.Module):
@@ -320,9 +346,12 @@ class _Task:
         self.discriminators.requires_grad_(True)
         terms, watched = {}, {}
         for name, pictures in real.items():
-            with torch.no_grad():
-                levels = [self.perception.levels(each) for each in (pictures, fake[name].detach())]
-            pairs = list(zip(*(self.discriminators[name](each) for each in levels), strict=True))
+            logits = []
+            for each in (pictures, fake[name].detach()):
+                with torch.no_grad():
+                    levels = self.perception.levels(each)
+                logits.append(self.discriminators[name](each, levels))
+            pairs = list(zip(*logits, strict=True))
             terms[f"discriminator {name}"] = sum(discriminator_loss(*pair) for pair in pairs) / len(pairs)
             for index, kind in enumerate(("real", "fake")):
                 watched[f"logit {kind} {name}"] = sum(pair[index].mean() for pair in pairs) / len(pairs)
@@ -330,7 +359,7 @@ class _Task:
 
     def _adversarial(self, fake: Tensor, name: str) -> Tensor:
         self.discriminators.requires_grad_(False)
-        logits = self.discriminators[name](self.perception.levels(fake))
+        logits = self.discriminators[name](fake, self.perception.levels(fake))
         return self.config.adversarial_weight * sum(map(generator_loss, logits)) / len(logits)
 
 

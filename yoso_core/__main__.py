@@ -2,15 +2,14 @@
 
 python -m yoso_core generate "a red heart, 3d" --seed 7 --steps 1 --out heart.png
 python -m yoso_core edit heart.png --prompt "a green apple, 3d" --strength 0.7 --out apple.png
+python -m yoso_core translate sketch.png --model edges --prompt "a cat, 3d" --annotator scribble --out cat.png
 """
 
 import argparse
-import hashlib
-import io
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +22,13 @@ from yoso_core.requests import (
     FITS,
     SIZE_RANGE,
     STEPS,
+    TRANSLATION_INPUTS,
     ControlUse,
     EditRequest,
     GenerateRequest,
     LoraUse,
     RequestError,
+    TranslateRequest,
     check_whole,
 )
 
@@ -121,6 +122,18 @@ def control_of(options: argparse.Namespace, picture: Image.Image | None) -> Cont
     return ControlUse(picture=picture, annotator=annotator, network=options.controlnet, **settings)
 
 
+def find_base(options: argparse.Namespace):
+    """Name and `ModelSpec` of the model that is to draw.
+
+    Raises:
+        RequestError: it is not there, or its weights are not.
+    """
+    from yoso_core.models import find_model, with_weights
+
+    spec = with_weights(find_model(options.model), options.weights)
+    return options.model if options.weights == "own" else f"{options.model} + {Path(options.weights).name}", spec
+
+
 def prepare(options: argparse.Namespace):
     """An `Engine` with everything that is named, and the request: an edit if there is a picture.
 
@@ -138,10 +151,8 @@ def prepare(options: argparse.Namespace):
         raise RequestError("--fit needs a picture; name one with --control or leave it out.")
     from yoso_core.conditioning import CONTROLS, find_control  # torch takes seconds to import
     from yoso_core.engine import Engine
-    from yoso_core.models import find_model, with_weights
 
-    spec = with_weights(find_model(options.model), options.weights)
-    model = options.model if options.weights == "own" else f"{options.model} + {Path(options.weights).name}"
+    model, spec = find_base(options)
     controls = {options.controlnet: find_control(options.controlnet, spec.family)} if options.controlnet else CONTROLS
     settings = given(options, (field.name for field in fields(GenerateRequest))) | {
         "model": model,
@@ -180,7 +191,11 @@ def output_paths(out: Path, count: int) -> list[Path]:
 
 
 def generate(options: argparse.Namespace) -> None:
-    engine, request = prepare(options)
+    draw_pictures(*prepare(options), options)
+
+
+def draw_pictures(engine, request: GenerateRequest, options: argparse.Namespace) -> None:
+    """Run a request on an `Engine`, write its pictures and say what they took."""
     paths = output_paths(options.out, request.count)  # before the seconds of work, not after
     from yoso_core.metadata import save_png
 
@@ -191,17 +206,80 @@ def generate(options: argparse.Namespace) -> None:
         say(f"The model did not read the end of the prompt: {result.cut!r}")
     for note in result.notes:
         say(note)
-    summary = {
-        "files": [str(path) for path in paths],
-        "seeds": result.seeds,
-        "evaluations": result.evaluations,
-        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
-    }
+    summary = summary_of(result, map(str, paths))
     if options.json:
         print(json.dumps(summary))
     else:
         times = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in result.seconds.items())
         print(f"{' '.join(summary['files'])}: {result.evaluations} network evaluation(s) a picture, {times}")
+
+
+def summary_of(result, files: Iterable[str]) -> dict[str, Any]:
+    return {
+        "files": list(files),
+        "seeds": result.seeds,
+        "evaluations": result.evaluations,
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+    }
+
+
+def translate(options: argparse.Namespace) -> None:
+    """One picture to a file; several, folders and zips of them to a folder."""
+    loras = find_loras(options.lora)
+    from yoso_core.engine import Engine  # torch takes seconds to import
+    from yoso_core.translate import find_translator
+
+    model, spec = find_base(options)
+    settings = given(options, (field.name for field in fields(TranslateRequest))) | {
+        "model": model,
+        "loras": tuple(LoraUse(lora.name, lora.weight) for lora in loras),
+    }
+    engine = Engine({model: spec}, translators={options.translator: find_translator(options.translator)})
+    for lora in loras:
+        engine.add_lora(lora.name, lora.path)
+    alone = len(options.given) == 1 and not options.given[0].is_dir() and options.given[0].suffix.lower() != ".zip"
+    if not alone:
+        translate_all(engine, settings, options)
+        return
+    options.out = options.out or Path("translated.png")
+    request = TranslateRequest(**settings, picture=read_picture(options.given[0]))
+    if request.strength == 1 and request.count > 1:
+        say("Strength 1 has one answer; lower it for variations.")
+        request = replace(request, count=1)
+    draw_pictures(engine, request, options)
+
+
+def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace) -> None:
+    """Translate many files; one that can't be read is told, and the others go on.
+
+    Raises:
+        RequestError: something that concerns all of them, or that some of them could not be read.
+    """
+    from yoso_core.batch import gathered, into_folder, run_files
+
+    out = options.out or Path("translated")
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"{out} is a file; several pictures need a folder for --out.")
+    output_paths(out / "picture.png", 1)
+    inside = [sorted(path.iterdir()) if path.is_dir() else [path] for path in options.given]
+    paths = [path for each in inside for path in each if not path.name.startswith(".") and not path.is_dir()]
+    failed = 0
+    with gathered(paths) as (files, left):
+        made = run_files(engine.run, lambda picture: TranslateRequest(**settings, picture=picture), files)
+        for one in (*left, *into_folder(made, out)):
+            if one.result is None:
+                failed += 1
+                say(f"{one.name}: {one.problem}")
+                continue
+            written = [str(out / name) for name in one.files]
+            for note in one.result.notes:
+                say(f"{one.name}: {note}")
+            if options.json:
+                print(json.dumps({"in": one.name} | summary_of(one.result, written)))
+            else:
+                print(f"{one.name}: {' '.join(written)}")
+    if failed:
+        raise RequestError(f"{failed} of {len(files) + len(left)} could not be translated; the reasons stand above.")
 
 
 def draw_ladder(options: argparse.Namespace) -> None:
@@ -252,46 +330,50 @@ def draw_map(options: argparse.Namespace) -> None:
 
 
 def convert_lora(options: argparse.Namespace) -> None:
-    """Turn a LoRA that was saved as a pickle into safetensors. Nothing in the file is run: weights only."""
-    import torch
-    from safetensors.torch import save_file
+    from yoso_core import convert
 
-    try:
-        if not options.source.is_file():
-            raise ValueError("there is no such file")
-        data = options.source.read_bytes()  # once, so that the hash is of what is converted
-        if data[8:9] == b"{":
-            raise ValueError(f"it is safetensors already, so copy it to {options.out} as it is")
-        digest = hashlib.sha256(data).hexdigest()
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-            found = found["state_dict"]
-        if not isinstance(found, dict) or not found:
-            raise ValueError("it holds no weights by name")
-        for key, value in found.items():
-            if not isinstance(value, torch.Tensor):
-                raise ValueError(f"{key!r:.80} in it is no tensor but {type(value).__name__}")
-        if sum(value.numel() * value.element_size() for value in found.values()) > 2 * len(data):
-            raise ValueError("its tensors are far larger than the file")
-        # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
-        tensors = {str(key): value.detach().clone().contiguous() for key, value in found.items()}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, options.out, metadata={"format": "pt", "converted_from_sha256": digest})
-    except Exception as error:  # unpickling raises whatever it meets
-        reason = " ".join(str(error).split())[:160]
-        raise RequestError(f"{options.source} can't be converted ({reason}).") from None
-    print(f"{options.out}: {len(tensors)} tensors, converted from sha256 {digest}")
+    count, digest = convert.convert_lora(options.source, options.out)
+    print(f"{options.out}: {count} tensors, converted from sha256 {digest}")
+
+
+def convert_translator(options: argparse.Namespace) -> None:
+    from yoso_core import convert
+
+    settings = given(options, ("title", "prompt", "direction", "input", "ink", "licence"))
+    spec, digest = convert.convert_translator(options.source, options.out, **settings)
+    print(f"{spec.folder}: {spec.title}, for {spec.family}, converted from sha256 {digest}")
 
 
 def add_request_options(command: argparse.ArgumentParser, out: str) -> None:
-    """What every command that draws has in common."""
+    """What every command has in common that draws of words or edits."""
     command.add_argument("--out", type=Path, default=Path(out), help=f"PNG to write; default: {out}")
-    command.add_argument("--seed", type=int, help="seed of the first picture; default: 0")
     command.add_argument("--guidance", type=float, help="classifier-free guidance; 1, the default, is off")
     command.add_argument("--negative", help="what to move away from, when guidance is above 1")
+    add_model_options(command, "--model")
+    command.add_argument(
+        "--control", default=None, metavar="ANNOTATOR[=PICTURE]", help="follow a picture; default: the one to edit"
+    )
+    command.add_argument("--control-strength", type=float, metavar="STRENGTH", help="0 to 2; default: 1")
+    command.add_argument(
+        "--control-start", type=float, metavar="PART", help="of the way from noise, 0 to 1; default: 0"
+    )
+    command.add_argument("--control-end", type=float, metavar="PART", help="of the way from noise, 0 to 1; default: 1")
+    command.add_argument(
+        "--controlnet", default=None, metavar="NAME", help="a known one, a diffusers folder, or OWNER/NAME@COMMIT"
+    )
+    add_threshold_options(command)
+
+
+def add_model_options(command: argparse.ArgumentParser, flag: str) -> None:
+    """What draws, with which weights; `flag` names the model."""
+    command.add_argument("--seed", type=int, help="seed of the first picture; default: 0")
     command.add_argument("--size", type=int, help="side in pixels; default: the model's own")
     command.add_argument(
-        "--model", default=DEFAULT_MODEL, help="a known model, a diffusers folder, or OWNER/NAME@COMMIT"
+        flag,
+        dest="model",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help=f"a known model, a diffusers folder, or OWNER/NAME@COMMIT; default: {DEFAULT_MODEL}",
     )
     command.add_argument(
         "--weights",
@@ -307,18 +389,6 @@ def add_request_options(command: argparse.ArgumentParser, out: str) -> None:
         help="a file, or the name of a bundled one, on top; may be repeated",
     )
     command.add_argument("--fit", metavar="HOW", help=FIT_HELP)
-    command.add_argument(
-        "--control", default=None, metavar="ANNOTATOR[=PICTURE]", help="follow a picture; default: the one to edit"
-    )
-    command.add_argument("--control-strength", type=float, metavar="STRENGTH", help="0 to 2; default: 1")
-    command.add_argument(
-        "--control-start", type=float, metavar="PART", help="of the way from noise, 0 to 1; default: 0"
-    )
-    command.add_argument("--control-end", type=float, metavar="PART", help="of the way from noise, 0 to 1; default: 1")
-    command.add_argument(
-        "--controlnet", default=None, metavar="NAME", help="a known one, a diffusers folder, or OWNER/NAME@COMMIT"
-    )
-    add_threshold_options(command)
 
 
 def add_threshold_options(command: argparse.ArgumentParser) -> None:
@@ -335,9 +405,13 @@ def add_edit_options(command: argparse.ArgumentParser) -> None:
 
 def add_picture_options(command: argparse.ArgumentParser) -> None:
     add_steps_option(command)
+    add_count_options(command)
+    command.set_defaults(run=generate)
+
+
+def add_count_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--count", type=int, help="number of pictures, seeds counting up: OUT-1, OUT-2, ...")
     command.add_argument("--json", action="store_true", default=False, help="print files, seeds and timings as JSON")
-    command.set_defaults(run=generate)
 
 
 def add_steps_option(command: argparse.ArgumentParser) -> None:
@@ -364,6 +438,21 @@ def build_parser() -> argparse.ArgumentParser:
     add_edit_options(edit)
     add_request_options(edit, "edited.png")
     add_picture_options(edit)
+
+    turn = add("translate", "make a picture of a picture, its structure kept")
+    turn.add_argument("given", type=Path, nargs="+", metavar="IN", help="a picture; several, folders, zips of them")
+    turn.add_argument(
+        "--model", dest="translator", required=True, metavar="TRANSLATOR", help="its name, or a folder with one"
+    )
+    turn.add_argument("--direction", help="which way it goes; default: its first")
+    turn.add_argument("--prompt", default="", help="what to show, where the direction does not say it")
+    turn.add_argument("--strength", type=float, help="1, the default, is as trained; below it each seed differs")
+    turn.add_argument("--annotator", help="how lines are found, if it wants lines: canny (default), scribble, map")
+    turn.add_argument("--out", type=Path, default=None, help="PNG to write; of several pictures a folder")
+    add_threshold_options(turn)
+    add_model_options(turn, "--base")
+    add_count_options(turn)
+    turn.set_defaults(run=translate)
 
     rungs = add("ladder", "lay 1, 2 and 4 steps beside the teacher")
     rungs.add_argument("prompt")
@@ -396,6 +485,19 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("source", type=Path)
     convert.add_argument("out", type=Path)
     convert.set_defaults(run=convert_lora)
+
+    published = add("convert-translator", "convert a checkpoint of pix2pix-turbo or CycleGAN-Turbo, weights only")
+    published.add_argument("source", type=Path)
+    published.add_argument(
+        "out", type=Path, nargs="?", default=None, help="folder to make; default: one in models/converted/translators"
+    )
+    published.add_argument("--title", help="what people read; default: known of published files, else the file's name")
+    published.add_argument("--prompt", help="the caption it was trained with; default: known of published files")
+    published.add_argument("--direction", help="a2b or b2a; default: what the file was published for")
+    published.add_argument("--input", help=f"what it begins with: {', '.join(TRANSLATION_INPUTS)}")
+    published.add_argument("--ink", help="what its lines are drawn with: white (default) or black")
+    published.add_argument("--licence", help="of the weights")
+    published.set_defaults(run=convert_translator)
     return parser
 
 

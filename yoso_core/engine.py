@@ -40,7 +40,7 @@ from yoso_core.sampling import (
     sdedit_start,
     strength_timestep,
 )
-from yoso_core.translate import LoadedTranslator, TranslatorSpec, find_translators, lines_in_ink, load_translator
+from yoso_core.translate import LoadedTranslator, TranslatorSpec, find_translators, input_tensor, load_translator
 
 MODELS_IN_MEMORY = 2
 CONTROLS_IN_MEMORY = 2
@@ -207,6 +207,10 @@ class Engine:
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
         self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
 
+    def _forget_translator(self, name: str) -> None:
+        self._translations.forget(lambda key: key[1] == name)
+        self._contexts.forget()  # as of a LoRA
+
     def add_control(self, name: str, spec: ControlSpec) -> None:
         """Put a ControlNet among those that can be asked for by `name`; it is read anew when it is used next."""
         with self.lock:
@@ -223,13 +227,13 @@ class Engine:
         """Put a translator among those that can be asked for by `name`; it is read anew when it is used next."""
         with self.lock:
             self.translators[name] = spec
-            self._translations.forget(lambda key: key[1] == name)
+            self._forget_translator(name)
 
     def remove_translator(self, name: str) -> None:
         """Take a translator out again; nothing happens if it is not there."""
         with self.lock:
             self.translators.pop(name, None)
-            self._translations.forget(lambda key: key[1] == name)
+            self._forget_translator(name)
 
     def check_lora(self, name: str, model: str) -> None:
         """See whether a LoRA of the library fits a model.
@@ -337,8 +341,8 @@ class Engine:
         if loaded.spec.input == "lines":
             with watch.stage("control"):
                 lines = self._map(request.lines, size, work.report)
-        given = before if lines is None else lines_in_ink(lines, loaded.spec.ink)
-        pixels = to_tensor(given).to(self.device, model.autoencoder.dtype)
+        given = before if lines is None else lines
+        pixels = input_tensor(given, loaded.spec).to(self.device, model.autoencoder.dtype)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         translate = loaded.on(model, direction)
 
@@ -381,9 +385,12 @@ class Engine:
         if name not in self.translators:
             known = f"choose one of {', '.join(self.translators)}" if self.translators else "none are here"
             raise RequestError(f"There is no translator {name!r:.60}; {known}.")
-        return self._translations.get(
-            (request.model, name), lambda: load_translator(self.translators[name], model, report)
-        )
+
+        def read() -> LoadedTranslator:
+            self._contexts.forget()  # another translator may have to go, and its LoRAs with it
+            return load_translator(self.translators[name], model, report)
+
+        return self._translations.get((request.model, name), read)
 
     def _size(self, request: GenerateRequest, model: LoadedModel) -> int:
         size, unit = request.size or model.spec.resolution, model.pixels_per_latent

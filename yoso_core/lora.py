@@ -10,6 +10,7 @@ Three spellings of the same thing are read: diffusers' (``unet.<module>.lora_A.w
 
 import json
 import math
+import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -24,12 +25,13 @@ from torch import Tensor, nn
 from yoso_core.requests import RequestError
 
 HEADER_LIMIT = 1_000_000  # bytes
+FILE_LIMIT = 4 * 2**30  # bytes; what is read is held in memory
 KEY_LIMIT = 5000
 CHECKPOINT_KEY = "yoso_checkpoint"  # metadata of weights that only the run that wrote them can read
 PRIOR_KEY = "yoso_prior"  # metadata of a one-step LoRA: moments of its latents, for the informative prior
 RANK_LIMIT = 256
 SCALE_LIMIT = 1e4  # largest alpha / r; beyond it no LoRA means what it says
-DTYPES = {"F16", "BF16", "F32", "F64"}
+DTYPES = {"F16", "BF16", "F32", "F64", "F8_E4M3"}
 SUFFIX = re.compile(r"\.(?:(lora_A|lora_down|lora\.down|lora_B|lora_up|lora\.up)(?:\.default)?\.weight|(alpha))$")
 DOWN = {"lora_A", "lora_down", "lora.down"}
 PREFIXES = {
@@ -81,6 +83,9 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, list[str]]]:
     try:
         with open(path, "rb") as file:
             head = file.read(9)
+            size = os.fstat(file.fileno()).st_size
+        if size > FILE_LIMIT:
+            raise LoraError(f"{path.name} has {size / 2**30:.1f} GiB; at most {FILE_LIMIT / 2**30:g} are read.")
         length = struct.unpack("<Q", head[:8])[0] if len(head) == 9 else 0
         if not (2 <= length <= HEADER_LIMIT and head[8:] == b"{"):
             if head[:2] == b"PK" or head[:1] == b"\x80":
@@ -100,9 +105,11 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, list[str]]]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; raises as `_opened` does."""
+    """Tensors and metadata of a safetensors file, 8-bit numbers widened; raises as `_opened` does."""
     with _opened(path) as (file, keys):
-        return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in keys}
+        wide = {key: value.half() if value.dtype == torch.float8_e4m3fn else value for key, value in tensors.items()}
+        return wide, file.metadata() or {}
 
 
 def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:

@@ -35,10 +35,11 @@ from yoso_core.requests import (
     GenerateRequest,
     LoraUse,
     RequestError,
+    TranslateRequest,
     check_text,
 )
 
-KINDS = {"generate": GenerateRequest, "edit": EditRequest}
+KINDS = {"generate": GenerateRequest, "edit": EditRequest, "translate": TranslateRequest}
 PNG_URL = "data:image/png;base64,"
 PICTURE_LIMIT = 24_000_000  # characters of one picture in JSON
 JSON_LIMIT = 48_000_000  # characters in all; PIL reads no more than 64 MB of text from a PNG
@@ -50,7 +51,7 @@ SETTING = re.compile(r'([A-Za-z][\w /-]{0,60}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|
 TAG = r"<(lora|lyco|hypernet):([^<>\n]*)>"
 # With the spaces and commas around; the look-behind begins each run of them once, however long it is.
 TAGS = re.compile(rf"(?<![\s,])[\s,]*(?:{TAG}[\s,]*)+")
-KEPT_BACK = {"picture": "the picture that was edited", "control": "the control picture"}  # by field; not in links
+KEPT_BACK = {"picture": "the picture that it began with", "control": "the control picture"}  # by field; not in links
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,14 @@ def _reduced(request: GenerateRequest, size: int) -> GenerateRequest:
         inner = round(size / (1 + 2 * request.grow))
         plain = lay_out(replace(request, grow=0.0, feather=0.0), inner)
         request = replace(request, picture=plain.picture, mask=plain.mask)
+    if isinstance(request, TranslateRequest) and is_large(request.picture):
+        request = replace(request, picture=square(request.picture, size, request.fit))
     return request
 
 
 def to_json(request: GenerateRequest) -> dict[str, Any]:
     """A request as JSON holds it: its fields, pictures as PNG in data URLs, and its "kind"."""
-    kind = "edit" if isinstance(request, EditRequest) else "generate"
+    kind = next(name for name, made in KINDS.items() if type(request) is made)
     return {"kind": kind, **_plain(request)}
 
 
@@ -116,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(values: Any) -> GenerateRequest:
-    """The request that `to_json` wrote; a `GenerateRequest` or an `EditRequest`.
+    """The request that `to_json` wrote, of one of `KINDS`.
 
     Raises:
         RequestError: an unknown kind or field, one that is missing, or a value that is not valid.
@@ -209,7 +212,7 @@ def link_text(request: GenerateRequest) -> str:
 
 
 def from_link(text: Any) -> Restored:
-    """What `link_text` wrote. An edit comes back as a plain request, because its picture stayed behind.
+    """What `link_text` wrote. What began with a picture comes back as a plain request, because that stayed behind.
 
     Raises:
         RequestError: it is no such text, or its settings are not valid.
@@ -246,6 +249,9 @@ def parameters_text(result: Result, index: int) -> str:
     }
     if isinstance(request, EditRequest):
         settings["Denoising strength"] = f"{request.strength:g}"
+    if isinstance(request, TranslateRequest):
+        settings["Translator"] = _quoted(" ".join(filter(None, (request.translator, request.direction))))
+        settings["Translation strength"] = f"{request.strength:g}"
     if request.one_step != 1:
         settings["One-step weight"] = f"{request.one_step:g}"
     if request.control is not None:

@@ -26,6 +26,7 @@ from yoso_core.requests import (
     GenerateRequest,
     LoraUse,
     RequestError,
+    TranslateRequest,
     check_choice,
     check_number,
     check_text,
@@ -110,8 +111,8 @@ class Axis:
         Raises:
             RequestError: it has nothing of the kind, or not with this value.
         """
-        if self.kind == "strength" and not isinstance(request, EditRequest):
-            raise RequestError("Only an edit has a strength; give it a picture or choose another axis.")
+        if self.kind == "strength" and not isinstance(request, EditRequest | TranslateRequest):
+            raise RequestError("Only what begins with a picture has a strength; give it one or choose another axis.")
         if self.kind == "control":
             if request.control is None:
                 raise RequestError(
@@ -226,8 +227,10 @@ def ladder(
         teacher_guidance: classifier-free guidance of the teacher alone.
 
     Raises:
-        RequestError: a model that is not here, or a value that is not possible.
+        RequestError: a model that is not here, a value that is not possible, or a translation.
     """
+    if isinstance(request, TranslateRequest):
+        raise RequestError("A translation takes one evaluation and no other number; lay its strengths in a grid.")
     spec = engine.load(request.model, report).spec
     request = replace(request, count=1, sampler="consistency", steps=1)
     rungs = {_steps_text(steps): replace(request, steps=steps) for steps in STEPS}

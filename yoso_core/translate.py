@@ -10,6 +10,7 @@ convolution, and one safetensors file a direction the autoencoder's LoRA and the
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,21 +22,26 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from yoso_core.autoencoder import decode_with, encode_with_features
+from yoso_core.autoencoder import decode_with, encode_with_features, to_tensor
 from yoso_core.denoiser import Denoiser
-from yoso_core.lora import Lora, LoraError, admit_tensors, read_tensors
-from yoso_core.models import MODELS_FOLDER, LoadedModel, ModelError
+from yoso_core.lora import Lora, LoraError, admit_tensors, one_line, read_tensors
+from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel, ModelError
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.sampling import one_step
 from yoso_core.schedule import NoiseSchedule, Prediction
 
 TRANSLATORS_FOLDER = MODELS_FOLDER / "translators"
+CONVERTED_TRANSLATORS = CONVERTED_FOLDER / "translators"  # where `convert-translator` puts its own
 CONFIG = "config.json"
 NETWORK_FILE = "unet.safetensors"
 CONFIG_LIMIT = 100_000  # bytes
 FIRST = "conv_in"  # of the network, retrained
 SKIP_START = 1e-5  # all weights of a fresh skip, as published: at first it adds next to nothing
 INKS = ("white", "black")
+BLACKS = (-1.0, 0.0)
+DIRECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")  # a file is named so: no dots, no slashes
+DIRECTION_LIMIT = 8
+TEXT_LIMIT = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class TranslatorSpec:
         licence: SPDX-like name of the licence of the weights.
         input: "picture", or "lines": edges or a scribble, which are made of a picture that is given.
         ink: what lines are drawn with, "white" on black or "black" on white.
+        black: the value of black in what it is given, where white is 1: -1, or 0, as published paired ones learned.
     """
 
     title: str
@@ -72,6 +79,7 @@ class TranslatorSpec:
     licence: str = "unknown"
     input: str = "picture"
     ink: str = "white"
+    black: float = -1.0
 
     def direction(self, name: str) -> str:
         """The direction of this name; "" is the first.
@@ -94,23 +102,40 @@ def read_translator(folder: Path) -> TranslatorSpec:
     try:
         with open(folder / CONFIG, encoding="utf-8") as file:
             told = json.loads(file.read(CONFIG_LIMIT))
-        directions = {
-            name: Direction(_text(one["title"]), one.get("prompt")) for name, one in told["directions"].items()
-        }
-        texts = {name: _text(told[name]) for name in ("title", "family", "licence", "input", "ink") if name in told}
-        spec = TranslatorSpec(folder=folder, directions=directions, **texts)
-        sound = (
-            directions
-            and all(name.isidentifier() for name in (each.replace("-", "_") for each in directions))
-            and all(one.prompt is None or _text(one.prompt) for one in directions.values())
-            and spec.input in TRANSLATION_INPUTS
-            and spec.ink in INKS
-        )
-        if not sound:
-            raise ValueError("a direction, its prompt, the input or the ink is none that is known")
+        directions = {name: Direction(one["title"], one.get("prompt")) for name, one in told["directions"].items()}
+        settings = {name: told[name] for name in ("licence", "input", "ink", "black") if name in told}
+        spec = TranslatorSpec(told["title"], folder, directions, told["family"], **settings)
+        check_spec(spec)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{folder.name} holds no translator that can be used ({error!s:.80}).") from None
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ModelError(f"{one_line(folder.name)} holds no translator that can be used ({reason:.80}).") from None
     return spec
+
+
+def check_spec(spec: TranslatorSpec) -> None:
+    """See whether what a translator says of itself can be shown and used.
+
+    Raises:
+        ValueError: it can't, and why.
+    """
+    for value in (spec.title, spec.licence, *(one.title for one in spec.directions.values())):
+        _check_text(value)
+    for prompt in (one.prompt for one in spec.directions.values() if one.prompt is not None):
+        _check_text(prompt)
+    if spec.family != "":
+        _check_text(spec.family)
+    if not 1 <= len(spec.directions) <= DIRECTION_LIMIT:
+        raise ValueError(f"it has {len(spec.directions)} directions and may have 1 to {DIRECTION_LIMIT}")
+    taken = Path(NETWORK_FILE).stem
+    if odd := [name for name in spec.directions if name == taken or not DIRECTION_NAME.fullmatch(name)]:
+        raise ValueError(f"{odd[0]!r:.40} can't name a direction")
+    for name, value, known in (
+        ("input", spec.input, TRANSLATION_INPUTS),
+        ("ink", spec.ink, INKS),
+        ("black", spec.black, BLACKS),
+    ):
+        if isinstance(value, bool) or value not in known:
+            raise ValueError(f"its {name} is {value!r:.20}, not {' or '.join(map(str, known))}")
 
 
 def write_config(spec: TranslatorSpec, path: Path, **more: Any) -> None:
@@ -119,26 +144,55 @@ def write_config(spec: TranslatorSpec, path: Path, **more: Any) -> None:
     path.write_text(json.dumps(told | more, indent=2) + "\n")
 
 
-def find_translators(root: Path = TRANSLATORS_FOLDER) -> dict[str, TranslatorSpec]:
-    """The translators in the folders of `root`, by folder name; broken ones are left out."""
-    found = {}
-    for path in sorted(root.glob(f"*/{CONFIG}")):
-        try:
-            found[path.parent.name] = read_translator(path.parent)
-        except ModelError:
-            continue
+def find_translators(*roots: Path) -> dict[str, TranslatorSpec]:
+    """The translators in the folders of `roots`, by folder name; broken ones are left out.
+
+    Args:
+        roots: the first that has a name keeps it; without any, those that come along and those that were converted.
+    """
+    found: dict[str, TranslatorSpec] = {}
+    for root in roots or (TRANSLATORS_FOLDER, CONVERTED_TRANSLATORS):
+        for path in sorted(root.glob(f"[!.]*/{CONFIG}")):
+            try:
+                found.setdefault(path.parent.name, read_translator(path.parent))
+            except ModelError:
+                continue
     return found
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > 300:
+def find_translator(name: str) -> TranslatorSpec:
+    """The translator of this name that is here, or the one in a folder on this machine.
+
+    Raises:
+        ModelError: there is neither, or the folder holds none that can be used.
+    """
+    known = find_translators()
+    if name in known:
+        return known[name]
+    try:
+        folder = Path(name).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError):  # names that no path can have
+        is_folder = False
+    if not is_folder:
+        raise ModelError(f"There is no translator {name!r:.80}: please name {' or '.join(['a folder', *known])}.")
+    return read_translator(folder)
+
+
+def _check_text(value: Any) -> None:
+    if not isinstance(value, str) or not value.isprintable() or not value.strip() or len(value) > TEXT_LIMIT:
         raise ValueError(f"{value!r:.40} is no short text")
-    return value
 
 
 def lines_in_ink(lines: Image.Image, ink: str) -> Image.Image:
     """A map, white on black, with lines of this colour on the other one."""
     return lines if ink == "white" else ImageOps.invert(lines)
+
+
+def input_tensor(picture: Image.Image, spec: TranslatorSpec) -> Tensor:
+    """A picture, or a map with white lines on black, as a translator is given it: (1, 3, H, W), `spec.black` to 1."""
+    given = lines_in_ink(picture, spec.ink) if spec.input == "lines" else picture
+    return (to_tensor(given) * (1 - spec.black) + (1 + spec.black)) / 2
 
 
 class Skips(nn.Module):
@@ -200,7 +254,7 @@ class Translator:
         makes variations, 0 is the model that makes pictures from words.
 
         Args:
-            pictures: (B, 3, H, W) in [-1, 1].
+            pictures: (B, 3, H, W) in [-1, 1], or as `input_tensor` makes them.
             context: (B, L, D) encoded prompts.
             strength: g, 0 to 1.
             noise: (B, C, h, w) standard normal; needed below strength 1.
@@ -300,6 +354,9 @@ def _first(unet: nn.Module, weights: dict[str, Tensor]) -> nn.Conv2d | None:
 
 def _skips(autoencoder: nn.Module, weights: dict[str, Tensor]) -> Skips:
     found = Skips(autoencoder.config.block_out_channels)
+    known = {f"{index}.{kind}" for index in range(len(found.weights)) for kind in ("weight", "change")}
+    if odd := weights.keys() - known:
+        raise ValueError(f"there is no place for skips.{min(odd):.40}")
     changes = {key.removesuffix(".change"): value for key, value in weights.items() if key.endswith(".change")}
     found.load_state_dict(
         {f"weights.{key.removesuffix('.weight')}": value for key, value in weights.items() if key.endswith(".weight")}

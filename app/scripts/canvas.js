@@ -1,10 +1,10 @@
-// The canvas of the Edit tab: a picture to paint on, and a mask over it. Gradio runs this once, with `element` (the
-// markup of canvas.html), `props` (value: {picture, mask, file}), `trigger` and `watch`.
+// A canvas: a picture to paint on, and a mask over it. Gradio runs this once for each, with `element` (the markup of
+// canvas.html), `props` (value: {picture, mask, file}; tab, side, brush), `trigger` and `watch`.
 const SIDE = 512, SNAPSHOTS = 24, FILE_LIMIT = 20e6;
 const find = selector => element.querySelector(selector);
 const picture = find('.picture'), mask = find('.mask'), video = find('video');
 const paint = picture.getContext('2d', {willReadFrequently: true}), veil = mask.getContext('2d', {willReadFrequently: true});
-let tool = 'paint', colour = '#1c1917', size = 26, masked = false, undone = [], done = [], pending = 0, last = null;
+let tool = 'paint', colour = '#1c1917', size = props.brush, masked = false, undone = [], done = [], pending = 0, last = null;
 
 const say = sentence => { find('.canvas-note').textContent = sentence; };
 
@@ -131,7 +131,7 @@ async function adopt() {  // what the server sent
 watch('value', adopt);
 // For buttons elsewhere on the page, see history.js; they may have been pressed before there was a canvas.
 async function take(source) { remember(); await show(source); say(''); send(); }
-window.yosoCanvas = {take};
+(window.yosoCanvases ??= {})[props.tab] = take;
 
 find('input[type=file]').addEventListener('change', event => { upload(event.target.files[0]); event.target.value = ''; });
 element.addEventListener('dragover', event => { event.preventDefault(); event.stopPropagation(); });
@@ -195,4 +195,6 @@ document.addEventListener('keydown', event => {
     deeds[event.shiftKey ? 'redo' : 'undo']();
 });
 blank(); buttons();
-if (window.yosoWaiting) { take(window.yosoWaiting); window.yosoWaiting = null; } else adopt();
+find('.brush input').value = size;
+const waiting = window.yosoWaiting?.[props.tab];
+if (waiting) { delete window.yosoWaiting[props.tab]; take(waiting); } else adopt();

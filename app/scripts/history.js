@@ -66,8 +66,12 @@ function draw() {
     find('.one').hidden = chosen === null;
     if (chosen !== null) find('.about').textContent = chosen.entry.prompt || 'no prompt';
 }
-// Put what a picture shows onto the canvas; its tab may never have been open.
-window.yosoToCanvas = source => { if (!source) return; if (window.yosoCanvas) window.yosoCanvas.take(source); else window.yosoWaiting = source; };
+// Put what a picture shows onto the canvas of a tab, which may never have been open.
+window.yosoToCanvas = (source, tab = 'edit') => {
+    const take = window.yosoCanvases?.[tab];
+    if (source && take) take(source);
+    else if (source) (window.yosoWaiting ??= {})[tab] = source;
+};
 const deeds = {
     restore: ({entry}) => trigger('select', {request: entry}),
     canvas: ({picture}) => { window.yosoToCanvas(picture); trigger('edit'); },

@@ -2,13 +2,16 @@
 
     python -m train.recipes.shrink lora IN.safetensors OUT.safetensors --rank 8
     python -m train.recipes.shrink controlnet FOLDER OUT
+    python -m train.recipes.shrink translator FOLDER OUT --part 0.6
 
 A LoRA gets the best approximation of a lower rank of each of its changes (Eckart and Young, by singular values); a
-ControlNet's large weights are kept in 8 bits (float8_e4m3, which diffusers widens as it loads them).
+ControlNet's large weights are kept in 8 bits (float8_e4m3, which diffusers widens as it loads them). A translator's
+LoRAs get both, each change the rank that it needs: of all ranks of a file those stay that say most for their size.
 """
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -19,6 +22,8 @@ from torch import Tensor
 from train.console import run_command
 
 LARGE = 2000  # numbers in a weight that is worth keeping in 8 bits
+RANGE = 240.0  # largest number that is written in 8 bits; the type ends at 448
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -62,6 +67,59 @@ def shrink_lora(source: Path, out: Path, rank: int) -> float:
     return kept / whole
 
 
+def shrink_translator(source: Path, out: Path, part: float) -> dict[str, float]:
+    """Copy a translator's folder with LoRAs of varying rank in 8 bits.
+
+    Args:
+        source: as a run hands it over.
+        out: gets the weights, ``config.json`` and nothing else.
+        part: of the numbers of each file's LoRA that may stay, 0 to 1.
+
+    Returns:
+        The share of the changes' squares that is kept, by file.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    kept = {}
+    for path in sorted(source.glob("*.safetensors")):
+        tensors = load_file(path)
+        pairs = {
+            key.removesuffix(DOWN): (tensors.pop(key).float(), tensors.pop(key.removesuffix(DOWN) + UP).float())
+            for key in sorted(tensors)
+            if key.endswith(DOWN)
+        }
+        ranks, kept[path.name] = _worthwhile(pairs, part)
+        for stem in (stem for stem in pairs if ranks[stem]):
+            down, up = low_rank(*pairs[stem], ranks[stem])
+            scales = [RANGE / matrix.abs().max() for matrix in (down, up)]
+            tensors[stem + DOWN] = (down * scales[0]).to(torch.float8_e4m3fn).contiguous()
+            tensors[stem + UP] = (up * scales[1]).to(torch.float8_e4m3fn).contiguous()
+            tensors[stem + ".alpha"] = torch.tensor(ranks[stem] / (scales[0] * scales[1]).item())
+        save_file(tensors, out / path.name, {"format": "pt"})
+        (out / path.name).chmod(0o644)
+    shutil.copyfile(source / "config.json", out / "config.json")
+    return kept
+
+
+def _worthwhile(pairs: dict[str, tuple[Tensor, Tensor]], part: float) -> tuple[dict[str, int], float]:
+    """The rank of each change, and the share of their squares that these keep."""
+    each = []  # worth, cost, square, stem
+    for stem, (down, up) in pairs.items():
+        triangles = (
+            torch.linalg.qr(matrix.flatten(1).T if matrix is down else matrix.flatten(1))[1] for matrix in (down, up)
+        )
+        inner, outer = triangles
+        cost = down[0].numel() + up.numel() // up.shape[1]
+        each += [(s**2 / cost, cost, s**2, stem) for s in torch.linalg.svdvals(outer @ inner.T).tolist()]
+    room = part * sum(cost for _, cost, _, _ in each)
+    ranks, kept = dict.fromkeys(pairs, 0), 0.0
+    for _, cost, square, stem in sorted(each, reverse=True):
+        if cost <= room:
+            room -= cost
+            ranks[stem] += 1
+            kept += square
+    return ranks, kept / sum(square for _, _, square, _ in each)
+
+
 def shrink_controlnet(source: Path, out: Path) -> None:
     """Copy a ControlNet's folder with its large weights in 8 bits."""
     out.mkdir(parents=True, exist_ok=True)
@@ -76,13 +134,17 @@ def shrink_controlnet(source: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("lora", "controlnet"))
+    parser.add_argument("kind", choices=("lora", "controlnet", "translator"))
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rank", type=int, default=8, help="of the LoRA")
+    parser.add_argument("--part", type=float, default=0.5, help="of the numbers of a translator's LoRAs that stay")
     options = parser.parse_args()
     if options.kind == "controlnet":
         shrink_controlnet(options.source, options.out)
+    elif options.kind == "translator":
+        for name, share in shrink_translator(options.source, options.out, options.part).items():
+            print(f"{name}: {share:.4f} of the changes' squares are kept")
     else:
         print(f"{shrink_lora(options.source, options.out, options.rank):.4f} of the changes' squares are kept")
 

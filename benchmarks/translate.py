@@ -1,0 +1,336 @@
+"""One-step translation against three other ways, on the same inputs: how near the target domain, how much is kept.
+
+    python -m benchmarks.translate train      # the networks without a backbone, and the ablation: two hours of a core
+    python -m benchmarks.translate measure --json benchmarks/translate.json
+
+Lines to emoji starts from edges and scribbles of the 300 pictures that nothing was trained on. Flat to 3D and back
+starts from 500 pictures of a domain: the training saw most of them, never with their counterparts. Every picture is one
+network evaluation. The other ways: SDEdit at every strength, the bundled ControlNet on the edges of the input, and
+CycleGAN's network without any pretrained part, trained on the same data by the same losses in as many steps. The judge
+is the bundled evaluator; none of these was trained against it.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.control import BATCH, TOLERANCE, maps_of
+from benchmarks.one_step import say
+from benchmarks.plain import PlainGenerator
+from train.base import load_base
+from train.config import load_config
+from train.console import follow, run_command
+from train.data import encode_texts, grid, load_pictures, not_held_out, to_unit_range
+from train.evaluate import load_generator, load_judge, look_at, through_autoencoder, to_levels
+from train.evaluator import WIDTHS, Evaluator
+from train.metrics import edge_f1, frechet_distance, retrieval
+from train.perception import load_perception
+from train.randomness import Use, generator_for
+from train.runs import build_translation, train_translate
+from train.trainer import Trainer
+from train.translate import BACK, FORWARD, TRAINED, TranslateConfig, drawn_lines
+from yoso_core.autoencoder import decode, encode
+from yoso_core.conditioning import CONTROLS, Guide, load_control
+from yoso_core.denoiser import Denoiser
+from yoso_core.models import LoadedModel
+from yoso_core.requests import DEFAULT_MODEL
+from yoso_core.sampling import one_step, prior_start, sdedit_start, strength_timestep
+from yoso_core.translate import TRANSLATORS_FOLDER, load_translator, read_translator
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "translate"
+STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+COUNT = 500  # pictures of a domain that are translated
+ABLATION_STEPS = 300
+PLAIN_RATE = 2e-4  # learning rate, as published
+PLAIN = {"plain-edges": "edges", "plain-flat-3d": "flat-3d"}
+JOBS = (*PLAIN, *TRAINED)
+POOL = 100  # captions to choose from
+WEIGHTS = "generator.safetensors"
+SHOWN = 8  # pictures in a row
+KINDS = {"edges": "edges (Canny)", "scribble": "scribble"}
+RECIPES = {"edges": ROOT / "train/recipes/edges.json", "flat-3d": ROOT / "train/recipes/flat-3d.json"}
+
+
+def recipe(name: str, **changes: Any) -> TranslateConfig:
+    """What a bundled translator was trained with."""
+    return replace(load_config(TranslateConfig, RECIPES[name]), **changes)
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one way does on one kind of input; means over the pictures.
+
+    Attributes:
+        task: what is translated.
+        way: how.
+        frechet: distance to the pictures of the target domain, 0 or more; of sets of one size.
+        edges: F1 of the edges of what was made and those asked for, which may be off by a pixel.
+        features: distance to the picture to keep, by the deep features of the judge: root mean square of deviations.
+        prompt: share whose caption is among the five nearest of a hundred.
+    """
+
+    task: str
+    way: str
+    frechet: float
+    edges: float
+    features: float
+    prompt: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is translated, and what it is measured by.
+
+    Attributes:
+        task: its name.
+        given: (N, 3, S, S) uint8, as people give it.
+        asked: (N, S, S) bool, the edges to keep.
+        kind: of edges, a key of `benchmarks.control.MAPS`.
+        kept: (N, 3, S, S) uint8, the picture whose content is to be kept.
+        domain: (M, 3, S, S) uint8, pictures of the target domain.
+        captions: of the pictures to make.
+        fixed: the prompt of all, where a translator has one.
+    """
+
+    task: str
+    given: Tensor
+    asked: Tensor
+    kind: str
+    kept: Tensor
+    domain: Tensor
+    captions: list[str]
+    fixed: str | None = None
+
+
+def read_inputs(data: Path, size: int) -> Iterator[Inputs]:
+    held_out = load_pictures(data, size, keep=lambda row: not not_held_out(row))
+    captions = [phrasings[0] for phrasings in held_out.captions]
+    for name, kind in KINDS.items():
+        asked = maps_of(held_out.pictures, kind)
+        given = to_levels(drawn_lines(asked.byte() * 255, recipe("edges").ink))
+        pictures = held_out.pictures
+        yield Inputs(f"{name} to emoji", given, asked, kind, pictures, pictures, captions)
+    flat, solid = (
+        load_pictures(data, size, keep=lambda row, style=style: row["style"] == style) for style in ("flat", "3d")
+    )
+    for start, end, word in ((flat, solid, "3d"), (solid, flat, "flat")):
+        chosen = torch.randperm(len(start), generator=generator_for(0, Use.PROMPTS))[:COUNT]
+        given = start.pictures[chosen]
+        titles = [f"{start.rows[index]['label']}, {word}" for index in chosen.tolist()]
+        asked = maps_of(given, KINDS["edges"])
+        name = "flat to 3D" if word == "3d" else "3D to flat"
+        yield Inputs(name, given, asked, KINDS["edges"], given, end.pictures, titles, word)
+
+
+class Measure:
+    """Scores of pictures made of inputs; what is real is looked at once.
+
+    Args:
+        inputs: what was translated.
+        judge: looks.
+    """
+
+    def __init__(self, inputs: Inputs, judge: Evaluator) -> None:
+        self.inputs, self.judge = inputs, judge
+        self.real = look_at(judge, inputs.domain).features
+        self.kept = look_at(judge, inputs.kept).features[:, WIDTHS[1] :]  # the deep half says what is drawn
+        self.read = judge.read(inputs.captions)
+
+    def __call__(self, way: str, made: Tensor) -> Row:
+        inputs, seen = self.inputs, look_at(self.judge, made)
+        asked = edge_f1(inputs.asked, maps_of(made, inputs.kind), TOLERANCE).mean().item()
+        apart = (seen.features[:, WIDTHS[1] :] - self.kept).square().mean(1).sqrt().mean().item()
+        near = retrieval(seen.vectors, self.read, POOL, generator_for(0, Use.POOLS))[5]
+        row = Row(inputs.task, way, frechet_distance(self.real, seen.features), asked, apart, near)
+        say(f"{row.task}, {way}: Fréchet {row.frechet:.1f}, edges {row.edges:.3f}, features {row.features:.3f}")
+        return row
+
+
+def in_parts(make: Callable[[Tensor, Tensor, slice], Tensor], given: Tensor, contexts: Tensor) -> Tensor:
+    """`make` of pictures in [-1, 1] and contexts, a few at a time -> uint8."""
+    made = []
+    for start in range(0, len(given), BATCH):
+        rows = slice(start, start + BATCH)
+        pictures = to_unit_range(given[rows]).contiguous(memory_format=torch.channels_last)
+        made.append(to_levels(make(pictures, contexts[rows], rows)))
+    return torch.cat(made)
+
+
+def contexts_of(model: LoadedModel, inputs: Inputs, named: bool) -> Tensor:
+    """(N, L, D): captions, or the fixed prompt."""
+    if named or inputs.fixed is None:
+        return encode_texts(inputs.captions, model.tokenizer, model.text_encoder)
+    one = encode_texts([inputs.fixed], model.tokenizer, model.text_encoder)
+    return one.expand(len(inputs.given), -1, -1)
+
+
+def noises(model: LoadedModel, count: int) -> Tensor:
+    """(N, C, h, w); picture i has the same noise in all rows."""
+    side = model.spec.resolution // model.pixels_per_latent
+    shape = (model.unet.config.in_channels, side, side)
+    return torch.stack([torch.randn(shape, generator=generator_for(0, Use.PICTURE, index)) for index in range(count)])
+
+
+def by_translator(model: LoadedModel, inputs: Inputs, folder: Path, direction: str) -> Tensor:
+    loaded = load_translator(read_translator(folder), model)
+    model.loras.apply([(model.one_step, 1.0), (loaded.loras[direction], 1.0)])
+    translate = loaded.on(model, direction)
+    made = in_parts(
+        lambda given, context, rows: translate(given, context), inputs.given, contexts_of(model, inputs, False)
+    )
+    model.loras.apply([(model.one_step, 1.0)])
+    return made
+
+
+def by_sdedit(model: LoadedModel, inputs: Inputs, strength: float, named: bool) -> Tensor:
+    denoise, noise = Denoiser(model.unet, model.schedule, model.prediction), noises(model, len(inputs.given))
+    t = strength_timestep(model.schedule, strength, noise.shape[-1])
+
+    def make(given: Tensor, context: Tensor, rows: slice) -> Tensor:
+        start = sdedit_start(model.schedule, encode(model.autoencoder, given), noise[rows], t)
+        return decode(model.decoder, one_step(denoise, start, context, t))
+
+    return in_parts(make, inputs.given, contexts_of(model, inputs, named))
+
+
+def by_controlnet(model: LoadedModel, inputs: Inputs, named: bool) -> Tensor:
+    network = load_control(CONTROLS["emoji"], model)
+    noise = prior_start(model.schedule, noises(model, len(inputs.given)), model.prior_mean, model.prior_deviation)
+
+    def make(given: Tensor, context: Tensor, rows: slice) -> Tensor:
+        maps = inputs.asked[rows][:, None].float().expand(-1, 3, -1, -1)
+        denoise = Denoiser(
+            model.unet, model.schedule, model.prediction, control=Guide(network, maps, model.schedule.last)
+        )
+        start = noise[rows].contiguous(memory_format=torch.channels_last)
+        return decode(model.decoder, one_step(denoise, start, context, model.schedule.last))
+
+    return in_parts(make, inputs.given, contexts_of(model, inputs, named))
+
+
+def by_plain(model: LoadedModel, inputs: Inputs, file: Path, direction: str) -> Tensor:
+    generator = plain_generator(recipe("edges" if inputs.fixed is None else "flat-3d"), model)
+    generator.load_state_dict(load_file(file))
+    generator.eval()
+    contexts = contexts_of(model, inputs, False)
+    return in_parts(lambda given, context, rows: generator(given, context, direction), inputs.given, contexts)
+
+
+def plain_generator(config: TranslateConfig, model: LoadedModel) -> PlainGenerator:
+    """Pairs come with prompts, so their network is told them; between two domains there is nothing to tell."""
+    return PlainGenerator(config.directions, 0 if config.domains else model.unet.config.cross_attention_dim)
+
+
+@torch.inference_mode()
+def measure(data: Path, done: Callable[[Row], None], show: Path | None) -> None:
+    """Go through all tasks and ways; the sheet of pictures goes to `show`."""
+    model, judge = load_generator(DEFAULT_MODEL), load_judge("emoji")
+    for inputs in read_inputs(data, model.spec.resolution):
+        score, unpaired = Measure(inputs, judge), inputs.fixed is not None
+        name = "flat-3d" if unpaired else "edges"
+        direction = BACK if inputs.task == "3D to flat" else FORWARD
+        rows: dict[str, Tensor] = {"ours": by_translator(model, inputs, TRANSLATORS_FOLDER / name, direction)}
+        done(score("ours", rows["ours"]))
+        for named in (False, True) if unpaired else (True,):
+            told = " with captions" if named and unpaired else ""
+            for strength in STRENGTHS:
+                made = by_sdedit(model, inputs, strength, named)
+                done(score(f"SDEdit {strength:g}{told}", made))
+                rows |= {"SDEdit": made} if strength == 0.6 and named else {}
+            made = by_controlnet(model, inputs, named)
+            done(score(f"ControlNet{told}", made))
+            rows["ControlNet"] = made
+        plain = RUNS / f"plain-{name}" / "output" / WEIGHTS
+        if plain.exists():
+            rows["no backbone"] = by_plain(model, inputs, plain, direction)
+            done(score("no backbone", rows["no backbone"]))
+        for ablation in () if unpaired else TRAINED:
+            folder = RUNS / ablation / "output"
+            if folder.exists():
+                done(score(f"ablation: {ablation}", by_translator(model, inputs, folder, direction)))
+        done(score("the input as it is", inputs.given))
+        done(score("real pictures through the autoencoder", through_autoencoder(model, inputs.kept).pictures))
+        if show:
+            show.mkdir(parents=True, exist_ok=True)
+            chosen = torch.arange(SHOWN) * len(inputs.given) // SHOWN
+            sheet = grid(
+                to_unit_range(torch.cat([inputs.given[chosen], *(made[chosen] for made in rows.values())])), SHOWN
+            )
+            path = show / f"{inputs.task.replace(' ', '-').lower()}.png"
+            sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.LANCZOS).save(path)
+            say(f"{path}: input, {', '.join(rows)}")
+
+
+def train_plain(config: TranslateConfig, folder: Path) -> bool:
+    """A network without a backbone, by the same task; writes ``output/generator.safetensors``."""
+    base = load_base(config, torch.device("cpu"), one_step=True)
+    torch.manual_seed(config.seed)
+    generator = plain_generator(config, base)
+    folder.mkdir(parents=True, exist_ok=True)
+    task = build_translation(generator, load_perception(config.perceptual), config, base, folder)
+
+    def hand_over(trainer: Trainer) -> None:
+        (folder / "output").mkdir(exist_ok=True)
+        weights = trainer.averages["generator"].state_dict()
+        save_file({key: value.contiguous() for key, value in weights.items()}, folder / "output" / WEIGHTS)
+
+    return follow(Trainer(task, config, folder, hand_over))
+
+
+def train(name: str, steps: int | None) -> None:
+    """Train one of `JOBS`. A network without a backbone sees as many pictures as ours did, in as many steps."""
+    folder, changes = RUNS / name, {"steps": steps} if steps else {}
+    if name in PLAIN:
+        train_plain(recipe(PLAIN[name], **{"learning_rate": PLAIN_RATE} | changes), folder)
+    else:
+        train_translate(recipe("edges", **{"steps": ABLATION_STEPS, "trained": name} | changes), folder)
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown; of SDEdit the strength with the least Fréchet distance, and whether any strength is better on both."""
+    lines = ["| task | way | Fréchet | edges kept | feature distance | prompt |", "|---|---|---:|---:|---:|---:|"]
+    for task in dict.fromkeys(row.task for row in rows):
+        own = [row for row in rows if row.task == task]
+        for told in ("", " with captions"):
+            swept = [row for row in own if row.way.startswith("SDEdit") and row.way.endswith("captions") == bool(told)]
+            best = min(swept, key=lambda row: row.frechet, default=None)
+            own = [row for row in own if row not in swept or row is best]
+        for row in own:
+            prompt = "" if row.prompt is None else f"{row.prompt:.2f}"
+            lines.append(
+                f"| {task} | {row.way} | {row.frechet:.1f} | {row.edges:.3f} | {row.features:.3f} | {prompt} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "measure"))
+    parser.add_argument("--only", choices=JOBS, help="train this one alone")
+    parser.add_argument("--steps", type=int, help="of what is trained")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--show", type=Path, help="folder for sheets of pictures")
+    parser.add_argument("--data", type=Path, default=ROOT / "data/emoji", help="folder of the corpus")
+    options = parser.parse_args()
+    if options.what == "train":
+        for name in [options.only] if options.only else JOBS:
+            train(name, options.steps)
+        return
+    rows: list[Row] = []
+    measure(options.data, rows.append, options.show)
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,406 @@
+"""Published weights that are pickles, as safetensors. Nothing in a pickle is run: it is read weights only.
+
+LoRAs of any kind, and the checkpoints of pix2pix-turbo, which go one way, and of CycleGAN-Turbo, which go both (arXiv
+2403.12036): dictionaries of settings and state dicts, with LoRAs in peft's spelling and skips that are 1x1
+convolutions of the decoder. A translator takes what was trained; all else is the base model's own.
+"""
+
+import hashlib
+import io
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from yoso_core.lora import FILE_LIMIT, RANK_LIMIT, one_line
+from yoso_core.requests import RequestError
+from yoso_core.translate import (
+    CONFIG,
+    CONVERTED_TRANSLATORS,
+    FIRST,
+    NETWORK_FILE,
+    Direction,
+    TranslatorSpec,
+    check_spec,
+    write_config,
+)
+
+FAMILY = "sd2"  # SD-Turbo's; all published checkpoints are for it
+LICENCE = "sai-nc-community"  # SD-Turbo's, which holds for what is made of it
+ALPHA = 8  # of peft, where none is said
+SKIPS = 4
+SKIP = "decoder.skip_conv_{}"  # numbered from 1, which is for the smallest features
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+ONE_WAY = ("rank_unet", "rank_vae", "unet_lora_target_modules", "vae_lora_target_modules")
+ONE_WAY_STATES = ("state_dict_unet", "state_dict_vae")
+NETWORK_STATES = {  # of one that goes both ways, and what lists the modules in each
+    "sd_encoder": "l_target_modules_encoder",
+    "sd_decoder": "l_target_modules_decoder",
+    "sd_other": "l_modules_others",
+}
+BOTH_WAYS = (*NETWORK_STATES, *NETWORK_STATES.values(), "rank_unet", "rank_vae", "vae_lora_target_modules")
+BOTH_WAYS_STATES = ("sd_vae_enc", "sd_vae_dec")  # both hold both autoencoders whole; the latter is the one that counts
+AUTOENCODERS = {"a2b": "vae.", "b2a": "vae_b2a."}  # prefixes
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of a checkpoint beyond what it says.
+
+    Attributes:
+        name: of the folder that it is converted to.
+        title: what people read.
+        input: as of `TranslatorSpec`; lines are white on black.
+        direction: the one that it is for.
+        prompt: the caption that the direction was trained with; None where people prompt.
+        licence: of the weights.
+    """
+
+    name: str
+    title: str
+    input: str = "picture"
+    direction: str = "a2b"
+    prompt: str | None = None
+    licence: str = LICENCE
+
+
+PUBLISHED = {  # by file name
+    "edge_to_image_loras.pkl": Published("edge-to-image", "Edges to picture", "lines"),
+    "sketch_to_image_stochastic_lora.pkl": Published("sketch-to-image", "Sketch to picture", "lines"),
+    "day2night.pkl": Published("day-to-night", "Day to night", prompt="driving in the night"),
+    "night2day.pkl": Published("night-to-day", "Night to day", direction="b2a", prompt="driving in the day"),
+    "clear2rainy.pkl": Published("clear-to-rainy", "Clear to rainy", prompt="driving in heavy rain"),
+    "rainy2clear.pkl": Published("rainy-to-clear", "Rainy to clear", direction="b2a", prompt="driving in the day"),
+}
+
+
+class Pickle(NamedTuple):
+    """What a pickle of weights holds.
+
+    Attributes:
+        content: whatever it is.
+        sha256: of the file.
+        size: of the file in bytes.
+    """
+
+    content: Any
+    sha256: str
+    size: int
+
+
+def read_pickle(source: Path) -> Pickle:
+    """Read a file of ``torch.save``, weights only.
+
+    Raises:
+        ValueError, OSError: it is none, or holds anything but weights and plain values.
+    """
+    if not source.is_file():
+        raise ValueError("there is no such file")
+    if source.stat().st_size > FILE_LIMIT:
+        raise ValueError(f"it has more than {FILE_LIMIT / 2**30:g} GiB")
+    data = source.read_bytes()  # once, so that the hash is of what is converted
+    if data[8:9] == b"{":
+        raise ValueError("it is safetensors already, so copy it as it is")
+    file = io.BytesIO(data)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as packed:
+            _refuse_large(sum(each.file_size for each in packed.infolist()), len(data))
+    file.seek(0)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its words advise to run it
+        raise ValueError("it is no pickle of weights alone") from None
+    return Pickle(content, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def convert_lora(source: Path, out: Path) -> tuple[int, str]:
+    """Write the weights of a pickle to `out`; how many tensors there are, and the SHA-256 of the pickle.
+
+    Raises:
+        RequestError: it can't be converted, and why; nothing is written.
+    """
+    with _refusals(source):
+        read = read_pickle(source)
+        found = read.content
+        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+            found = found["state_dict"]
+        if not isinstance(found, dict) or not found:
+            raise ValueError("it holds no weights by name")
+        tensors = _tensors(found, read.size)
+        with _partial(out) as partial:
+            _save(tensors, partial, read.sha256)
+    return len(tensors), read.sha256
+
+
+def convert_translator(
+    source: Path,
+    out: Path | None = None,
+    title: str | None = None,
+    prompt: str | None = None,
+    direction: str | None = None,
+    input: str | None = None,
+    ink: str = "white",
+    licence: str | None = None,
+    family: str = FAMILY,
+) -> tuple[TranslatorSpec, str]:
+    """Make a translator of a checkpoint of pix2pix-turbo or CycleGAN-Turbo; what it is, and the pickle's SHA-256.
+
+    Args:
+        source: what ``torch.save`` wrote.
+        out: the folder to make; None for one of its name where the engine finds it.
+        title, prompt, input, licence: as of `TranslatorSpec`; None for what is known of the published file.
+        direction: "a2b" or "b2a"; None for what the file is published for, or else "a2b".
+        ink, family: as of `TranslatorSpec`.
+
+    Raises:
+        RequestError: it can't be converted, and why; nothing is written.
+    """
+    known = PUBLISHED.get(source.name)
+    if known is None or direction not in (None, known.direction):
+        known = Published(source.stem, source.stem, direction=direction or "a2b", licence="unknown")
+    out = out or CONVERTED_TRANSLATORS / known.name
+    with _refusals(source):
+        if out.exists():
+            raise ValueError(f"{out} is there already; name another folder")
+        read = read_pickle(source)
+        network, autoencoder, black = _split(read, known.direction)
+        prompt = prompt or known.prompt
+        if black == -1 and prompt is None:
+            raise ValueError("it was trained with one caption, which it does not say; name it with --prompt")
+        title = title or known.title
+        directions = {known.direction: Direction(title, prompt)}
+        spec = TranslatorSpec(
+            title, out, directions, family, licence or known.licence, input or known.input, ink, black
+        )
+        check_spec(spec)
+        with _partial(out) as partial:
+            partial.mkdir()
+            _save(network, partial / NETWORK_FILE, read.sha256)
+            _save(autoencoder, partial / f"{known.direction}.safetensors", read.sha256)
+            write_config(spec, partial / CONFIG, source_sha256=read.sha256)
+    return spec, read.sha256
+
+
+def _split(read: Pickle, direction: str) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """What is trained in the network and in the autoencoder of a direction, and the value of black in the inputs."""
+    checkpoint = read.content
+    if not isinstance(checkpoint, dict) or not {"state_dict_unet", "sd_encoder"} & checkpoint.keys():
+        raise ValueError("it is no checkpoint of pix2pix-turbo or CycleGAN-Turbo")
+    if "state_dict_unet" in checkpoint:
+        _check_keys(checkpoint, ONE_WAY + ONE_WAY_STATES)
+        if direction != "a2b":
+            raise ValueError("it goes one way, a2b, so leave --direction out")
+        network, autoencoder = (_state(read, name) for name in ONE_WAY_STATES)
+        rank = _rank(checkpoint, "rank_unet")
+        first = _first(network)
+        changes = _changes("state_dict_unet", network, "default", rank, ALPHA)
+        where, prefix, black = "state_dict_vae", "", 0.0
+    else:
+        _check_keys(checkpoint, BOTH_WAYS + BOTH_WAYS_STATES)
+        if direction not in AUTOENCODERS:
+            raise ValueError(f"it goes {' and '.join(AUTOENCODERS)}, not {direction!r:.40}")
+        rank, first, changes = _rank(checkpoint, "rank_unet"), {}, {}
+        for name, listing in NETWORK_STATES.items():
+            here = _changes(name, _state(read, name), "", rank, rank)
+            if twice := here.keys() & changes.keys():
+                raise ValueError(f"{min(twice)!r:.80} has two LoRAs")
+            if lacking := set(map(str, checkpoint[listing])) - here.keys():
+                raise ValueError(f"its {name} lacks {min(lacking)!r:.80}")
+            changes |= here
+        where, prefix, black = "sd_vae_dec", AUTOENCODERS[direction], -1.0
+        autoencoder = _own(_state(read, where), prefix)
+    trained = _autoencoder(where, autoencoder, _rank(checkpoint, "rank_vae"))
+    return first | _spelt("unet", changes), trained, black
+
+
+def _check_keys(checkpoint: Mapping, known: Iterable[str]) -> None:
+    if odd := [key for key in checkpoint if key not in known]:
+        raise ValueError(f"{odd[0]!r:.80} in it is unknown")
+    if lacking := [key for key in known if key not in checkpoint]:
+        raise ValueError(f"{lacking[0]!r} is missing")
+
+
+def _rank(checkpoint: Mapping, name: str) -> int:
+    rank = checkpoint[name]
+    if type(rank) is not int or not 1 <= rank <= RANK_LIMIT:
+        raise ValueError(f"its {name} is {rank!r:.40}; 1 to {RANK_LIMIT} is taken")
+    return rank
+
+
+def _state(read: Pickle, name: str) -> dict[str, Tensor]:
+    found = read.content[name]
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"its {name} holds no weights by name")
+    return _tensors(found, read.size)
+
+
+def _tensors(found: Mapping[Any, Any], size: int) -> dict[str, Tensor]:
+    """Weights by name, as they are in the file.
+
+    Args:
+        found: what should be that.
+        size: of the file in bytes.
+    """
+    for key, value in found.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{key!r:.80} in it is no tensor but {type(value).__name__}")
+    _refuse_large(sum(value.numel() * value.element_size() for value in found.values()), size)
+    return {str(key): value.detach() for key, value in found.items()}
+
+
+def _refuse_large(held: int, size: int) -> None:
+    """A few bytes of a file may speak of any number."""
+    if held > 2 * size:
+        raise ValueError("its tensors are far larger than the file")
+
+
+def _own(both: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What was trained of the autoencoder of this prefix, out of two that are whole.
+
+    Raises:
+        ValueError: more than LoRAs and skips was trained, because all else should be the same in both.
+    """
+    parts = {each: {} for each in AUTOENCODERS.values()}
+    for key, value in both.items():
+        name, _, rest = key.partition(".")
+        if f"{name}." not in parts:
+            raise ValueError(f"{key!r:.80} in its autoencoders is unknown")
+        parts[f"{name}."][rest] = value
+    first, second = ({key: value for key, value in part.items() if not _trained(key)} for part in parts.values())
+    for key in sorted(first.keys() | second.keys()):
+        if key not in first or key not in second or not torch.equal(first[key], second[key]):
+            raise ValueError(f"{key!r:.80} is not the same in its autoencoders, which were trained whole")
+    return {key: value for key, value in parts[prefix].items() if _trained(key)}
+
+
+def _trained(key: str) -> bool:
+    return ".lora_" in key or ".skip_conv_" in key
+
+
+def _first(network: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The retrained first convolution, taken out of the network's weights, and its own original beside it dropped."""
+    twin = f"{FIRST}.conv_in_curr.weight" in network
+    stem = f"{FIRST}.conv_in_curr" if twin else FIRST
+    found = {f"{FIRST}.{name}": _pop(network, f"{stem}.{name}") for name in ("weight", "bias")}
+    if twin:
+        for name in ("weight", "bias"):
+            _pop(network, f"{FIRST}.conv_in_pretrained.{name}")
+    return found
+
+
+def _autoencoder(where: str, state: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """LoRA and skips of an autoencoder, as a translator's file holds them."""
+    weights = []
+    for number in range(1, SKIPS + 1):
+        wrapped = f"{SKIP.format(number)}.base_layer.weight"
+        weights.append(_pop(state, wrapped if wrapped in state else f"{SKIP.format(number)}.weight"))
+    changes = _changes(where, state, "vae_skip", rank, ALPHA)
+    own = [changes.pop(SKIP.format(number), None) for number in range(1, SKIPS + 1)]
+    skips = {f"skips.{index}.weight": weight for index, weight in enumerate(weights)}
+    for index, (weight, pair) in enumerate(zip(weights, own, strict=True)):
+        if pair is not None:
+            skips[f"skips.{index}.change"] = _dense(f"{where}, skip {index + 1},", *pair, weight.shape)
+        elif any(own):
+            skips[f"skips.{index}.change"] = torch.zeros_like(weight)
+    return skips | _spelt("vae", changes)
+
+
+def _dense(where: str, down: Tensor, up: Tensor, shape: torch.Size) -> Tensor:
+    """The change B A of a 1x1 convolution of this shape (out, in, 1, 1)."""
+    if (*up.shape[:1], *down.shape[1:]) != tuple(shape):
+        raise ValueError(f"the LoRA of its {where} is of another shape than its weight")
+    return (up.flatten(1) @ down.flatten(1)).view(shape)
+
+
+def _changes(
+    where: str, state: Mapping[str, Tensor], adapter: str, rank: int, alpha: float
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """(A, B) by module name, their strength alpha / r folded into B.
+
+    Args:
+        where: the part of the checkpoint, for messages.
+        state: LoRA weights alone, in peft's spelling.
+        adapter: its name in the keys; "" for none.
+        rank: r, which all have.
+        alpha: of peft.
+    """
+    spelling = re.compile(rf"(.+)\.lora_([AB]){re.escape(f'.{adapter}') if adapter else ''}\.weight")
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        match = spelling.fullmatch(key)
+        if match is None:
+            raise ValueError(f"{key!r:.80} in its {where} is unknown")
+        found.setdefault(match[1], {})[match[2]] = value
+    for module, pair in found.items():
+        if pair.keys() != {"A", "B"}:
+            raise ValueError(f"{module!r:.80} in its {where} has only half of a LoRA")
+        down, up = pair["A"], pair["B"]
+        if down.ndim not in (2, 4) or up.ndim != down.ndim or not down.shape[0] == up.shape[1] == rank:
+            shapes = f"{tuple(up.shape)} times {tuple(down.shape)}"
+            raise ValueError(f"{module!r:.80} in its {where} is {shapes}, which is no LoRA of rank {rank}")
+    return {module: (pair["A"], pair["B"] * (alpha / rank)) for module, pair in found.items()}
+
+
+def _pop(state: dict[str, Tensor], key: str) -> Tensor:
+    if key not in state:
+        raise ValueError(f"{key!r} is missing")
+    return state.pop(key)
+
+
+def _spelt(part: str, changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """LoRA weights in diffusers' spelling."""
+    pairs = (
+        (f"{part}.{module}.lora_{role}.weight", value)
+        for module, pair in changes.items()
+        for role, value in zip("AB", pair, strict=True)
+    )
+    return dict(pairs)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, digest: str) -> None:
+    for key, value in tensors.items():
+        if value.dtype not in NUMBERS:
+            raise ValueError(f"{key!r:.80} is of {value.dtype}")
+        if not value.isfinite().all():
+            raise ValueError(f"{key!r:.80} holds NaN or infinite values")
+    # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
+    apart = {key: value.clone().contiguous() for key, value in tensors.items()}
+    save_file(apart, path, metadata={"format": "pt", "converted_from_sha256": digest})
+
+
+@contextmanager
+def _partial(out: Path) -> Iterator[Path]:
+    """A place beside `out` to write to; it becomes `out` if nothing fails, and else it is gone."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    _remove(partial)  # of a process that was killed
+    try:
+        yield partial
+        partial.replace(out)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refusals(source: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file, in one sentence."""
+    try:
+        yield
+    except Exception as error:  # unpickling raises whatever it meets
+        raise RequestError(f"{one_line(str(source))} can't be converted ({one_line(str(error)):.200}).") from None
