@@ -50,17 +50,11 @@ class Easel:
 
     def build_easel(self) -> None:
         """The canvas, and the result beside it."""
-        side = sent_side(self.engine.models[DEFAULT_MODEL])
         classes = ["canvas"] if self.masks else ["canvas", "maskless"]
         with gr.Row(elem_classes="easel"):
             with gr.Column(min_width=280):
                 self.canvas = component(
-                    "canvas",
-                    side=side,
-                    brush=self.brush,
-                    tab=self.name,
-                    elem_id=self.id("canvas"),
-                    elem_classes=classes,
+                    "canvas", **self.canvas_for(DEFAULT_MODEL), elem_id=self.id("canvas"), elem_classes=classes
                 )
             with gr.Column(min_width=280):
                 with gr.Row(elem_classes="under"):
@@ -84,6 +78,11 @@ class Easel:
             elem_id=self.id("fit"),
             elem_classes="segments",
         )
+
+    def canvas_for(self, model: str) -> dict[str, Any]:
+        """What canvas.js reads beside its value; always all of it, because Gradio takes it as one."""
+        spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
+        return {"side": sent_side(spec), "brush": self.brush, "tab": self.name}
 
     def id(self, name: str) -> str:
         return f"{self.prefix}{name}"

@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 from PIL import ImageOps
 
-from app.easel import Easel, on_canvas, read_canvas, sent_side
+from app.easel import Easel, on_canvas, read_canvas
 from yoso_core.conditioning import ANNOTATORS, missing_weights
 from yoso_core.engine import Engine
 from yoso_core.requests import (
@@ -185,4 +185,4 @@ class EditTab(Easel):
     def offer_annotators(self, model: str) -> tuple[Any, Any]:
         """What can guide another model, and how large its canvas is."""
         spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
-        return gr.Radio(offered_annotators(self.engine, spec.family), value=OFF), gr.HTML(side=sent_side(spec))
+        return gr.Radio(offered_annotators(self.engine, spec.family), value=OFF), gr.HTML(**self.canvas_for(model))

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.easel import Easel, on_canvas, read_canvas, sent_side
+from app.easel import Easel, on_canvas, read_canvas
 from app.pictures import EMPTY
 from app.settings import Settings
 from app.translate_files import TranslateFiles
@@ -213,9 +213,8 @@ class TranslateTab(Easel):
         offered = self.offered(model)
         if translator not in offered.values():
             translator, direction = next(iter(offered.values()), None), ""
-        side = sent_side(self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]))
         ways = self.ways(translator, direction or "")
-        return gr.Radio(**choices_of(offered, translator)), gr.Radio(**ways), gr.HTML(side=side)
+        return gr.Radio(**choices_of(offered, translator)), gr.Radio(**ways), gr.HTML(**self.canvas_for(model))
 
 
 def choices_of(found: dict[str, str], chosen: str | None) -> dict[str, Any]:

@@ -339,7 +339,7 @@ def test_ladder_and_grid(drawing, demo):
     assert 'role="alert"' in told
 
 
-PUBLIC = {"generate", "edit", "control_map", "ladder", "grid", "loras"}
+PUBLIC = {"generate", "edit", "translate", "control_map", "ladder", "grid", "loras", "translators"}
 
 
 def test_all_listeners_share_one_place_at_the_engine(demo):

@@ -9,9 +9,10 @@ from app.config_form import SIZE_LIMIT, build_form, fields_of, read_form
 from train.config import ConfigError, RunConfig, setting
 from train.controlnet import ControlConfig
 from train.diffusion import DiffusionConfig
+from train.translate import TranslateConfig
 from train.yoso import YosoConfig
 
-CONFIGS = (DiffusionConfig, YosoConfig, ControlConfig)
+CONFIGS = (DiffusionConfig, YosoConfig, ControlConfig, TranslateConfig)
 
 
 def named(config, **options):
@@ -39,6 +40,7 @@ def test_what_the_form_shows_reads_back_as_the_preset(config):
         (DiffusionConfig, ["Diffusion", "Model and data", "Optimisation"]),
         (YosoConfig, ["YOSO", "Model and data", "Optimisation"]),
         (ControlConfig, ["ControlNet", "Model and data", "Optimisation"]),
+        (TranslateConfig, ["Translation", "Model and data", "Optimisation"]),
     ],
 )
 def test_the_tasks_own_settings_come_first(config, headings):
@@ -69,6 +71,15 @@ def test_kinds_labels_and_values():
     assert form["adapter"]["choices"] == ["lora", "full"] and form["title"]["choices"] == []
     assert form["discriminator_learning_rate"]["label"] == "Discriminator learning rate"
     assert form["ema"]["label"] == "EMA"
+
+
+def test_words_of_two_domains_are_lines():
+    form = named(TranslateConfig(domains=("flat", "line art")))
+    assert (form["domains"]["kind"], form["domains"]["preset"]) == ("lines", ["flat", "line art"])
+    config = read_form(TranslateConfig(), {"domains": ["ink", "paint"], "prompts": ["paint", "ink"]})
+    assert (config.domains, config.fixed_prompts) == (("ink", "paint"), ("paint", "ink"))
+    with pytest.raises(ConfigError, match="name two"):
+        read_form(TranslateConfig(), {"domains": ["ink"]})
 
 
 def test_hidden_settings_are_neither_shown_nor_changed():

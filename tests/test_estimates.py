@@ -13,6 +13,7 @@ from train import estimates as module
 from train.__main__ import RUNS
 from train.diffusion import DiffusionConfig
 from train.estimates import INDIFFERENT, Estimate, Estimates, measure
+from train.translate import TranslateConfig
 
 CONFIG = DiffusionConfig(adapter="lora", rank=2)
 FOUND = Estimate(step=0.5, startup=3.0, memory=10**9)
@@ -164,6 +165,22 @@ def test_a_run_is_measured_and_nothing_of_it_stays(tiny_model, begun):
     found = measure("teacher", config)
     assert found.reason == "" and 0 < found.step < 60 and found.startup > 0 and 10**8 < found.memory < 10**11
     assert len(begun) == 1
+
+
+@pytest.mark.parametrize("domains", [(), ("inked", "line art")], ids=["pairs", "two looks"])
+def test_a_translator_is_measured_on_pictures_of_its_kind(tiny_model, begun, domains):
+    tiny = {"model": str(tiny_model), "rank": 2, "batch": 2, "precision": "fp32", "perceptual": "evaluator"}
+    found = measure("translate", TranslateConfig(**tiny, domains=domains, data="/nowhere" if domains else ""))
+    assert found.reason == "" and found.step > 0
+
+
+def test_other_words_for_two_looks_cost_the_same(measured, path):
+    estimates, config = Estimates(path), TranslateConfig(domains=("flat", "3d"))
+    wait(lambda: estimates.get("translate", config))
+    other = replace(config, domains=("a", "b"), prompts=("x", "y"))
+    assert estimates.get("translate", other) == FOUND and len(measured) == 1
+    assert estimates.get("translate", replace(config, domains=(), prompts=())) is None
+    wait(lambda: estimates.get("translate", replace(config, domains=())))
 
 
 @pytest.mark.parametrize(

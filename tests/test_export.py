@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shlex
 
 import pytest
 import torch
@@ -15,11 +16,14 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import build_unet
 from train.base import LORA_TARGETS, add_lora
 from train.config import ConfigError
-from train.export import CONFIG_KEY, KOHYA_FILE, Card, read_config, save_lora, save_network
+from train.export import CONFIG_KEY, KOHYA_FILE, Card, read_config, save_lora, save_network, save_translator
 from train.recipes.teacher import build_scheduler
+from train.translate import Generator, TranslateConfig, lora_layers
 from train.yoso import YosoConfig
+from yoso_core.__main__ import build_parser
 from yoso_core.lora import LoraStack, admit, read_tensors
-from yoso_core.models import LORA_FILE, Source
+from yoso_core.models import LORA_FILE, Source, load_model, local_model
+from yoso_core.translate import Direction, TranslatorSpec, read_translator
 
 RANK, ALPHA = 4, 6
 CONFIG = YosoConfig(steps=7, rank=RANK, alpha=ALPHA)
@@ -272,3 +276,70 @@ def test_what_the_card_says_to_run_runs(tiny_model, tmp_path, monkeypatch, full,
     monkeypatch.chdir(tmp_path)
     exec(program, {})
     assert len(list(tmp_path.glob("*.png"))) == (2 if one_step else 1)
+
+
+WAYS = {"a2b": Direction("Flat to 3D", "3d"), "b2a": Direction("3D to flat", "flat")}
+
+
+@pytest.fixture(params=[WAYS, {"a2b": Direction("Lines to pictures")}], ids=["both ways", "one way"])
+def translator(request, tiny_model, tmp_path):
+    """A folder with one, and the settings, generator and spec that it was written of."""
+    base = load_model(local_model(str(tiny_model)))
+    given = {"domains": (str(tmp_path / "flat"), str(tmp_path / "3d"))} if len(request.param) > 1 else {"pairs": "here"}
+    config = TranslateConfig(**given, rank=2, alpha=6, autoencoder_rank=2, preview_prompts=("x" * 300, "~nobody/x"))
+    generator = Generator(base, config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for layer in lora_layers(generator):
+            layer.lora_B["default"].weight.normal_(std=0.1)
+    spec = TranslatorSpec("A title", tmp_path, request.param, base.spec.family, "apache-2.0")
+    out = tmp_path / "out"
+    save_translator(generator, out, spec, config, card(Source(str(tiny_model))), 7)
+    return out, config, generator, spec
+
+
+def test_a_translator_comes_back_as_it_was_told(translator):
+    out, _, generator, spec = translator
+    assert read_translator(out) == dataclasses.replace(spec, folder=out)
+    network = load_file(out / "unet.safetensors")
+    layer = generator.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q
+    stem = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    # Alpha is folded in: readers take a strength of 1.
+    assert torch.equal(network[f"{stem}.lora_B.weight"], (3 * layer.lora_B["default"].weight).half())
+    assert torch.equal(network[f"{stem}.lora_A.weight"], layer.lora_A["default"].weight.half())
+    assert sorted(path.stem for path in out.glob("*.safetensors")) == sorted([*spec.directions, "unet"])
+
+
+def test_the_card_of_a_translator_is_none_of_a_model_that_draws_from_words(translator, tiny_model):
+    out, _, _, spec = translator
+    front, text = read_card(out)
+    assert front["pipeline_tag"] == "image-to-image" and "library_name" not in front
+    assert front["tags"] == ["image-to-image", "one-step", "yoso", "translator"]
+    assert "Pipeline" not in text and "A translator of pictures for `tiny`, trained for 7 steps." in text
+    shell = text.split("```sh\n")[1].split("\n```")[0].splitlines()
+    assert len(shell) == len(spec.directions)
+    for line, (name, direction) in zip(shell, spec.directions.items(), strict=True):
+        words = shlex.split(line)
+        assert words[:7] == "python -m yoso_core translate in.png --model FOLDER".split() and f"{name}.png" in words
+        assert words[words.index("--prompt") + 1] == card().prompt if direction.prompt is None else name in words
+        parsed = build_parser().parse_args(words[3:])
+        assert (parsed.translator, parsed.model) == ("FOLDER", str(tiny_model))
+        assert getattr(parsed, "direction", None) == (name if direction.prompt else None)
+
+
+def test_folders_of_who_trained_stay_out_of_what_is_handed_over(translator, tmp_path):
+    out, config, *_ = translator
+    told = json.loads((out / "yoso_config.json").read_text())
+    assert told["domains"] == (["flat", "3d"] if config.domains else [])
+    for name in ("yoso_config.json", "config.json"):
+        assert str(tmp_path) not in (out / name).read_text()
+
+
+def test_what_the_card_of_a_translator_says_to_run_runs(translator, monkeypatch):
+    out, _, _, spec = translator
+    Image.new("RGB", (80, 64), "orange").save(out / "in.png")
+    program = read_card(out)[1].split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(out)
+    exec(program, {})
+    made = [(out / f"{name}.png").read_bytes() for name in spec.directions]
+    assert len(set(made)) == len(spec.directions)

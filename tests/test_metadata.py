@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.tiny_control import write_tiny_control
+from tests.tiny_translate import write_translator
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine, Result
 from yoso_core.metadata import (
@@ -36,6 +37,7 @@ from yoso_core.requests import (
     GenerateRequest,
     LoraUse,
     RequestError,
+    TranslateRequest,
 )
 
 
@@ -117,6 +119,27 @@ def test_the_png_of_an_edit_makes_its_picture_again(control_engine, tmp_path, wi
         assert not np.array_equal(pixels, made(replace(again, mask=None)))
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "changes"),
+    [(100, 70, {}), (700, 300, {"fit": "pad", "strength": 0.5}), (300, 701, {"direction": "b2a", "strength": 0.3})],
+)
+def test_the_png_of_a_translation_makes_its_picture_again(tiny_spec, tmp_path, width, height, changes):
+    engine = Engine({DEFAULT_MODEL: tiny_spec}, device="cpu", translators={})
+    model = engine.load(DEFAULT_MODEL)
+    engine.add_translator("x", write_translator(tmp_path / "x", model, ("a2b", "b2a"), input="lines"))
+    request = TranslateRequest("a", seed=3, count=2, picture=noise(width, height), translator="x", **changes)
+    result = engine.run(request)
+    save_png(result, -1, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as saved:
+        assert len(saved.text["yoso"]) < 60_000
+        again, pixels = read_request(saved).request, np.asarray(saved)
+    assert isinstance(again, TranslateRequest) and again.seed == result.seeds[-1]
+    assert np.array_equal(pixels, np.asarray(engine.run(again).pictures[0]))
+    assert f"Translator: x{' b2a' * ('direction' in changes)}, Translation strength" in parameters_text(result, 0)
+    link = from_link(link_text(request))
+    assert type(link.request) is GenerateRequest and "choose it again" in link.notes[0]
+
+
 def test_pictures_that_are_not_far_too_large_keep_their_shape():
     kept = request_of(fake_result(edit(128, 90)), 0)
     assert kept.picture.size == kept.mask.size == kept.control.picture.size == (128, 90)
@@ -141,12 +164,24 @@ def test_json_holds_every_field():
     common |= {"loras": loras, "one_step": 0.5, "control": control}
     for request in (
         GenerateRequest("p", **common | {"sampler": "ddim", "steps": 25}),
+        TranslateRequest(
+            "p",
+            **common | {"steps": 1, "guidance": 1, "control": None},
+            picture=noise(9, 7),
+            translator="t",
+            direction="b2a",
+            strength=0.3,
+            annotator="map",
+            low=50,
+            high=90,
+            fit="pad",
+        ),
         edit(9, 7, **common, feather=0.1, grow=0.2, fit="fit"),
     ):
         values = json.loads(json.dumps(to_json(request)))
         again = from_json(values)
         assert type(again) is type(request) and to_json(again) == to_json(request) == values
-        assert np.array_equal(np.asarray(again.control.picture), np.asarray(control.picture))
+        assert again.control is None or np.array_equal(np.asarray(again.control.picture), np.asarray(control.picture))
     assert again.mask.mode == "L" and np.array_equal(np.asarray(again.mask), np.asarray(blob(9, 7)))
     assert np.array_equal(np.asarray(again.picture), np.asarray(noise(9, 7)))
 
@@ -210,6 +245,10 @@ BOMB = png_url(Image.new("1", (6000, 6000)))
         {"prompt": "a", "kind": "edit", "picture": SMALL, "mask": "white"},
         {"prompt": "a", "kind": "edit", "picture": SMALL, "mask": png_url(Image.new("L", (4, 5)))},
         {"prompt": "a", "kind": "edit", "picture": SMALL, "sampler": "ddim"},
+        {"prompt": "a", "kind": "translate", "picture": SMALL},
+        {"prompt": "a", "kind": "translate", "picture": SMALL, "translator": 3},
+        {"prompt": "a", "kind": "translate", "picture": SMALL, "translator": "x", "steps": 2},
+        {"prompt": "a", "kind": "translate", "picture": SMALL, "translator": "x", "mask": SMALL},
     ],
     ids=lambda values: repr(values)[:80],
 )

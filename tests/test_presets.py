@@ -1,7 +1,7 @@
 """What people usually train: every preset is valid for every model, and leaves of the model what it has to leave."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from train.__main__ import RUNS
 from train.config import ConfigError
 from train.diffusion import DiffusionConfig
-from train.presets import HIDDEN, PRESETS, SMALL, settings, source_name
+from train.presets import HIDDEN, PRESETS, SMALL, pictures_of, settings, source_name
 from yoso_core.models import MODELS, find_model, local_model
 
 HUB = "owner/model.name@" + "0123456789" * 4
@@ -48,8 +48,34 @@ def test_given_settings_win(preset, tiny_spec):
 
 @every_preset
 def test_what_is_asked_elsewhere_is_a_setting_and_no_preset_has_it(preset):
-    assert set(HIDDEN) <= {one.name for one in fields(preset.config)}
+    assert set(HIDDEN) <= set(preset.hidden) <= {one.name for one in fields(preset.config)}
     assert not set(HIDDEN) & (preset.small.keys() | preset.large.keys())
+
+
+@every_preset
+def test_a_preset_takes_one_folder_of_pictures(preset, tiny_spec):
+    """Whatever the setting is called that it goes into, the folder is what is read, and is found again."""
+    for spec in (tiny_spec, MODELS["sd-turbo"]):
+        config = settings(preset, "any", spec)
+        given = settings(preset, "any", spec, **{config.takes: "mine"})
+        assert given.sources == ("mine",) and given.takes == config.takes and pictures_of(asdict(given)) == "mine"
+    assert pictures_of({}) == "" == pictures_of({"captions": "words.txt", "domains": ["a", "b"]})
+
+
+def test_translators_for_pairs_and_for_two_looks(tiny_spec):
+    assert {name for name, preset in PRESETS.items() if preset.asks_for_domains} == {"looks"}
+    pairs, unpaired = (settings(PRESETS[name], "Tiny", tiny_spec) for name in ("lines", "looks"))
+    assert (pairs.directions, unpaired.directions) == (("a2b",), ("a2b", "b2a"))
+    assert (pairs.takes, unpaired.takes, pairs.input) == ("pairs", "data", "lines")
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_pictures_are_compared_by_what_is_here(tiny_spec, monkeypatch, tmp_path, here):
+    monkeypatch.setattr("train.presets.find_weights", lambda: tmp_path / "alex.safetensors" if here else None)
+    for name in ("lines", "looks"):
+        config = settings(PRESETS[name], "Tiny", tiny_spec)
+        assert config.perceptual == ("lpips" if here else "evaluator")
+        assert settings(PRESETS[name], "Tiny", tiny_spec, perceptual="evaluator").perceptual == "evaluator"
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

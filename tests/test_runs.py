@@ -19,6 +19,7 @@ from train.export import read_config
 from yoso_core.engine import Engine
 from yoso_core.models import load_model, local_model
 from yoso_core.requests import GenerateRequest, LoraUse
+from yoso_core.translate import read_translator
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = "--steps 2 --batch 4 --warmup 1 --checkpoint-every 2 --preview-every 2 --precision fp32".split()
@@ -173,6 +174,37 @@ def test_a_run_where_no_folder_can_be_is_refused(tmp_path, monkeypatch, capsys, 
     (tmp_path / "a_file").write_text("")
     where = ("--data", pictures, "--run", tmp_path / place)
     assert "can't be written to" in refused(monkeypatch, capsys, "yoso", "--model", tiny_model, *where)
+
+
+@pytest.mark.parametrize(
+    "given", [("--pairs", "{pictures}"), ("--domains", "{other}", "{pictures}")], ids=["pairs", "domains"]
+)
+def test_a_translator_among_its_pictures_is_refused(monkeypatch, capsys, tiny_model, pictures, tmp_path, given):
+    (tmp_path / "other").mkdir()
+    data = [one.format(pictures=pictures, other=tmp_path / "other") for one in given]
+    message = refused(monkeypatch, capsys, "translate", "--model", tiny_model, *data, "--run", pictures / "run")
+    assert "choose one outside" in message and not (pictures / "run").exists()
+
+
+def test_a_translator_is_trained_from_the_command_line(tmp_path, monkeypatch, tiny_model, pictures):
+    common = ("--model", tiny_model, "--perceptual", "evaluator", *SHORT, *TINY_LORA)
+    run(monkeypatch, "translate", "--pairs", pictures, "--run", tmp_path / "lines", *common)
+    spec = read_translator(tmp_path / "lines/output")
+    assert (spec.title, spec.input, list(spec.directions)) == ("Lines to pictures", "lines", ["a2b"])
+    problems = (tmp_path / "lines/problems.txt").read_text()
+    assert "broken.png: skipped" in problems and "tiny.png: skipped" in problems
+    for name in ("ink_wash", "water-colour"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64), "pink" if name == "ink_wash" else "cyan").save(tmp_path / name / "a picture.png")
+    domains = ("--domains", tmp_path / "ink_wash", tmp_path / "water-colour")
+    run(monkeypatch, "translate", *domains, "--run", tmp_path / "looks", *common, "--batch", 1)
+    spec = read_translator(tmp_path / "looks/output")
+    assert {name: (one.title, one.prompt) for name, one in spec.directions.items()} == {
+        "a2b": ("Ink wash to water colour", "water colour"),
+        "b2a": ("Water colour to ink wash", "ink wash"),
+    }
+    assert json.loads((tmp_path / "looks/job.json").read_text())["task"] == "translate"
+    assert str(tmp_path) not in (tmp_path / "looks/output/README.md").read_text().replace(str(tiny_model), "")
 
 
 def test_an_unknown_setting_is_named(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,15 @@ from PIL import Image
 from tests.tiny_control import write_tiny_control
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine, Result
-from yoso_core.requests import DEFAULT_MODEL, ControlUse, EditRequest, GenerateRequest, LoraUse, RequestError
+from yoso_core.requests import (
+    DEFAULT_MODEL,
+    ControlUse,
+    EditRequest,
+    GenerateRequest,
+    LoraUse,
+    RequestError,
+    TranslateRequest,
+)
 from yoso_core.sheets import Axis, Sheet, draw, grid, ladder, parse_axis, run
 
 PICTURE = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
@@ -235,6 +243,15 @@ def test_a_ladder_of_an_edit_is_without_the_teacher(engine):
         ladder(engine, GenerateRequest("a", model="b"))
     with pytest.raises(RequestError, match="teacher"):
         ladder(engine, GenerateRequest("a"), teacher_steps=51)
+
+
+def test_a_translation_has_strengths_and_no_ladder(engine):
+    request = TranslateRequest("a", picture=PICTURE, translator="x")
+    assert [each.strength for each in grid(request, parse_axis("strength=0.5,1")).requests] == [0.5, 1]
+    with pytest.raises(RequestError, match="one evaluation"):
+        ladder(engine, request)
+    with pytest.raises(RequestError, match="one evaluation"):
+        grid(request, parse_axis("steps=1,2"))
 
 
 def pale(drawn):

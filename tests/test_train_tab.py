@@ -508,7 +508,7 @@ def test_another_run_begins_with_the_same_pictures(tab, tmp_path):
 
 @pytest.mark.parametrize("preset", ALL)
 def test_every_preset_brings_its_form_and_what_it_is_for(tab, preset):
-    form, about, cost, _ = tab.new.choose(preset, "small")
+    form, about, cost, *_ = tab.new.choose(preset, "small")
     fields = {field["name"]: field["preset"] for field in form.props["fields"]}
     assert form.value == {} and not {"model", "data", "title", "trigger"} & set(fields)
     assert f"{fields['steps']:,} steps" in cost and PRESETS[preset].about[:20] in about

@@ -109,7 +109,8 @@ def test_choosing_a_translator_offers_its_directions(drawing, tab):
 
 def test_another_model_has_other_translators(drawing, tab):
     translators, directions, canvas = tab.offer("other", "lines", "a2b")
-    assert not translators.visible and translators.value is None and not directions.visible and canvas.side
+    assert not translators.visible and translators.value is None and not directions.visible
+    assert canvas.props == {"side": 256, "brush": 12, "tab": "translate"}  # Gradio takes them as one
     assert "no translator" in tab.tell(None, None)[0]
     updates = draw(drawing, translator=None, direction=None)
     assert 'role="alert"' in updates[tab.info] and "no translator" in updates[tab.info]
@@ -208,7 +209,7 @@ def test_a_batch_is_one_zip_and_what_can_not_be_read_is_told(drawing, tab, tmp_p
     assert "2 of 3 translated." in shown(last, files.told) and "&lt;b&gt;.png: This is no PNG" in last[files.told]
     assert last[files.grid].count("<img") == 2 and last[files.start].visible and not last[files.stop].visible
     assert last[files.download].visible
-    with zipfile.ZipFile(last[files.download].value) as archive:
+    with zipfile.ZipFile(last[files.download].value["path"]) as archive:
         assert archive.namelist() == ["a.png", "c.png"]
         request = read_png(io.BytesIO(archive.read("c.png"))).request
         assert (request.prompt, request.count, request.fit, request.strength) == ("a cat, 3d", 1, "pad", 0.5)

@@ -365,13 +365,14 @@ def _named(base: Source) -> str:
 
 def _for_translation(card: Card, spec: TranslatorSpec) -> list[str]:
     """A command and a program that translate a picture every way there is, for `_save_card`."""
-    known = next((name for name, model in MODELS.items() if model.source == card.base), None)
-    place = card.base.place if card.base.is_folder else f"{card.base.place}@{card.base.revision}"
+    base = next((name for name, model in MODELS.items() if model.source == card.base), None)
+    base = base or (card.base.place if card.base.is_folder else f"{card.base.place}@{card.base.revision}")
+    command = f"python -m yoso_core translate in.png --model FOLDER --base {shlex.quote(base)}"
     commands, requests = [], []
     for name, direction in spec.directions.items():
         prompt = json.dumps("" if direction.prompt else card.prompt, ensure_ascii=False)
         flags = f"--direction {name}" if direction.prompt else f"--prompt {shlex.quote(card.prompt)}"
-        commands.append(f"python -m yoso_core translate in.png --model FOLDER {flags} --out {name}.png")
+        commands.append(f"{command} {flags} --out {name}.png")
         asked = f'{prompt}, model="base", picture=picture, translator="this", direction="{name}"'
         requests.append(f'engine.run(TranslateRequest({asked})).pictures[0].save("{name}.png")')
     program = [
@@ -383,7 +384,7 @@ def _for_translation(card: Card, spec: TranslatorSpec) -> list[str]:
         "from yoso_core.requests import TranslateRequest",
         "from yoso_core.translate import read_translator",
         "",
-        f'models = {{"base": find_model({json.dumps(known or place)})}}',
+        f'models = {{"base": find_model({json.dumps(base)})}}',
         'engine = Engine(models, translators={"this": read_translator(Path("."))})',
         'picture = Image.open("in.png").convert("RGB")',
         *requests,

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.ui import build_app, launch_options
+from tests.tiny_translate import write_translator
 from yoso_core.engine import Engine
 from yoso_core.models import ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL
@@ -37,11 +38,16 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def studio(tiny_spec, tiny_control, tiny_lora):
+def studio(tiny_spec, tiny_control, tiny_lora, tmp_path_factory):
     """Address of the studio; its second model can't be loaded."""
     broken = ModelSpec("Broken model", Source("/nowhere"), "none", 64)
     models = {DEFAULT_MODEL: replace(tiny_spec, family="tiny"), "broken": broken}
-    demo = build_app(Engine(models, device="cpu", controls={"tiny": tiny_control}), [tiny_lora])
+    engine = Engine(models, device="cpu", controls={"tiny": tiny_control}, translators={})
+    folder, model = tmp_path_factory.mktemp("translators"), engine.load(DEFAULT_MODEL)
+    both = replace(write_translator(folder / "both", model, ("a2b", "b2a"), seed=1), title="Both ways")
+    engine.add_translator("lines", write_translator(folder / "lines", model, input="lines"))
+    engine.add_translator("both", both)
+    demo = build_app(engine, [tiny_lora])
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield address
     demo.close()

@@ -38,9 +38,9 @@ def expect_change(page, before, selector=RESULT):
     return seen
 
 
-def stroke(page, *points):
+def stroke(page, *points, canvas="#canvas"):
     """Draw through points given as fractions of the canvas."""
-    box = page.locator("#canvas canvas.mask").bounding_box()
+    box = page.locator(f"{canvas} canvas.mask").bounding_box()
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
     page.mouse.move(*places[0])
     page.mouse.down()
@@ -213,7 +213,7 @@ def test_ladder_and_grid_fill(page):
     expect(page.locator("#grid img")).to_have_attribute("alt", "grid of 20 pictures", timeout=60_000)
 
 
-@pytest.mark.parametrize("tab", ["Edit", "Compare"])
+@pytest.mark.parametrize("tab", ["Edit", "Translate", "Compare"])
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(browser, studio, tab):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(studio)
