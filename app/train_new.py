@@ -305,7 +305,7 @@ class NewRun:
 
     def choose(self, preset: str, model: str) -> tuple[Any, ...]:
         """Another preset: its form, what it takes, and the words that tell its pictures apart, if it asks for them."""
-        form, words = gr.HTML(value={}, fields=self.fields(preset, model)), domains_of(self.config(preset, model))
+        form, words = gr.HTML(value={}, fields=self.fields(preset, model)), self.config(preset, model).words
         price = self.price(preset, model, {})
         return form, about_html(preset), *price, gr.Column(visible=bool(words)), *(words or ("", ""))
 
@@ -359,7 +359,7 @@ class NewRun:
                 used = [row for row in self.check(dataset, model).rows if row.used]
                 if not used:
                     raise ConfigError("There are no pictures yet; drop some at the top of the page")
-                refuse_empty_domains(used, domains_of(config))
+                refuse_empty_domains(used, config.words)
                 self._refuse_too_many(owner)
                 if trigger:
                     dataset.add_words(trigger)
@@ -388,11 +388,6 @@ def folder_named(place: str) -> Path:
         return Path(place.strip()).expanduser()
     except RuntimeError:
         raise ConfigError(f"there is no home folder {place.strip()!r:.80}") from None
-
-
-def domains_of(config: ModelRunConfig) -> tuple[str, ...]:
-    """The words that tell a run's pictures apart; () where none do."""
-    return getattr(config, "domains", ())
 
 
 def refuse_empty_domains(rows: list[Row], domains: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.perception import PERCEPTIONS, PictureDiscriminator, load_perception, unit_length
+from train.perception import PERCEPTIONS, PictureDiscriminator, load_perception, normalised
 from train.perceptual import find_weights
 
 
@@ -63,8 +63,8 @@ def test_a_discriminator_learns_to_tell_pictures_apart():
     assert sum(gaps) > 2
 
 
-def test_unit_length_is_of_every_place():
+def test_normalised_is_of_every_place():
     features = (torch.randn(2, 8, 4, 4) * 50, torch.zeros(2, 4, 2, 2))
-    found = unit_length(features)
+    found = normalised(features)
     torch.testing.assert_close(found[0].square().mean(1), torch.ones(2, 4, 4))
     assert not found[1].any()

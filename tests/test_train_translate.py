@@ -35,7 +35,7 @@ from yoso_core.denoiser import Denoiser
 from yoso_core.engine import Engine
 from yoso_core.requests import ControlUse, TranslateRequest
 from yoso_core.sampling import one_step
-from yoso_core.translate import lines_in_ink, load_translator, read_translator
+from yoso_core.translate import in_ink, load_translator, read_translator
 
 CPU = torch.device("cpu")
 LOOKS = ("flat", "3d")
@@ -392,7 +392,7 @@ def test_lines_are_those_that_the_studio_makes(ink):
     maps = maps_of(np.array(picture))
     for found, (low, high) in zip(maps, CANNY_THRESHOLDS, strict=False):
         use = ControlUse(picture=picture, annotator="canny", low=low, high=high)
-        wanted = lines_in_ink(Annotations()(picture, use), ink)
+        wanted = to_pil(in_ink(to_tensor(Annotations()(picture, use)), ink))[0]
         drawn = to_pil(drawn_lines(torch.from_numpy(found), ink)[None])[0]
         assert drawn.tobytes() == wanted.tobytes()
     assert {int(value) for value in drawn_lines(torch.from_numpy(maps), ink).unique()} == {-1, 1}

@@ -73,6 +73,11 @@ class ModelRunConfig(RunConfig):
         return "data"
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """Words by which captions tell kinds of pictures apart, where the run wants that."""
+        return ()
+
+    @property
     def sources(self) -> tuple[str, ...]:
         return (self.data,) if self.data else ()
 

@@ -100,8 +100,8 @@ class Estimates:
 
 def _key(task: str, config: ModelRunConfig) -> str:
     values = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in INDIFFERENT}
-    if "domains" in values:  # which words tell pictures apart does not matter
-        values["domains"] = bool(values["domains"])
+    if config.words:  # which ones does not matter
+        values["domains"] = True
     text = json.dumps([task, os.cpu_count(), values], sort_keys=True)
     return f"{task} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -111,7 +111,7 @@ def measure(task: str, config: ModelRunConfig) -> Estimate:
     with tempfile.TemporaryDirectory() as place:
         data, run = Path(place) / "data", Path(place) / "run"
         data.mkdir()
-        words = getattr(config, "domains", ()) or ("noise",)  # of each domain there have to be pictures
+        words = config.words or ("noise",)  # of each kind there have to be pictures
         noise = np.random.default_rng(0).integers(0, 256, (PICTURES, 256, 256, 3), np.uint8)
         for number, pixels in enumerate(noise):
             Image.fromarray(pixels).save(data / f"{number}.png")

@@ -196,7 +196,7 @@ def save_translator(
         files[f"{direction}.safetensors"] = weights | _changes(autoencoder, "vae")
     for name, tensors in files.items():
         _write(folder / name, lambda path, tensors=tensors: save_file(tensors, path, metadata))
-    _write(folder / CONFIG, lambda path: write_config(spec, path, base=_named(card.base)))
+    _write(folder / CONFIG, lambda path: write_config(spec, path, base=_source(card.base)))
     _save_settings(folder, config)
     _save_card(folder, config, card, steps, "translator", _for_translation(card, spec))
 
@@ -204,12 +204,11 @@ def save_translator(
 def _changes(network: ModelMixin, part: str) -> dict[str, Tensor]:
     """The LoRA of a network in diffusers' spelling, of strength 1; {} where it has none."""
     found = {}
-    for name, layer in network.named_modules():
-        if isinstance(layer, LoraLayer):
-            scale = layer.lora_alpha["default"] / layer.r["default"]
-            stem = f"{part}.{_plain(name)}"
-            found[f"{stem}.lora_A.weight"] = _half(layer.lora_A["default"].weight)
-            found[f"{stem}.lora_B.weight"] = _half(layer.lora_B["default"].weight * scale)
+    for name, layer in _lora_layers(network).items():
+        (adapter,) = layer.r
+        scale = layer.lora_alpha[adapter] / layer.r[adapter]
+        found[f"{part}.{name}.lora_A.weight"] = _half(layer.lora_A[adapter].weight)
+        found[f"{part}.{name}.lora_B.weight"] = _half(layer.lora_B[adapter].weight * scale)
     return found
 
 
@@ -278,7 +277,7 @@ def _adapter(network: ModelMixin) -> tuple[int, float, dict[str, tuple[Tensor, T
     if len(adapters) != 1:
         raise ValueError(f"the network has {len(adapters)} adapters; a LoRA file holds exactly one")
     [(adapter, lora)] = adapters.items()
-    modules = {_plain(name): module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
+    modules = _lora_layers(network)
     for name, module in modules.items():
         if module.r[adapter] != lora.r or module.scaling[adapter] != lora.lora_alpha / lora.r:
             raise ValueError(
@@ -290,6 +289,10 @@ def _adapter(network: ModelMixin) -> tuple[int, float, dict[str, tuple[Tensor, T
         for name, module in modules.items()
     }
     return lora.r, lora.lora_alpha, pairs
+
+
+def _lora_layers(network: ModelMixin) -> dict[str, LoraLayer]:
+    return {_plain(name): module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _plain(name: str) -> str:
@@ -357,9 +360,14 @@ def _front_matter(card: Card, kind: Kind) -> str:
     return ModelCardData(**base, **licence, **relation, **trigger, **library, pipeline_tag=task, tags=tags).to_yaml()
 
 
+def _source(base: Source) -> str:
+    """A base model as people and settings name it, without the folders of whoever trained."""
+    return Path(base.place).name if base.is_folder else f"{base.place}@{base.revision}"
+
+
 def _named(base: Source) -> str:
     if base.is_folder:
-        return f"`{Path(base.place).name}`"
+        return f"`{_source(base)}`"
     return f"[{base.place}](https://huggingface.co/{base.place}) at `{base.revision}`"
 
 

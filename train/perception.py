@@ -1,4 +1,4 @@
-"""What pictures look alike: frozen networks that compare pictures, and whose features discriminators read."""
+"""How alike pictures look: frozen networks that compare pictures, and whose features discriminators read."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -59,10 +59,11 @@ class EvaluatorPerception(nn.Module):
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         pairs = zip(self.levels(a), self.levels(b), strict=True)
-        return sum((one - other).square().mean((1, 2, 3)).float() for one, other in map(unit_length, pairs)) / 4
+        apart = [(one - other).square().mean((1, 2, 3)).float() for one, other in map(normalised, pairs)]
+        return sum(apart) / len(apart)
 
 
-def unit_length(features: tuple[Tensor, ...]) -> list[Tensor]:
+def normalised(features: tuple[Tensor, ...]) -> list[Tensor]:
     """Features (B, C, h, w) whose channels have mean square 1 at every place."""
     return [each * (each.square().mean(1, keepdim=True) + 1e-6).rsqrt() for each in features]
 
@@ -107,5 +108,5 @@ class PictureDiscriminator(nn.Module):
 
     def forward(self, pictures: Tensor, levels: list[Tensor]) -> list[Tensor]:
         """Pictures (B, 3, H, W) in [-1, 1] and their features -> logits, (B, 1, h, w) a head."""
-        found = [head(level) for head, level in zip(self.heads, unit_length(tuple(levels)), strict=True)]
+        found = [head(level) for head, level in zip(self.heads, normalised(tuple(levels)), strict=True)]
         return [*found, self.pixels(pictures)]

@@ -42,7 +42,7 @@ class Preset:
     @property
     def asks_for_domains(self) -> bool:
         """Whether two words of the captions have to be named, which tell its pictures apart."""
-        return "domains" in self.small
+        return bool(self.config(**self.small).words)
 
 
 STYLE = {"adapter": "lora", "on_one_step": True, "preview_guidance": 1.0, "preview_steps": 1, "precision": "bf16"}

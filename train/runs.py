@@ -21,8 +21,6 @@ from train.perception import Perception, load_perception
 from train.scratch import ScratchConfig, ScratchDiffusionConfig, build_task
 from train.trainer import Trainer, writing
 from train.translate import (
-    BACK,
-    FORWARD,
     Generator,
     PairedTask,
     TranslateConfig,
@@ -31,11 +29,12 @@ from train.translate import (
     fingerprint_of,
     load_domains,
     load_pairs,
+    spec_of,
 )
 from train.yoso import YosoConfig, YosoTask
 from yoso_core.models import LoadedModel
+from yoso_core.sampling import prior_start
 from yoso_core.schedule import NoiseSchedule
-from yoso_core.translate import Direction, TranslatorSpec
 
 SHOWN = 10  # notes on the data that are printed
 Data = CaptionedLatents | GeneratedLatents
@@ -142,23 +141,11 @@ def train_translate(config: TranslateConfig, folder: Path) -> bool:
     torch.manual_seed(config.seed)
     generator = Generator(base, config)
     task = build_translation(generator, perception, config, base, folder)
-    family = base.spec.family
-    if config.domains:
-        there, back = config.fixed_prompts
-        directions = {
-            FORWARD: Direction(f"{back.capitalize()} to {there}", there),
-            BACK: Direction(f"{there.capitalize()} to {back}", back),
-        }
-        title = config.title or f"{back.capitalize()} and {there}, both ways"
-    else:
-        title = config.title or ("Lines to pictures" if config.input == "lines" else "Pictures to pictures")
-        directions = {FORWARD: Direction(title)}
-    kind = "lines" if config.pairs and config.input == "lines" else "picture"
-    spec = TranslatorSpec(title, folder / "output", directions, family, base.spec.licence, kind, config.ink)
+    spec = spec_of(config, base, folder / "output")
     compared = {"lpips": "LPIPS on AlexNet", "evaluator": "the project's evaluator"}[config.perceptual]
     sources = " and ".join(f"`{Path(source).name}`" for source in config.sources)
     card = Card(
-        title=title,
+        title=spec.title,
         description=(
             "Translates pictures in one network evaluation "
             f"({'CycleGAN-Turbo' if config.domains else 'pix2pix-turbo'}, arXiv 2403.12036). "
@@ -190,7 +177,7 @@ def build_translation(
         domains = load_domains(config, size)
         problems = list(dict.fromkeys(problem for domain in domains for problem in domain.problems))
         tell(problems, sum(map(len, domains)), folder)
-        contexts = dict(zip((FORWARD, BACK), map(read, config.fixed_prompts), strict=True))
+        contexts = dict(zip(config.directions, map(read, config.fixed_prompts), strict=True))
         marks = fingerprint_of([domain.digest for domain in domains], base)
         return UnpairedTask(generator, perception, config, domains, contexts, marks)
     pairs = load_pairs(config, size)
@@ -201,7 +188,11 @@ def build_translation(
     latent = (base.unet.config.in_channels, *[size // base.pixels_per_latent] * 2)
     captions = encode_captions(pairs.targets.captions, base)
     marks = fingerprint_of([pairs.digest], base)
-    return PairedTask(generator, perception, config, pairs, captions, read(""), latent, judge, marks)
+
+    def start(noise: Tensor) -> Tensor:
+        return prior_start(base.schedule, noise, base.prior_mean, base.prior_deviation)
+
+    return PairedTask(generator, perception, config, pairs, captions, read(""), latent, start, judge, marks)
 
 
 def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:

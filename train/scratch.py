@@ -35,7 +35,7 @@ class PixelConfig(RunConfig):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return (self.data,)
+        return (self.data,) if self.data else ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

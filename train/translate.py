@@ -3,14 +3,19 @@
 A one-step model learns to begin from an encoded picture instead of noise: by LoRAs in the network and the autoencoder,
 a retrained first convolution and skips around the network. Pairs teach it by what comes out; two domains by what comes
 back, the discriminator of each domain saying what belongs there.
+
+Where this leaves the paper: pictures are compared by LPIPS on AlexNet and told from real ones by heads on its features
+(and one on the pixels), or by the project's own evaluator, because CLIP and DINO want a hub; for the same reason the
+similarity of picture and prompt has no weight unless it is given one; and pictures are encoded as the mean of the
+posterior instead of a sample of it.
 """
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,9 +51,8 @@ from yoso_core.models import LoadedModel
 from yoso_core.pictures import square
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.schedule import NoiseSchedule, Prediction
-from yoso_core.translate import INKS, Skips, Translator
+from yoso_core.translate import BACK, FORWARD, INKS, Direction, Skips, Translator, TranslatorSpec, in_ink
 
-FORWARD, BACK = "a2b", "b2a"  # as published ones call them
 TRAINED = ("all", "no-skips", "no-lora", "first-conv")
 SIMILARITIES = ("emoji", "clip")
 # Everything that convolves or attends in an autoencoder.
@@ -135,6 +139,10 @@ class TranslateConfig(ModelRunConfig):
         return "data" if self.domains else "pairs"
 
     @property
+    def words(self) -> tuple[str, ...]:
+        return self.domains
+
+    @property
     def fixed_prompts(self) -> tuple[str, ...]:
         """Of forward and back: what each direction goes to."""
         named = tuple(Path(one).name.replace("-", " ").replace("_", " ") for one in self.domains)
@@ -216,6 +224,27 @@ def _read(path: Path, size: int) -> np.ndarray:
 
 def _stem(row: dict) -> str:
     return str(Path(row["file_name"]).with_suffix(""))
+
+
+def spec_of(config: TranslateConfig, base: LoadedModel, folder: Path) -> TranslatorSpec:
+    """What a run's translator will say of itself; its files are in `folder`."""
+    if config.domains:
+        first, second = (Path(one).name for one in config.domains)
+        there, back = config.fixed_prompts
+        directions = {
+            FORWARD: Direction(f"{capital(first)} to {second}", there),
+            BACK: Direction(f"{capital(second)} to {first}", back),
+        }
+        title = config.title or f"{capital(first)} and {second}, both ways"
+        return TranslatorSpec(title, folder, directions, base.spec.family, base.spec.licence)
+    title = config.title or ("Lines to pictures" if config.input == "lines" else "Pictures to pictures")
+    given = (config.input, config.ink) if config.input == "lines" else (config.input,)
+    return TranslatorSpec(title, folder, {FORWARD: Direction(title)}, base.spec.family, base.spec.licence, *given)
+
+
+def capital(text: str) -> str:
+    """With a capital letter in front and all others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def load_domains(config: TranslateConfig, size: int) -> tuple[CaptionedPictures, CaptionedPictures]:
@@ -302,14 +331,6 @@ def lora_layers(*networks: nn.Module) -> list[LoraLayer]:
     return [module for network in networks for module in network.modules() if isinstance(module, LoraLayer)]
 
 
-class Generates(Protocol):
-    """pictures (B, 3, H, W), context (B, L, D), direction, strength, noise -> pictures: `Generator`, or a baseline."""
-
-    def __call__(
-        self, pictures: Tensor, context: Tensor, direction: str, strength: float = 1.0, noise: Tensor | None = None
-    ) -> Tensor: ...
-
-
 class _Task:
     """What both kinds of translation share: the players, and how the discriminators learn.
 
@@ -380,6 +401,7 @@ class PairedTask(_Task):
         captions: of the targets.
         empty: (1, L, D), the encoded empty prompt.
         latent: (C, h, w) of the noise.
+        start: noise -> what a picture begins from without an input, see `prior_start`.
         judge: of picture and prompt; None where similarity has no weight.
         fingerprint: of data and model.
     """
@@ -393,11 +415,13 @@ class PairedTask(_Task):
         captions: Captions,
         empty: Tensor,
         latent: tuple[int, int, int],
+        start: Callable[[Tensor], Tensor],
         judge: Judge | None,
         fingerprint: str,
     ) -> None:
         super().__init__(generator, [FORWARD], perception, config, fingerprint)
-        self.pairs, self.captions, self.empty, self.latent, self.judge = pairs, captions, empty, latent, judge
+        self.pairs, self.captions, self.empty = pairs, captions, empty
+        self.latent, self.start, self.judge = latent, start, judge
         self.sample_count = len(pairs.targets)
 
     def forward(self, indices: Tensor, draws: Draws) -> PairedPass:
@@ -408,7 +432,7 @@ class PairedTask(_Task):
         context = self.captions.contexts[chosen].to(draws.device).float()
         context = torch.where(dropped[:, None, None], self.empty.to(draws.device), context)
         texts = ["" if gone else self.captions.texts[one] for one, gone in zip(chosen, dropped, strict=True)]
-        noise = draws.normal(*self.latent)
+        noise = self.start(draws.normal(*self.latent))
         which, strength = torch.rand(2, generator=draws.generator).tolist()  # one strength for the whole batch
         strength = strength if which < config.noisy_share else 1.0
         made = self.generator(given, context, FORWARD, strength, noise)
@@ -466,9 +490,8 @@ class PairedTask(_Task):
 
 
 def drawn_lines(maps: Tensor, ink: str) -> Tensor:
-    """A map (..., H, W) uint8, 0 or 255, as a picture (..., 3, H, W) in [-1, 1] with lines of this colour."""
-    lines = to_unit_range(maps)[..., None, :, :].expand(*maps.shape[:-2], 3, *maps.shape[-2:])
-    return lines if ink == "white" else -lines
+    """Maps (..., H, W) uint8, 0 or 255, as pictures (..., 3, H, W) in [-1, 1] with lines of this colour."""
+    return in_ink(to_unit_range(maps)[..., None, :, :].expand(*maps.shape[:-2], 3, *maps.shape[-2:]), ink)
 
 
 class UnpairedPass(NamedTuple):
@@ -507,10 +530,9 @@ class UnpairedTask(_Task):
 
     def forward(self, indices: Tensor, draws: Draws) -> UnpairedPass:
         real = {}
-        for domain in (FORWARD, BACK):  # each in an order of its own, so that no picture meets its counterpart
-            pictures, count = self.domains[domain].pictures, len(self.domains[domain])
-            chosen = indices if domain == FORWARD and count == self.sample_count else (draws.uniform() * count).long()
-            real[domain] = _mirrored(to_unit_range(pictures[chosen.cpu()]).to(draws.device), draws)
+        for direction, domain in self.domains.items():  # each by chance, so that counterparts meet by chance alone
+            chosen = (draws.uniform().cpu() * len(domain)).long()
+            real[direction] = _mirrored(to_unit_range(domain.pictures[chosen]).to(draws.device), draws)
         made = {direction: self._go(direction, real[direction]) for direction in real}
         returned = {direction: self._go(_other(direction), made[direction]) for direction in real}
         kept = {}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def encode(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
@@ -28,8 +29,9 @@ def encode_with_features(autoencoder: nn.Module, pictures: Tensor) -> tuple[Tens
     hidden = encoder.conv_in(pictures)
     for block in encoder.down_blocks:
         features.append(hidden)
-        hidden = block(hidden)
-    hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(encoder.mid_block(hidden))))
+        hidden = _run(encoder, block, hidden)
+    hidden = _run(encoder, encoder.mid_block, hidden)
+    hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
     moments = hidden if autoencoder.quant_conv is None else autoencoder.quant_conv(hidden)
     return moments.chunk(2, 1)[0] * autoencoder.config.scaling_factor, features
 
@@ -39,10 +41,17 @@ def decode_with(autoencoder: nn.Module, latents: Tensor, added: Sequence[Tensor]
     decoder, hidden = autoencoder.decoder, latents / autoencoder.config.scaling_factor
     if autoencoder.post_quant_conv is not None:
         hidden = autoencoder.post_quant_conv(hidden)
-    hidden = decoder.mid_block(decoder.conv_in(hidden))
+    hidden = _run(decoder, decoder.mid_block, decoder.conv_in(hidden))
     for block, more in zip(decoder.up_blocks, added, strict=True):
-        hidden = block(hidden + more)
+        hidden = _run(decoder, block, hidden + more)
     return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden)))
+
+
+def _run(half: nn.Module, block: nn.Module, hidden: Tensor) -> Tensor:
+    """A block of the encoder or the decoder, computed twice where that half is told to save memory in training."""
+    if half.gradient_checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, hidden, use_reentrant=False)
+    return block(hidden)
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

@@ -207,10 +207,6 @@ class Engine:
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
         self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
 
-    def _forget_translator(self, name: str) -> None:
-        self._translations.forget(lambda key: key[1] == name)
-        self._contexts.forget()  # as of a LoRA
-
     def add_control(self, name: str, spec: ControlSpec) -> None:
         """Put a ControlNet among those that can be asked for by `name`; it is read anew when it is used next."""
         with self.lock:
@@ -227,13 +223,13 @@ class Engine:
         """Put a translator among those that can be asked for by `name`; it is read anew when it is used next."""
         with self.lock:
             self.translators[name] = spec
-            self._forget_translator(name)
+            self._translations.forget(lambda key: key[1] == name)
 
     def remove_translator(self, name: str) -> None:
         """Take a translator out again; nothing happens if it is not there."""
         with self.lock:
             self.translators.pop(name, None)
-            self._forget_translator(name)
+            self._translations.forget(lambda key: key[1] == name)
 
     def check_lora(self, name: str, model: str) -> None:
         """See whether a LoRA of the library fits a model.
@@ -385,12 +381,9 @@ class Engine:
         if name not in self.translators:
             known = f"choose one of {', '.join(self.translators)}" if self.translators else "none are here"
             raise RequestError(f"There is no translator {name!r:.60}; {known}.")
-
-        def read() -> LoadedTranslator:
-            self._contexts.forget()  # another translator may have to go, and its LoRAs with it
-            return load_translator(self.translators[name], model, report)
-
-        return self._translations.get((request.model, name), read)
+        return self._translations.get(
+            (request.model, name), lambda: load_translator(self.translators[name], model, report)
+        )
 
     def _size(self, request: GenerateRequest, model: LoadedModel) -> int:
         size, unit = request.size or model.spec.resolution, model.pixels_per_latent
@@ -474,7 +467,7 @@ class Engine:
             cut = model.tokenizer.decode(whole[limit - 1 : -1]) if len(whole) > limit else ""
             return model.text_encoder(tokens.to(self.device))[0].to(model.unet.dtype), cut
 
-        return self._contexts.get((request.model, model.loras.active, text), make)
+        return self._contexts.get((request.model, model.loras.active_on("text_encoder"), text), make)
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:
@@ -499,7 +492,7 @@ class Engine:
             raise RequestError(f"There is no LoRA {name!r:.60} in the library; add its file first.")
         key = (model_name, name)
         if key not in self._admitted:
-            admitted = admit(self._lora_files[name], model.loras.for_people)
+            admitted = admit(self._lora_files[name], model.loras.for_requests)
             if len(self._admitted) >= LORAS_IN_MEMORY:
                 del self._admitted[next(iter(self._admitted))]
                 self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now

@@ -335,7 +335,7 @@ def load_model(
         prior_mean=mean,
         prior_deviation=deviation,
         loras=stack,
-        one_step=admit(spec.lora, stack.for_people) if spec.lora is not None else {},
+        one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else {},
     )
 
 

@@ -112,7 +112,7 @@ class Axis:
             RequestError: it has nothing of the kind, or not with this value.
         """
         if self.kind == "strength" and not isinstance(request, EditRequest | TranslateRequest):
-            raise RequestError("Only what begins with a picture has a strength; give it one or choose another axis.")
+            raise RequestError("Only an edit or translation has a strength; give it a picture or choose another axis.")
         if self.kind == "control":
             if request.control is None:
                 raise RequestError(

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -35,6 +35,7 @@ CONVERTED_TRANSLATORS = CONVERTED_FOLDER / "translators"  # where `convert-trans
 CONFIG = "config.json"
 NETWORK_FILE = "unet.safetensors"
 CONFIG_LIMIT = 100_000  # bytes
+FORWARD, BACK = "a2b", "b2a"  # directions, as published ones call them
 FIRST = "conv_in"  # of the network, retrained
 SKIP_START = 1e-5  # all weights of a fresh skip, as published: at first it adds next to nothing
 INKS = ("white", "black")
@@ -184,15 +185,15 @@ def _check_text(value: Any) -> None:
         raise ValueError(f"{value!r:.40} is no short text")
 
 
-def lines_in_ink(lines: Image.Image, ink: str) -> Image.Image:
-    """A map, white on black, with lines of this colour on the other one."""
-    return lines if ink == "white" else ImageOps.invert(lines)
+def in_ink(lines: Tensor, ink: str) -> Tensor:
+    """Maps in [-1, 1], white on black, with lines of this colour on the other one."""
+    return lines if ink == "white" else -lines
 
 
 def input_tensor(picture: Image.Image, spec: TranslatorSpec) -> Tensor:
     """A picture, or a map with white lines on black, as a translator is given it: (1, 3, H, W), `spec.black` to 1."""
-    given = lines_in_ink(picture, spec.ink) if spec.input == "lines" else picture
-    return (to_tensor(given) * (1 - spec.black) + (1 + spec.black)) / 2
+    given = in_ink(to_tensor(picture), spec.ink) if spec.input == "lines" else to_tensor(picture)
+    return (given * (1 - spec.black) + (1 + spec.black)) / 2
 
 
 class Skips(nn.Module):
@@ -257,7 +258,8 @@ class Translator:
             pictures: (B, 3, H, W) in [-1, 1], or as `input_tensor` makes them.
             context: (B, L, D) encoded prompts.
             strength: g, 0 to 1.
-            noise: (B, C, h, w) standard normal; needed below strength 1.
+            noise: (B, C, h, w), where a picture would begin from words alone, see `prior_start`; needed below strength
+                1.
 
         Returns:
             (B, 3, H, W), about [-1, 1].

@@ -2,7 +2,7 @@
 
     python -m train.recipes.shrink lora IN.safetensors OUT.safetensors --rank 8
     python -m train.recipes.shrink controlnet FOLDER OUT
-    python -m train.recipes.shrink translator FOLDER OUT --part 0.6
+    python -m train.recipes.shrink translator FOLDER OUT --part 1
 
 A LoRA gets the best approximation of a lower rank of each of its changes (Eckart and Young, by singular values); a
 ControlNet's large weights are kept in 8 bits (float8_e4m3, which diffusers widens as it loads them). A translator's
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rank", type=int, default=8, help="of the LoRA")
-    parser.add_argument("--part", type=float, default=0.5, help="of the numbers of a translator's LoRAs that stay")
+    parser.add_argument("--part", type=float, default=1.0, help="of the numbers of a translator's LoRAs that stay")
     options = parser.parse_args()
     if options.kind == "controlnet":
         shrink_controlnet(options.source, options.out)
