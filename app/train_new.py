@@ -359,7 +359,7 @@ class NewRun:
                 used = [row for row in self.check(dataset, model).rows if row.used]
                 if not used:
                     raise ConfigError("There are no pictures yet; drop some at the top of the page")
-                refuse_empty_domains(used, config.words)
+                refuse_empty_domains(used, config.words, trigger)
                 self._refuse_too_many(owner)
                 if trigger:
                     dataset.add_words(trigger)
@@ -390,9 +390,9 @@ def folder_named(place: str) -> Path:
         raise ConfigError(f"there is no home folder {place.strip()!r:.80}") from None
 
 
-def refuse_empty_domains(rows: list[Row], domains: tuple[str, ...]) -> None:
-    """Raise ConfigError where a domain has no pictures."""
-    found = {domain_of(row.captions, domains) for row in rows}
+def refuse_empty_domains(rows: list[Row], domains: tuple[str, ...], trigger: str) -> None:
+    """Raise ConfigError where a domain has no pictures, once the trigger is in all captions."""
+    found = {domain_of([*row.captions, trigger], domains) for row in rows}
     for word in domains:
         if word not in found:
             raise ConfigError(

@@ -13,7 +13,8 @@ from app.translate_files import TranslateFiles
 from yoso_core.engine import Engine
 from yoso_core.requests import COUNT_LIMIT, DEFAULT_MODEL, THRESHOLD_LIMIT, RequestError, TranslateRequest
 
-LINES = [("Drawing", "scribble"), ("Photo or picture", "canny"), ("Ready-made map", "map")]
+Choices = list[tuple[str, str]]  # title and name
+LINES: Choices = [("Drawing", "scribble"), ("Photo or picture", "canny"), ("Ready-made map", "map")]
 NOTHING_YET = '<p class="note">Draw something, or open a picture.</p>'
 NONE_HERE = '<p class="note">There is no translator for this model here yet.</p>'
 
@@ -36,7 +37,7 @@ class TranslateTab(Easel):
 
     def build(self) -> None:
         offered = self.offered(DEFAULT_MODEL)
-        first = next(iter(offered.values()), None)
+        first = first_of(offered)
         self.trained = gr.State(())  # what was trained here; the pickers offer it once this changes
         with gr.Row(elem_id="way"):
             self.translator = gr.Radio(
@@ -139,7 +140,7 @@ class TranslateTab(Easel):
     def restored(self, request: TranslateRequest) -> dict[Any, Any]:
         offered = self.offered(request.model)
         name = request.translator
-        if name not in offered.values():
+        if name not in {known for _, known in offered}:
             raise RequestError(f"This picture was made by the translator {name!r:.60}, which is not here.")
         direction = self.engine.translators[name].direction(request.direction)
         fixed = self.engine.translators[name].directions[direction].prompt is not None
@@ -156,16 +157,17 @@ class TranslateTab(Easel):
             self.fit: request.fit,
         }
 
-    def offered(self, model: str) -> dict[str, str]:
+    def offered(self, model: str) -> Choices:
         """Title and name of each translator for a model."""
         family = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]).family
-        return {spec.title: name for name, spec in self.engine.translators.items() if spec.family == family}
+        known = list(self.engine.translators.items())  # a run may add its own meanwhile
+        return numbered([(spec.title, name) for name, spec in known if spec.family == family])
 
     def ways(self, name: str | None, direction: str = "") -> dict[str, Any]:
         """What the picker of directions shows for a translator; nothing where there is no choice."""
         spec = self.engine.translators.get(name or "")
-        found = {one.title: key for key, one in spec.directions.items()} if spec else {}
-        return choices_of(found, direction or next(iter(found.values()), None))
+        found = numbered([(one.title, key) for key, one in spec.directions.items()]) if spec else []
+        return choices_of(found, direction or first_of(found))
 
     def describe(self, name: str | None, direction: str) -> tuple[str, dict[str, Any]]:
         """A word on what the prompt does here, and whether it is lines that are translated."""
@@ -211,12 +213,25 @@ class TranslateTab(Easel):
     def offer(self, model: str, translator: str | None, direction: str | None) -> tuple[Any, Any, Any]:
         """What there is for another model, or once something was trained."""
         offered = self.offered(model)
-        if translator not in offered.values():
-            translator, direction = next(iter(offered.values()), None), ""
+        if translator not in {known for _, known in offered}:
+            translator, direction = first_of(offered), ""
         ways = self.ways(translator, direction or "")
         return gr.Radio(**choices_of(offered, translator)), gr.Radio(**ways), gr.HTML(**self.canvas_for(model))
 
 
-def choices_of(found: dict[str, str], chosen: str | None) -> dict[str, Any]:
+def numbered(found: Choices) -> Choices:
+    """The same with a number behind titles that came before."""
+    titles = [title for title, _ in found]
+    before = [titles[:index].count(title) for index, title in enumerate(titles)]
+    return [
+        (f"{title} ({count + 1})" if count else title, name) for count, (title, name) in zip(before, found, strict=True)
+    ]
+
+
+def first_of(found: Choices) -> str | None:
+    return found[0][1] if found else None
+
+
+def choices_of(found: Choices, chosen: str | None) -> dict[str, Any]:
     """Options of a radio over titles and names; hidden where there is no choice."""
-    return {"choices": list(found.items()), "value": chosen, "visible": len(found) > 1}
+    return {"choices": found, "value": chosen, "visible": len(found) > 1}

@@ -56,6 +56,7 @@ JOBS = (*PLAIN, *TRAINED)
 POOL = 100  # captions to choose from
 WEIGHTS = "generator.safetensors"
 SHOWN = 8  # pictures in a row
+OURS, TOLD = "ours", " with captions"
 KINDS = {"edges": "edges (Canny)", "scribble": "scribble"}
 RECIPES = {"edges": ROOT / "train/recipes/edges.json", "flat-3d": ROOT / "train/recipes/flat-3d.json"}
 
@@ -72,7 +73,7 @@ class Row:
     Attributes:
         task: what is translated.
         way: how.
-        frechet: distance to the pictures of the target domain, 0 or more; of sets of one size.
+        frechet: distance to the pictures of the target domain, 0 or more; rows of one task compare.
         edges: F1 of the edges of what was made and those asked for, which may be off by a pixel.
         features: distance to the picture to keep, by the deep features of the judge: root mean square of deviations.
         prompt: share whose caption is among the five nearest of a hundred.
@@ -92,6 +93,8 @@ class Inputs:
 
     Attributes:
         task: its name.
+        translator: the bundled one for it, a key of `RECIPES`.
+        direction: of that.
         given: (N, 3, S, S) uint8, as people give it.
         asked: (N, S, S) bool, the edges to keep.
         kind: of edges, a key of `benchmarks.control.MAPS`.
@@ -102,6 +105,8 @@ class Inputs:
     """
 
     task: str
+    translator: str
+    direction: str
     given: Tensor
     asked: Tensor
     kind: str
@@ -112,23 +117,24 @@ class Inputs:
 
 
 def read_inputs(data: Path, size: int) -> Iterator[Inputs]:
-    held_out = load_pictures(data, size, keep=lambda row: not not_held_out(row))
-    captions = [phrasings[0] for phrasings in held_out.captions]
-    for name, kind in KINDS.items():
-        asked = maps_of(held_out.pictures, kind)
-        given = to_levels(drawn_lines(asked.byte() * 255, recipe("edges").ink))
-        pictures = held_out.pictures
-        yield Inputs(f"{name} to emoji", given, asked, kind, pictures, pictures, captions)
     flat, solid = (
         load_pictures(data, size, keep=lambda row, style=style: row["style"] == style) for style in ("flat", "3d")
     )
-    for start, end, word in ((flat, solid, "3d"), (solid, flat, "flat")):
+    ways = (("flat to 3D", FORWARD, flat, solid, "3d"), ("3D to flat", BACK, solid, flat, "flat"))
+    for task, direction, start, end, word in ways:
         chosen = torch.randperm(len(start), generator=generator_for(0, Use.PROMPTS))[:COUNT]
         given = start.pictures[chosen]
-        titles = [f"{start.rows[index]['label']}, {word}" for index in chosen.tolist()]
+        captions = [f"{start.rows[index]['label']}, {word}" for index in chosen.tolist()]
         asked = maps_of(given, KINDS["edges"])
-        name = "flat to 3D" if word == "3d" else "3D to flat"
-        yield Inputs(name, given, asked, KINDS["edges"], given, end.pictures, titles, word)
+        yield Inputs(
+            task, "flat-3d", direction, given, asked, KINDS["edges"], given, end.pictures, captions, fixed=word
+        )
+    held_out = load_pictures(data, size, keep=lambda row: not not_held_out(row))
+    captions, pictures = [phrasings[0] for phrasings in held_out.captions], held_out.pictures
+    for name, kind in KINDS.items():
+        asked = maps_of(pictures, kind)
+        given = to_levels(drawn_lines(asked.byte() * 255, recipe("edges").ink))
+        yield Inputs(f"{name} to emoji", "edges", FORWARD, given, asked, kind, pictures, pictures, captions)
 
 
 class Measure:
@@ -180,13 +186,11 @@ def noises(model: LoadedModel, count: int) -> Tensor:
     return torch.stack([torch.randn(shape, generator=generator_for(0, Use.PICTURE, index)) for index in range(count)])
 
 
-def by_translator(model: LoadedModel, inputs: Inputs, folder: Path, direction: str) -> Tensor:
-    loaded = load_translator(read_translator(folder), model)
+def by_translator(model: LoadedModel, inputs: Inputs, folder: Path) -> Tensor:
+    loaded, direction = load_translator(read_translator(folder), model), inputs.direction
     model.loras.apply([(model.one_step, 1.0), (loaded.loras[direction], 1.0)])
-    translate = loaded.on(model, direction)
-    made = in_parts(
-        lambda given, context, rows: translate(given, context), inputs.given, contexts_of(model, inputs, False)
-    )
+    translate, contexts = loaded.on(model, direction), contexts_of(model, inputs, False)
+    made = in_parts(lambda given, context, rows: translate(given, context), inputs.given, contexts)
     model.loras.apply([(model.one_step, 1.0)])
     return made
 
@@ -217,12 +221,12 @@ def by_controlnet(model: LoadedModel, inputs: Inputs, named: bool) -> Tensor:
     return in_parts(make, inputs.given, contexts_of(model, inputs, named))
 
 
-def by_plain(model: LoadedModel, inputs: Inputs, file: Path, direction: str) -> Tensor:
-    generator = plain_generator(recipe("edges" if inputs.fixed is None else "flat-3d"), model)
+def by_plain(model: LoadedModel, inputs: Inputs, file: Path) -> Tensor:
+    generator = plain_generator(recipe(inputs.translator), model)
     generator.load_state_dict(load_file(file))
     generator.eval()
     contexts = contexts_of(model, inputs, False)
-    return in_parts(lambda given, context, rows: generator(given, context, direction), inputs.given, contexts)
+    return in_parts(lambda given, context, rows: generator(given, context, inputs.direction), inputs.given, contexts)
 
 
 def plain_generator(config: TranslateConfig, model: LoadedModel) -> PlainGenerator:
@@ -230,44 +234,43 @@ def plain_generator(config: TranslateConfig, model: LoadedModel) -> PlainGenerat
     return PlainGenerator(config.directions, 0 if config.domains else model.unet.config.cross_attention_dim)
 
 
+def ways(model: LoadedModel, inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
+    """What is made of the inputs, way by way; what has not been trained is left out."""
+    yield OURS, by_translator(model, inputs, TRANSLATORS_FOLDER / inputs.translator)
+    for named in (False, True) if inputs.fixed is not None else (True,):
+        told = TOLD if named and inputs.fixed is not None else ""
+        for strength in STRENGTHS:
+            yield f"SDEdit {strength:g}{told}", by_sdedit(model, inputs, strength, named)
+        yield f"ControlNet{told}", by_controlnet(model, inputs, named)
+    plain = RUNS / f"plain-{inputs.translator}" / "output" / WEIGHTS
+    if plain.exists():
+        yield "no backbone", by_plain(model, inputs, plain)
+    for trained in TRAINED if inputs.translator == "edges" else ():
+        folder = RUNS / trained / "output"
+        if folder.exists():
+            yield f"{ABLATION_STEPS} steps, {trained}", by_translator(model, inputs, folder)
+    yield "the input as it is", inputs.given
+    yield "the picture to keep, through the autoencoder", through_autoencoder(model, inputs.kept).pictures
+
+
 @torch.inference_mode()
-def measure(data: Path, done: Callable[[Row], None], show: Path | None) -> None:
-    """Go through all tasks and ways; the sheet of pictures goes to `show`."""
+def measure(data: Path, show: Path | None) -> Iterator[Row]:
+    """Go through all tasks and ways; sheets of pictures go to `show`."""
     model, judge = load_generator(DEFAULT_MODEL), load_judge("emoji")
     for inputs in read_inputs(data, model.spec.resolution):
-        score, unpaired = Measure(inputs, judge), inputs.fixed is not None
-        name = "flat-3d" if unpaired else "edges"
-        direction = BACK if inputs.task == "3D to flat" else FORWARD
-        rows: dict[str, Tensor] = {"ours": by_translator(model, inputs, TRANSLATORS_FOLDER / name, direction)}
-        done(score("ours", rows["ours"]))
-        for named in (False, True) if unpaired else (True,):
-            told = " with captions" if named and unpaired else ""
-            for strength in STRENGTHS:
-                made = by_sdedit(model, inputs, strength, named)
-                done(score(f"SDEdit {strength:g}{told}", made))
-                rows |= {"SDEdit": made} if strength == 0.6 and named else {}
-            made = by_controlnet(model, inputs, named)
-            done(score(f"ControlNet{told}", made))
-            rows["ControlNet"] = made
-        plain = RUNS / f"plain-{name}" / "output" / WEIGHTS
-        if plain.exists():
-            rows["no backbone"] = by_plain(model, inputs, plain, direction)
-            done(score("no backbone", rows["no backbone"]))
-        for ablation in () if unpaired else TRAINED:
-            folder = RUNS / ablation / "output"
-            if folder.exists():
-                done(score(f"ablation: {ablation}", by_translator(model, inputs, folder, direction)))
-        done(score("the input as it is", inputs.given))
-        done(score("real pictures through the autoencoder", through_autoencoder(model, inputs.kept).pictures))
+        score, rows, pictures = Measure(inputs, judge), [], {}
+        chosen = torch.arange(SHOWN) * len(inputs.given) // SHOWN
+        for way, made in ways(model, inputs):
+            rows.append(score(way, made))
+            pictures[way] = to_unit_range(made[chosen])
+            yield rows[-1]
         if show:
+            shown = [row.way for row in told_of(rows) if "steps" not in row.way and "the " not in row.way]
+            sheet = grid(torch.cat([to_unit_range(inputs.given[chosen]), *(pictures[way] for way in shown)]), SHOWN)
             show.mkdir(parents=True, exist_ok=True)
-            chosen = torch.arange(SHOWN) * len(inputs.given) // SHOWN
-            sheet = grid(
-                to_unit_range(torch.cat([inputs.given[chosen], *(made[chosen] for made in rows.values())])), SHOWN
-            )
             path = show / f"{inputs.task.replace(' ', '-').lower()}.png"
             sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.LANCZOS).save(path)
-            say(f"{path}: input, {', '.join(rows)}")
+            say(f"{path}: the input, {', '.join(shown)}")
 
 
 def train_plain(config: TranslateConfig, folder: Path) -> bool:
@@ -295,20 +298,25 @@ def train(name: str, steps: int | None) -> None:
         train_translate(recipe("edges", **{"steps": ABLATION_STEPS, "trained": name} | changes), folder)
 
 
+def told_of(rows: list[Row]) -> list[Row]:
+    """The rows of one task, of SDEdit's strengths only the one with the least Fréchet distance."""
+    best = set()
+    for told in ("", TOLD):
+        swept = [row for row in rows if row.way.startswith("SDEdit") and row.way.endswith(TOLD) == bool(told)]
+        best |= {row.way for row in sorted(swept, key=lambda row: row.frechet)[:1]}
+    return [row for row in rows if not row.way.startswith("SDEdit") or row.way in best]
+
+
 def table(rows: list[Row]) -> str:
-    """Markdown; of SDEdit the strength with the least Fréchet distance, and whether any strength is better on both."""
-    lines = ["| task | way | Fréchet | edges kept | feature distance | prompt |", "|---|---|---:|---:|---:|---:|"]
+    """Markdown."""
+    lines = [
+        "| task | way | Fréchet ↓ | edges kept ↑ | feature distance ↓ | caption found ↑ |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for task in dict.fromkeys(row.task for row in rows):
-        own = [row for row in rows if row.task == task]
-        for told in ("", " with captions"):
-            swept = [row for row in own if row.way.startswith("SDEdit") and row.way.endswith("captions") == bool(told)]
-            best = min(swept, key=lambda row: row.frechet, default=None)
-            own = [row for row in own if row not in swept or row is best]
-        for row in own:
-            prompt = "" if row.prompt is None else f"{row.prompt:.2f}"
-            lines.append(
-                f"| {task} | {row.way} | {row.frechet:.1f} | {row.edges:.3f} | {row.features:.3f} | {prompt} |"
-            )
+        for row in told_of([row for row in rows if row.task == task]):
+            figures = f"{row.frechet:.1f} | {row.edges:.3f} | {row.features:.3f} | {row.prompt:.2f}"
+            lines.append(f"| {task} | {row.way} | {figures} |")
     return "\n".join(lines)
 
 
@@ -326,10 +334,11 @@ def main() -> None:
             train(name, options.steps)
         return
     rows: list[Row] = []
-    measure(options.data, rows.append, options.show)
+    for row in measure(options.data, options.show):
+        rows.append(row)
+        if options.json:  # as they come: it takes a quarter of an hour
+            options.json.write_text(json.dumps([asdict(each) for each in rows], indent=1) + "\n")
     print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import io
 import json
 import tempfile
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -28,6 +30,40 @@ def colour(index: int) -> bytes:
 
 def metadata(*rows: dict) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
+
+
+def zipped(files: dict[str, bytes | str] | Iterable[tuple[str | zipfile.ZipInfo, bytes]], **options) -> bytes:
+    """Of a zip."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", **options) as archive:
+        for name, content in files.items() if isinstance(files, dict) else files:
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def special(name: str, mode: int) -> zipfile.ZipInfo:
+    """A member of a zip with a file mode of Unix, such as a link's."""
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, mode << 16
+    return info
+
+
+def patched(content: bytes, place: int, value: bytes) -> bytes:
+    return content[:place] + value + content[place + len(value) :]
+
+
+def encrypted(content: bytes) -> bytes:
+    """A zip whose last member says that it has a password: the flag alone, which is all that is looked at."""
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content = patched(content, content.rindex(signature) + offset, b"\x01\x00")
+    return content
+
+
+def lying(content: bytes, size: int) -> bytes:
+    """A zip whose last member says that it unpacks to `size` bytes."""
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        content = patched(content, content.rindex(signature) + offset, size.to_bytes(4, "little"))
+    return content
 
 
 def hand(dataset: Dataset, files: dict[str, bytes | str]) -> list[Problem]:

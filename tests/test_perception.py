@@ -43,8 +43,8 @@ def test_levels_have_the_channels_that_are_told(perception, side):
 
 def test_a_discriminator_says_of_every_level_and_place_whether_it_is_real(perception):
     discriminator, levels = PictureDiscriminator(perception), perception.levels(pictures())
-    logits = discriminator(levels)
-    assert [one.shape for one in logits] == [(2, 1, *level.shape[2:]) for level in levels]
+    logits = discriminator(pictures(), levels)
+    assert [one.shape for one in logits] == [*((2, 1, *level.shape[2:]) for level in levels), (2, 1, 16, 16)]
     owned = {parameter for parameter in discriminator.parameters()}
     assert owned and not owned & set(perception.parameters())
 
@@ -53,10 +53,10 @@ def test_a_discriminator_learns_to_tell_pictures_apart():
     perception = load_perception("evaluator")
     torch.manual_seed(0)
     discriminator = PictureDiscriminator(perception, width=8)
-    real, fake = (perception.levels(each) for each in (pictures(), torch.zeros(2, 3, 64, 64)))
+    real, fake = ((each, perception.levels(each)) for each in (pictures(), torch.zeros(2, 3, 64, 64)))
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-2)
     for _ in range(20):
-        gaps = [a.mean() - b.mean() for a, b in zip(discriminator(real), discriminator(fake), strict=True)]
+        gaps = [a.mean() - b.mean() for a, b in zip(discriminator(*real), discriminator(*fake), strict=True)]
         optimizer.zero_grad()
         (-sum(gaps).clamp_max(4)).backward()
         optimizer.step()

@@ -14,12 +14,11 @@ from PIL import Image
 from app.easel import read_canvas
 from app.history import read_png
 from app.pictures import data_uri, download_file, result_html
-from app.translate_files import problems_html
+from app.translate_files import Shown, problems_html
 from app.ui import build_app, launch_options
 from tests.handed import stored
 from tests.test_app import shown, values_of
 from tests.tiny_translate import write_translator
-from yoso_core.batch import Done
 from yoso_core.engine import Engine
 from yoso_core.metadata import Restored
 from yoso_core.requests import DEFAULT_MODEL, LoraUse, RequestError, TranslateRequest
@@ -244,7 +243,7 @@ def test_a_batch_that_is_stopped_leaves_no_zip(drawing, tab, tmp_path, monkeypat
 
 
 def test_of_many_problems_the_first_are_told():
-    told = problems_html([Done(f"{index}.png", problem="it is odd") for index in range(11)])
+    told = problems_html([Shown(f"{index}.png", "it is odd") for index in range(11)])
     assert told.count("It is odd.") == 8 and "And 3 more." in told
 
 

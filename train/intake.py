@@ -4,22 +4,20 @@ What a file claims is not believed: neither its name nor its kind nor its size. 
 keeps none of the others out.
 """
 
-import io
 import os
 import posixpath
-import re
 import stat
 import unicodedata
-import zipfile
 from collections import ChainMap, Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+from zipfile import ZipFile
 
 from PIL import Image
 
@@ -37,18 +35,25 @@ from train.data import (
     open_usable,
     rows_in,
 )
+from yoso_core.archives import (
+    UnreadableError,
+    amount,
+    members,
+    open_file,
+    open_zip,
+    read_parts,
+    safe_stem,
+    too_large,
+    too_many,
+)
 from yoso_core.pictures import FORMATS
 from yoso_core.requests import RequestError
 
 INCOMING = ".incoming"  # what is on its way
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
-STEM_CHARACTERS, STEM_BYTES = 90, 180  # of a file's name; file systems take 255 bytes in all
 KEY_CHARACTERS = 500
 PHRASINGS = 50  # of a picture
 TEXT_BYTES = 400_000  # of a .txt; what it may say has fewer
-CHUNK = 2**18  # bytes
-DIRECTORY_BYTES = 1000  # of a zip's table of contents, for each member that it may have
-PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # only these are unpacked in parts of bounded size
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Intake:
             elif name.lower().endswith(".zip"):
                 zips.append((path, name))
             else:
-                loose.append(Given(name, _key(name), size, partial(open, path, "rb")))
+                loose.append(Given(name, _key(name), size, partial(open_file, path)))
         self.take(loose, nested=False)
         for path, name in zips:
             self._take_zip(path, name)
@@ -161,7 +166,7 @@ class Intake:
                 elif suffix in NO_PICTURES:
                     raise RequestError(f"it is no picture, no .txt with a caption, no {LISTING} and no zip")
                 elif file.bytes > self.limits.file_bytes:
-                    raise _too_large(self.limits.file_bytes)
+                    raise too_large(self.limits.file_bytes)
                 else:
                     pictures.append(file)
             except RequestError as error:
@@ -185,7 +190,9 @@ class Intake:
                 many = f"{self.limits.pictures:,} captions wait for their pictures already"
                 self._skip(self._sources[key], f"{many}; add those first")
 
-    def _skip(self, name: str, why: object) -> None:
+    def _skip(self, name: str, why: str | RequestError) -> None:
+        if isinstance(why, UnreadableError):  # a sentence, which goes on after a colon here
+            why = str(why)[0].lower() + str(why)[1:].rstrip(".")
         self.problems.append(Problem(name, f"skipped: {why}"))
 
     def _tell(self, told: dict[str, dict], key: str, row: dict, source: str) -> None:
@@ -199,7 +206,7 @@ class Intake:
 
     def _read_list(self, file: Given, nested: bool) -> Iterator[tuple[str, dict]]:
         """The rows of a list, by the keys of their pictures."""
-        content = b"".join(_parts(file, self.limits.file_bytes))
+        content = b"".join(read_parts(file.open, self.limits.file_bytes))
         rows = list(rows_in(content, file.name, self.problems))
         paths = [_key(posixpath.normpath(row["file_name"].replace("\\", "/"))) for row in rows]
         namesakes = Counter(map(_last, set(paths)))
@@ -243,7 +250,7 @@ class Intake:
         left += [file.name for file in remaining]
         if left:
             more = f" with {len(left) - 1:,} more" if len(left) > 1 else ""
-            full = f"at most {self.limits.pictures:,} pictures of {_amount(self.limits.total_bytes)} in all are taken"
+            full = f"at most {self.limits.pictures:,} pictures of {amount(self.limits.total_bytes)} in all are taken"
             self.problems.append(Problem(left[0], f"left out{more}: {full}"))
 
     def _stage(self, file: Given) -> Path:
@@ -255,7 +262,7 @@ class Intake:
                 return path
         try:
             with open(path, "wb") as copy:
-                for part in _parts(file, self.limits.file_bytes):
+                for part in read_parts(file.open, self.limits.file_bytes):
                     copy.write(part)
         except BaseException:
             path.unlink(missing_ok=True)  # a full disk needs its room for the listing
@@ -263,11 +270,8 @@ class Intake:
         return path
 
     def _new_name(self, name: str, suffix: str) -> str:
-        """A name that any file system takes and no file has; its words stay, because they may become a caption."""
-        stem = unicodedata.normalize("NFC", Path(_last(name)).stem)
-        stem = "".join(one if one.isprintable() and one not in '<>:"|?*' else " " for one in stem)
-        stem = " ".join(stem.split())[:STEM_CHARACTERS].encode()[:STEM_BYTES].decode(errors="ignore").strip(". ")
-        stem = stem or "picture"
+        """A name that any file system takes and no file has."""
+        stem = safe_stem(name)
         found = stem + suffix
         while found.casefold() in self._names:
             self._namesakes[stem.casefold()] += 1
@@ -276,62 +280,31 @@ class Intake:
         return found
 
     def _take_zip(self, path: Path, name: str) -> None:
-        with ExitStack() as opened:
-            try:
-                raw = opened.enter_context(open(path, "rb", buffering=0))
-                members = self._members(zipfile.ZipFile(_Bounded(raw, self.limits)), name)
-            except MemoryError:
-                raise
-            except RequestError as error:
-                self._skip(name, error)
-            except Exception:  # zipfile raises half a dozen unrelated types on damaged files
-                self._skip(name, "it can't be read as a zip, it may be damaged")
-            else:
-                self.take(members)
+        try:
+            with open_zip(path, self.limits.zip_members) as archive:
+                self.take(self._members(archive, name))
+        except RequestError as error:
+            self._skip(name, error)
 
-    def _members(self, archive: zipfile.ZipFile, name: str) -> list[Given]:
+    def _members(self, archive: ZipFile, name: str) -> list[Given]:
         """The files of a zip that may be looked at, unless they are too many or too large; nothing is unpacked."""
-        found = archive.infolist()
-        if len(found) > self.limits.zip_members:
-            raise _too_many(self.limits)
+        if len(archive.infolist()) > self.limits.zip_members:
+            raise too_many(self.limits.zip_members)
         usable = []
-        for member in found:
-            path = member.filename.replace("\\", "/")
-            parts = [part for part in path.split("/") if part not in ("", ".")]
-            if member.is_dir() or not parts:
-                continue
-            if refusal := _refusal(member, path, parts):
-                self._skip(f"{name}/{path}", refusal)
-            elif "__MACOSX" not in parts and not any(part.startswith(".") for part in parts):
-                usable.append((member, parts))
-        total = sum(member.file_size for member, _ in usable)
+        for member in members(archive):
+            if member.refusal:
+                self._skip(f"{name}/{member.path}", UnreadableError(member.refusal))
+            else:
+                usable.append(member)
+        total = sum(member.bytes for member in usable)
         if total > self.limits.total_bytes:
-            raise RequestError(f"it unpacks to {_amount(total)}; at most {_amount(self.limits.total_bytes)} are taken")
+            raise RequestError(f"it unpacks to {amount(total)}; at most {amount(self.limits.total_bytes)} are taken")
         # Who packs a folder gets its name before all others; captions packed by themselves have another.
-        common = len(os.path.commonprefix([parts[:-1] for _, parts in usable]))  # noqa: RUF071 - of lists
+        common = len(os.path.commonprefix([member.path.parts[:-1] for member in usable]))  # noqa: RUF071 - of lists
         return [
-            Given(
-                f"{name}/{'/'.join(parts)}",
-                _key("/".join(parts[common:])),
-                member.file_size,
-                partial(archive.open, member),
-            )
-            for member, parts in usable
+            Given(f"{name}/{member.path}", _key("/".join(member.path.parts[common:])), member.bytes, member.open)
+            for member in usable
         ]
-
-
-class _Bounded(io.BufferedReader):
-    """A zip that is read in parts of bounded size: its table of contents is one, and may claim to have gigabytes."""
-
-    def __init__(self, raw: io.RawIOBase, limits: Limits) -> None:
-        super().__init__(raw)
-        self.limits, self.most = limits, max(4 * CHUNK, limits.zip_members * DIRECTORY_BYTES)
-
-    def read(self, size: int = -1) -> bytes:
-        found = super().read(min(size, self.most + 1) if size >= 0 else self.most + 1)
-        if len(found) > self.most:
-            raise _too_many(self.limits)
-        return found
 
 
 def files_in(folder: str | Path, apart: Path) -> tuple[list[Given], list[Problem]]:
@@ -348,7 +321,7 @@ def files_in(folder: str | Path, apart: Path) -> tuple[list[Given], list[Problem
         for row in listing.rows:
             name, file = row["file_name"], inside(source, row["file_name"])
             said = {"captions": _few_captions({"file_name": name, "captions": row["captions"]}, listing.problems)}
-            files.append(Given(name, _key(name), _file_size(file) or 0, partial(open, file, "rb"), said, file))
+            files.append(Given(name, _key(name), _file_size(file) or 0, partial(open_file, file), said, file))
     except ConfigError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user's home
@@ -369,53 +342,9 @@ def _file_size(path: Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _refusal(member: zipfile.ZipInfo, path: str, parts: list[str]) -> str:
-    """Why a member of a zip is not touched; "" if it may be."""
-    if path.startswith("/") or ".." in parts or re.match("[A-Za-z]:", path):
-        return "its path leads out of the zip"
-    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-        return "it is a link or another special file"
-    if member.flag_bits & 1:
-        return "it is locked with a password; pack it without one"
-    if member.compress_type not in PLAIN_METHODS:
-        return "it is packed in an unusual way; pack it as an ordinary zip"
-    return ""
-
-
-def _too_many(limits: Limits) -> RequestError:
-    return RequestError(f"it holds too many files: at most {limits.zip_members:,} are taken; split it")
-
-
-def _too_large(limit: int) -> RequestError:
-    return RequestError(f"it is too large: at most {_amount(limit)} are read")
-
-
-def _amount(number: int) -> str:
-    for unit, scale in (("GB", 10**9), ("MB", 10**6)):
-        if number >= scale:
-            return f"{number / scale:.3g} {unit}"
-    return f"{number / 1000:.3g} kB"
-
-
-def _parts(file: Given, limit: int) -> Iterator[bytes]:
-    """The bytes of a file, at most `limit`, counted as they come: what its header says need not be true."""
-    read = 0
-    try:
-        with file.open() as source:
-            while part := source.read(CHUNK):
-                read += len(part)
-                if read > limit:
-                    raise _too_large(limit)
-                yield part
-    except (RequestError, MemoryError):
-        raise
-    except Exception as error:  # of the file system, of zipfile, of zlib
-        raise RequestError(f"it can't be read, it may be damaged ({error!s:.80})") from None
-
-
 def _lines(file: Given) -> list[str]:
     try:
-        return b"".join(_parts(file, TEXT_BYTES)).decode("utf-8-sig").splitlines()
+        return b"".join(read_parts(file.open, TEXT_BYTES)).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise RequestError("it can't be read as UTF-8 text; save it as UTF-8") from None
 

@@ -35,6 +35,7 @@ from train.yoso import YosoConfig, YosoTask
 from yoso_core.models import LoadedModel
 from yoso_core.sampling import prior_start
 from yoso_core.schedule import NoiseSchedule
+from yoso_core.translate import check_spec
 
 SHOWN = 10  # notes on the data that are printed
 Data = CaptionedLatents | GeneratedLatents
@@ -137,11 +138,17 @@ def train_translate(config: TranslateConfig, folder: Path) -> bool:
     begin(folder, *config.sources)
     device = PartialState().device
     base = load_base(config, device, one_step=True)
+    spec = spec_of(config, base, folder / "output")
+    try:
+        check_spec(spec)
+    except ValueError as error:
+        raise ConfigError(
+            f"what it learns could not be offered: {error}; change the title, the domains or the prompts"
+        ) from None
     perception = load_perception(config.perceptual, device)
     torch.manual_seed(config.seed)
     generator = Generator(base, config)
     task = build_translation(generator, perception, config, base, folder)
-    spec = spec_of(config, base, folder / "output")
     compared = {"lpips": "LPIPS on AlexNet", "evaluator": "the project's evaluator"}[config.perceptual]
     sources = " and ".join(f"`{Path(source).name}`" for source in config.sources)
     card = Card(

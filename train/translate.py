@@ -114,10 +114,21 @@ class TranslateConfig(ModelRunConfig):
             self._refuse("domains", "name two")
         if self.prompts and len(self.prompts) != len(self.domains):
             self._refuse("prompts", "name one a domain")
-        if self.domains and (self.domains[0] == self.domains[1] or (self.prompts and len(set(self.prompts)) < 2)):
-            self._refuse("domains", "they, and their prompts, must differ")
+        if self.domains:
+            self._refuse_like_domains()
         if self.adapter != "lora":
             self._refuse("adapter", "a translator is trained as a LoRA; see trained")
+
+    def _refuse_like_domains(self) -> None:
+        """Words and prompts have to tell the domains apart."""
+        setting = "prompts" if self.prompts else "domains"
+        told = [prompt.strip().casefold() for prompt in self.fixed_prompts]
+        if not all(told):
+            self._refuse(setting, "one of them says nothing")
+        if told[0] == told[1] or self.domains[0] == self.domains[1]:
+            self._refuse(setting, "they, and their prompts, must differ")
+        if self.data and (not all(map(words_of, self.domains)) or len(set(map(_worded, self.domains))) < 2):
+            self._refuse("domains", "name two different words that captions can hold")
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -143,9 +154,14 @@ class TranslateConfig(ModelRunConfig):
         return self.domains
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the domains, as people read them: their words, or the names of their folders."""
+        return self.domains if self.data else tuple(Path(one).resolve().name for one in self.domains)
+
+    @property
     def fixed_prompts(self) -> tuple[str, ...]:
         """Of forward and back: what each direction goes to."""
-        named = tuple(Path(one).name.replace("-", " ").replace("_", " ") for one in self.domains)
+        named = tuple(" ".join(name.replace("-", " ").replace("_", " ").split()) for name in self.names)
         return self.prompts or named[::-1]
 
 
@@ -229,7 +245,7 @@ def _stem(row: dict) -> str:
 def spec_of(config: TranslateConfig, base: LoadedModel, folder: Path) -> TranslatorSpec:
     """What a run's translator will say of itself; its files are in `folder`."""
     if config.domains:
-        first, second = (Path(one).name for one in config.domains)
+        first, second = config.names
         there, back = config.fixed_prompts
         directions = {
             FORWARD: Direction(f"{capital(first)} to {second}", there),
@@ -274,9 +290,14 @@ def load_domains(config: TranslateConfig, size: int) -> tuple[CaptionedPictures,
 
 def domain_of(captions: Iterable[str], domains: Sequence[str]) -> str | None:
     """Of which domain a picture is: that whose word, or words in a row, its captions hold; None for none or several."""
-    texts = [f" {' '.join(words_of(caption))} " for caption in captions]
-    held = [word for word in domains if any(f" {' '.join(words_of(word))} " in text for text in texts)]
+    texts = [_worded(caption) for caption in captions]
+    held = [word for word in domains if any(_worded(word) in text for text in texts)]
     return held[0] if len(held) == 1 else None
+
+
+def _worded(text: str) -> str:
+    """The words of a text between single blanks."""
+    return f" {' '.join(words_of(text))} "
 
 
 class Generator(nn.Module):

@@ -59,12 +59,14 @@ def open_file(path: Path, buffering: int = -1) -> BinaryIO:
     """An ordinary file for reading, with `buffering` as `open` has it.
 
     Raises:
-        UnreadableError: there is none.
-        OSError: it may not be read.
+        UnreadableError: there is none, or it may not be read.
     """
     if not path.is_file():  # a pipe or a device would be waited for
         raise UnreadableError("There is no such file.")
-    return open(path, "rb", buffering)
+    try:
+        return open(path, "rb", buffering)
+    except OSError as error:
+        raise UnreadableError(f"It can't be opened ({error.strerror}).") from None
 
 
 @contextmanager

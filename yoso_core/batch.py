@@ -4,28 +4,23 @@ One that can't be read keeps none of the others out.
 """
 
 import io
-import re
-import stat
-import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
+from yoso_core.archives import UnreadableError, amount, members, open_file, open_zip, read_parts, safe_stem, too_large
 from yoso_core.engine import PictureError, Result
 from yoso_core.metadata import png_info
 from yoso_core.pictures import Opened, PictureFileError, open_picture
 from yoso_core.requests import GenerateRequest
 
-PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # only these are unpacked in parts of bounded size
-CHUNK = 2**18  # bytes
-ENTRY_BYTES = 1000  # of a zip's table of contents, for each file that may be in it
-STEM_CHARACTERS = 80  # of a file's name; file systems take 255 bytes in all
+OWN_MEMBERS = 1_000_000  # files in a zip of one's own
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Limits:
     total_bytes: int = 200_000_000
 
 
-class Given(NamedTuple):
+class PictureFile(NamedTuple):
     """A file as it is handed over.
 
     Attributes:
@@ -73,44 +68,40 @@ class Done:
 
 
 @contextmanager
-def gathered(paths: Sequence[Path], limits: Limits | None = None) -> Iterator[tuple[list[Given], list[Done]]]:
+def gathered(paths: Sequence[Path], limits: Limits | None = None) -> Iterator[tuple[list[PictureFile], list[Done]]]:
     """The files of a batch for as long as the block lasts, and what is left out of it, with the reason.
 
     Args:
         paths: files; what is called .zip gives the files in it.
         limits: how much is taken; None where files are one's own.
     """
-    files: list[Given] = []
+    files: list[PictureFile] = []
     left: list[Done] = []
     room = limits.total_bytes if limits else 0
     with ExitStack() as opened:
         for path in paths:
             try:
-                if path.suffix.lower() == ".zip":
-                    found = [
-                        (
-                            Given(f"{path.name}/{member.filename}", partial(_open_member, archive, member)),
-                            member.file_size,
-                        )
-                        for archive in [opened.enter_context(_open_zip(path, limits))]
-                        for member in archive.infolist()
-                        if _is_picture(member)
-                    ]
-                else:
-                    found = [(Given(path.name, partial(_open_file, path)), path.stat().st_size)]
-            except PictureFileError as error:
+                for file, size in _files_of(path, limits, opened):
+                    if problem := _beyond(limits, len(files), size, room):
+                        left.append(Done(file.name, problem=problem))
+                    else:
+                        files.append(file)
+                        room -= size
+            except UnreadableError as error:
                 left.append(Done(path.name, problem=str(error)))
-                continue
             except (OSError, ValueError):  # gone, or a name that no path can have
                 left.append(Done(path.name, problem="There is no such file."))
-                continue
-            for file, size in found:
-                if problem := _beyond(limits, len(files), size, room):
-                    left.append(Done(file.name, problem=problem))
-                    continue
-                files.append(file)
-                room -= size
         yield files, left
+
+
+def _files_of(path: Path, limits: Limits | None, opened: ExitStack) -> Iterator[tuple[PictureFile, int]]:
+    """What a path gives, with the bytes that it is said to have; a zip stays open as long as `opened`."""
+    if path.suffix.lower() != ".zip":
+        yield PictureFile(path.name, partial(open_file, path)), path.stat().st_size
+        return
+    archive = opened.enter_context(open_zip(path, limits.files if limits else OWN_MEMBERS))
+    for member in members(archive):
+        yield PictureFile(f"{path.name}/{member.path}", member.open), member.bytes
 
 
 def _beyond(limits: Limits | None, before: int, size: int, room: int) -> str:
@@ -120,78 +111,22 @@ def _beyond(limits: Limits | None, before: int, size: int, room: int) -> str:
     if before >= limits.files:
         return f"At most {limits.files} pictures are taken at once."
     if size > limits.file_bytes:
-        return f"It is larger than {limits.file_bytes // 1_000_000} MB."
+        return str(too_large(limits.file_bytes))
     if size > room:
-        return f"At most {limits.total_bytes // 1_000_000} MB are taken at once."
+        return f"At most {amount(limits.total_bytes)} are taken at once."
     return ""
 
 
-def _open_file(path: Path) -> BinaryIO:
-    if not path.is_file():  # a pipe or a device would be waited for
-        raise PictureFileError("There is no such file.")
-    return open(path, "rb")
-
-
-def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
-    if member.flag_bits & 1:
-        raise PictureFileError("It is locked with a password; pack it without one.")
-    if member.compress_type not in PLAIN_METHODS:
-        raise PictureFileError("It is packed in an unusual way; pack it as an ordinary zip.")
-    return archive.open(member)
-
-
-class _Bounded(io.BufferedReader):
-    """A zip read in parts of bounded size: its table of contents is one, and may claim to have gigabytes."""
-
-    def __init__(self, raw: io.RawIOBase, most: int) -> None:
-        super().__init__(raw)
-        self.most = most
-
-    def read(self, size: int | None = -1) -> bytes:
-        found = super().read(self.most + 1 if size is None or size < 0 else min(size, self.most + 1))
-        if len(found) > self.most:
-            raise PictureFileError("It holds too many files; split it.")
-        return found
-
-
-@contextmanager
-def _open_zip(path: Path, limits: Limits | None) -> Iterator[zipfile.ZipFile]:
-    with open(path, "rb", buffering=0) as raw:
-        try:
-            most = max(4 * CHUNK, limits.files * ENTRY_BYTES) if limits else 2**30
-            archive = zipfile.ZipFile(_Bounded(raw, most))
-        except (PictureFileError, MemoryError):
-            raise
-        except Exception:  # zipfile raises half a dozen unrelated types on damaged files
-            raise PictureFileError("This is no zip that can be read, it may be damaged.") from None
-        yield archive
-
-
-def _is_picture(member: zipfile.ZipInfo) -> bool:
-    """Whether a member of a zip is looked at: neither a folder nor a link, nor what systems leave in their folders."""
-    parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-    hidden = not parts or "__MACOSX" in parts or parts[-1].startswith(".")
-    linked = stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG)
-    return not (member.is_dir() or hidden or linked)
-
-
-def _read(file: Given, limits: Limits | None) -> Opened:
-    """The picture of a file; its bytes are counted as they come, because what a zip says of them need not be true.
+def _read(file: PictureFile, limits: Limits | None) -> Opened:
+    """The picture of a file.
 
     Raises:
-        PictureFileError: it can't be read.
+        UnreadableError: it can't be read.
+        PictureFileError: it is no picture.
     """
     data = io.BytesIO()
-    try:
-        with file.open() as source:
-            while part := source.read(CHUNK):
-                data.write(part)
-                if limits is not None and data.tell() > limits.file_bytes:
-                    raise PictureFileError(f"It is larger than {limits.file_bytes // 1_000_000} MB.")
-    except (PictureFileError, MemoryError):
-        raise
-    except Exception as error:  # of the file system, of zipfile, of zlib
-        raise PictureFileError(f"It can't be read, it may be damaged ({error!s:.80}).") from None
+    for part in read_parts(file.open, limits.file_bytes if limits else None):
+        data.write(part)
     data.seek(0)
     return open_picture(data)
 
@@ -199,7 +134,7 @@ def _read(file: Given, limits: Limits | None) -> Opened:
 def run_files(
     run: Callable[[GenerateRequest], Result],
     request: Callable[[Image.Image], GenerateRequest],
-    files: Iterable[Given],
+    files: Iterable[PictureFile],
     limits: Limits | None = None,
 ) -> Iterator[Done]:
     """What comes of each file, one after the other.
@@ -218,7 +153,7 @@ def run_files(
             opened = _read(file, limits)
             result = run(request(opened.picture))
             done = Done(file.name, replace(result, notes=(*opened.notes, *result.notes)))
-        except (PictureFileError, PictureError) as error:
+        except (UnreadableError, PictureFileError, PictureError) as error:
             done = Done(file.name, problem=str(error))
         yield done
 
@@ -231,8 +166,7 @@ class Names:
 
     def new(self, name: str, count: int = 1) -> list[str]:
         """File names for the `count` pictures of what was called `name`."""
-        stem = unicodedata.normalize("NFC", PurePosixPath(name.replace("\\", "/")).stem)
-        stem = re.sub(r"[^\w .()+-]+|\s+", " ", stem).strip(". ")[:STEM_CHARACTERS].strip(". ") or "picture"
+        stem = safe_stem(name)
         number, found = 1, stem
         while found.casefold() in self._taken:
             number += 1

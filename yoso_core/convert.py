@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,11 @@ from torch import Tensor
 from yoso_core.lora import FILE_LIMIT, RANK_LIMIT, one_line
 from yoso_core.requests import RequestError
 from yoso_core.translate import (
+    BACK,
     CONFIG,
     CONVERTED_TRANSLATORS,
     FIRST,
+    FORWARD,
     NETWORK_FILE,
     Direction,
     TranslatorSpec,
@@ -50,7 +52,7 @@ NETWORK_STATES = {  # of one that goes both ways, and what lists the modules in 
 }
 BOTH_WAYS = (*NETWORK_STATES, *NETWORK_STATES.values(), "rank_unet", "rank_vae", "vae_lora_target_modules")
 BOTH_WAYS_STATES = ("sd_vae_enc", "sd_vae_dec")  # both hold both autoencoders whole; the latter is the one that counts
-AUTOENCODERS = {"a2b": "vae.", "b2a": "vae_b2a."}  # prefixes
+AUTOENCODERS = {FORWARD: "vae.", BACK: "vae_b2a."}  # prefixes
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Published:
     name: str
     title: str
     input: str = "picture"
-    direction: str = "a2b"
+    direction: str = FORWARD
     prompt: str | None = None
     licence: str = LICENCE
 
@@ -78,9 +80,9 @@ PUBLISHED = {  # by file name
     "edge_to_image_loras.pkl": Published("edge-to-image", "Edges to picture", "lines"),
     "sketch_to_image_stochastic_lora.pkl": Published("sketch-to-image", "Sketch to picture", "lines"),
     "day2night.pkl": Published("day-to-night", "Day to night", prompt="driving in the night"),
-    "night2day.pkl": Published("night-to-day", "Night to day", direction="b2a", prompt="driving in the day"),
+    "night2day.pkl": Published("night-to-day", "Night to day", direction=BACK, prompt="driving in the day"),
     "clear2rainy.pkl": Published("clear-to-rainy", "Clear to rainy", prompt="driving in heavy rain"),
-    "rainy2clear.pkl": Published("rainy-to-clear", "Rainy to clear", direction="b2a", prompt="driving in the day"),
+    "rainy2clear.pkl": Published("rainy-to-clear", "Rainy to clear", direction=BACK, prompt="driving in the day"),
 }
 
 
@@ -151,7 +153,6 @@ def convert_translator(
     input: str | None = None,
     ink: str = "white",
     licence: str | None = None,
-    family: str = FAMILY,
 ) -> tuple[TranslatorSpec, str]:
     """Make a translator of a checkpoint of pix2pix-turbo or CycleGAN-Turbo; what it is, and the pickle's SHA-256.
 
@@ -160,14 +161,15 @@ def convert_translator(
         out: the folder to make; None for one of its name where the engine finds it.
         title, prompt, input, licence: as of `TranslatorSpec`; None for what is known of the published file.
         direction: "a2b" or "b2a"; None for what the file is published for, or else "a2b".
-        ink, family: as of `TranslatorSpec`.
+        ink: as of `TranslatorSpec`.
 
     Raises:
         RequestError: it can't be converted, and why; nothing is written.
     """
-    known = PUBLISHED.get(source.name)
-    if known is None or direction not in (None, known.direction):
-        known = Published(source.stem, source.stem, direction=direction or "a2b", licence="unknown")
+    known = PUBLISHED.get(source.name, Published(source.stem, source.stem, licence="unknown"))
+    if direction not in (None, known.direction):  # what it was not published for
+        name = f"{known.name}-{direction}"
+        known = replace(known, name=name, title=title or name, direction=direction, prompt=None)
     out = out or CONVERTED_TRANSLATORS / known.name
     with _refusals(source):
         if out.exists():
@@ -180,7 +182,7 @@ def convert_translator(
         title = title or known.title
         directions = {known.direction: Direction(title, prompt)}
         spec = TranslatorSpec(
-            title, out, directions, family, licence or known.licence, input or known.input, ink, black
+            title, out, directions, FAMILY, licence or known.licence, input or known.input, ink, black
         )
         check_spec(spec)
         with _partial(out) as partial:
@@ -198,8 +200,8 @@ def _split(read: Pickle, direction: str) -> tuple[dict[str, Tensor], dict[str, T
         raise ValueError("it is no checkpoint of pix2pix-turbo or CycleGAN-Turbo")
     if "state_dict_unet" in checkpoint:
         _check_keys(checkpoint, ONE_WAY + ONE_WAY_STATES)
-        if direction != "a2b":
-            raise ValueError("it goes one way, a2b, so leave --direction out")
+        if direction != FORWARD:
+            raise ValueError(f"it goes one way, {FORWARD}, so leave --direction out")
         network, autoencoder = (_state(read, name) for name in ONE_WAY_STATES)
         rank = _rank(checkpoint, "rank_unet")
         first = _first(network)
@@ -214,7 +216,10 @@ def _split(read: Pickle, direction: str) -> tuple[dict[str, Tensor], dict[str, T
             here = _changes(name, _state(read, name), "", rank, rank)
             if twice := here.keys() & changes.keys():
                 raise ValueError(f"{min(twice)!r:.80} has two LoRAs")
-            if lacking := set(map(str, checkpoint[listing])) - here.keys():
+            listed = checkpoint[listing]
+            if not isinstance(listed, (list, tuple, set)) or not all(isinstance(each, str) for each in listed):
+                raise ValueError(f"its {listing} is no list of names")
+            if lacking := set(listed) - here.keys():
                 raise ValueError(f"its {name} lacks {min(lacking)!r:.80}")
             changes |= here
         where, prefix, black = "sd_vae_dec", AUTOENCODERS[direction], -1.0
@@ -225,7 +230,7 @@ def _split(read: Pickle, direction: str) -> tuple[dict[str, Tensor], dict[str, T
 
 def _check_keys(checkpoint: Mapping, known: Iterable[str]) -> None:
     if odd := [key for key in checkpoint if key not in known]:
-        raise ValueError(f"{odd[0]!r:.80} in it is unknown")
+        raise ValueError(f"{_named(odd[0])} in it is unknown")
     if lacking := [key for key in known if key not in checkpoint]:
         raise ValueError(f"{lacking[0]!r} is missing")
 
@@ -233,8 +238,13 @@ def _check_keys(checkpoint: Mapping, known: Iterable[str]) -> None:
 def _rank(checkpoint: Mapping, name: str) -> int:
     rank = checkpoint[name]
     if type(rank) is not int or not 1 <= rank <= RANK_LIMIT:
-        raise ValueError(f"its {name} is {rank!r:.40}; 1 to {RANK_LIMIT} is taken")
+        raise ValueError(f"its {name} is {_named(rank)}; 1 to {RANK_LIMIT} is taken")
     return rank
+
+
+def _named(value: Any) -> str:
+    """What a value is, in a few characters: a list in a list in a list may be short in a file and endless in words."""
+    return f"{value!r:.80}" if isinstance(value, (str, int, float)) else type(value).__name__
 
 
 def _state(read: Pickle, name: str) -> dict[str, Tensor]:
@@ -252,10 +262,12 @@ def _tensors(found: Mapping[Any, Any], size: int) -> dict[str, Tensor]:
         size: of the file in bytes.
     """
     for key, value in found.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{_named(key)} in it is no name of a tensor")
         if not isinstance(value, Tensor):
-            raise ValueError(f"{key!r:.80} in it is no tensor but {type(value).__name__}")
+            raise ValueError(f"{_named(key)} in it is no tensor but {type(value).__name__}")
     _refuse_large(sum(value.numel() * value.element_size() for value in found.values()), size)
-    return {str(key): value.detach() for key, value in found.items()}
+    return {key: value.detach() for key, value in found.items()}
 
 
 def _refuse_large(held: int, size: int) -> None:

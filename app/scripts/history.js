@@ -94,10 +94,12 @@ find('.strip').addEventListener('dblclick', event => {
     if (button) { chosen = kept[Number(button.dataset.index)]; draw(); deeds.restore(chosen); }
 });
 
-// A PNG dropped anywhere on the page brings its settings back; the canvas takes its own drops.
+// A PNG dropped anywhere on the page brings its settings back, but where something else takes it.
 document.addEventListener('dragover', event => event.preventDefault());
 document.addEventListener('drop', event => {
+    const taken = event.defaultPrevented || event.target.closest?.('.takes-files');
     event.preventDefault();
+    if (taken) return;
     const file = event.dataTransfer.files[0];
     if (!file || file.size > FILE_LIMIT) return;
     const reader = new FileReader();

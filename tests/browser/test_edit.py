@@ -111,9 +111,9 @@ def test_undo_redo_and_clear(edit):
 
 def test_only_what_is_masked_is_repainted(edit):
     page = edit
+    white = source(page)
     stroke(page, (0.1, 0.5), (0.9, 0.5))
-    page.wait_for_timeout(500)
-    before = source(page)
+    before = expect_change(page, white)
     page.click("[data-tool=mask]")
     page.locator("#canvas .brush input").fill("120")
     stroke(page, (0.3, 0.3), (0.6, 0.6))

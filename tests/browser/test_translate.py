@@ -106,13 +106,18 @@ def test_many_files_become_one_zip(translate, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     translate.click("#translate-many button")
     files = [tmp_path / f"{name}.png" for name in ("a", "bad", "b")]
+    dropped = ["#translate-files button", "dropped.png", base64.b64encode((tmp_path / "a.png").read_bytes()).decode()]
+    translate.evaluate(DROP, dropped)
+    expect(translate.get_by_role("cell", name="dropped.png")).to_be_visible()
+    translate.evaluate(DROP, dropped)
     translate.set_input_files("#translate-files input[type=file]", files)
     expect(translate.get_by_role("cell", name="bad.png")).to_be_visible()
+    expect(translate.locator(".toast-body")).to_have_count(0)  # nobody asked for the settings in what was dropped
     translate.get_by_role("button", name="Translate all").click()
-    expect(translate.locator("#translate-told")).to_contain_text("2 of 3 translated.")
+    expect(translate.locator("#translate-told")).to_contain_text("3 of 4 translated.")
     expect(translate.locator("#translate-told")).to_contain_text("bad.png: This is no PNG")
-    expect(translate.locator("#translated img")).to_have_count(2)
+    expect(translate.locator("#translated img")).to_have_count(3)
     with translate.expect_download() as download:
         translate.get_by_role("button", name="Download zip").click()
     with zipfile.ZipFile(download.value.path()) as archive:
-        assert archive.namelist() == ["a.png", "b.png"]
+        assert archive.namelist() == ["dropped.png", "a.png", "b.png"]
