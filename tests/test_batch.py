@@ -2,11 +2,14 @@
 
 import stat
 import zipfile
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
 
 from tests.handed import colour, encrypted, lying, picture, special, stored, zipped
+from yoso_core import batch
+from yoso_core.archives import open_zip
 from yoso_core.batch import Done, Limits, Names, gathered, into_folder, into_zip, run_files
 from yoso_core.engine import PictureError, Result
 from yoso_core.metadata import read_request
@@ -57,7 +60,7 @@ def test_number_and_size_are_bounded(tmp_path):
     paths = write(tmp_path, {"large.png": noise, **{f"{index}.png": each for index, each in enumerate(small)}})
     found = run(paths, Limits(files=2, file_bytes=1000, total_bytes=10_000))
     assert "too large: at most 1 kB" in found["large.png"] and isinstance(found["0.png"], tuple)
-    assert found["2.png"] == found["3.png"] == "At most 2 pictures are taken at once."
+    assert len(found) == 3 and found["3 more files"] == "At most 2 files are taken at once."
     found = run(paths[1:], Limits(files=9, file_bytes=1000, total_bytes=2 * len(small[0]) + 5))
     assert [isinstance(value, str) for value in found.values()].count(True) == 2
 
@@ -83,8 +86,71 @@ def test_zips_are_not_believed(tmp_path):
 def test_a_zip_is_taken_as_far_as_there_is_room(tmp_path):
     archive = zipped({f"{index}.png": colour(index) for index in range(4)})
     found = run(write(tmp_path, {"a.zip": archive}), Limits(files=3))
-    assert len(found) == 4 and found["a.zip/3.png"] == "At most 3 pictures are taken at once."
+    assert len(found) == 4
+    assert found["a.zip"] == "1 more picture in it was left out: at most 3 are taken at once."
     assert [found[f"a.zip/{index}.png"] for index in range(3)] == [(index, 0, 7) for index in range(3)]
+
+
+@pytest.fixture
+def zips_open(monkeypatch):
+    """Paths of the zips that were opened so far, and of those that are open."""
+    ever, now = [], []
+
+    @contextmanager
+    def watched(path, most):
+        with open_zip(path, most) as archive:
+            ever.append(path.name)
+            now.append(path.name)
+            try:
+                yield archive
+            finally:
+                now.remove(path.name)
+
+    monkeypatch.setattr(batch, "open_zip", watched)
+    return ever, now
+
+
+def test_many_zips_are_not_opened_at_once(tmp_path, zips_open):
+    ever, now = zips_open
+    files = {f"{index:04}.zip": zipped({"a.png": colour(index)}) for index in range(9)}
+    files = {"0-text.zip": zipped({".hidden": b""}), "0-large.zip": zipped({"a.png": bytes(2000)})} | files
+    with gathered(write(tmp_path, files), Limits(files=8, file_bytes=1000)) as (taken, left):
+        assert len(taken) == 6 and now == ever[2:] == [f"{index:04}.zip" for index in range(6)]
+        assert [one.name for one in left] == ["0-large.zip/a.png", "3 more files"]
+        assert left[-1].problem == "At most 8 files are taken at once."
+    assert not now
+
+
+def test_what_is_beyond_the_number_is_told_once_a_zip(tmp_path, zips_open):
+    ever, now = zips_open
+    many = zipped({f"{index}.png": b"x" for index in range(1500)})
+    paths = write(tmp_path, {"a.zip": many, "b.zip": many, "c.png": b"x"})
+    with gathered(paths, Limits(files=4)) as (files, left):
+        assert len(files) == 4 and now == ever == ["a.zip"]
+    assert [(one.name, one.problem) for one in left] == [
+        ("a.zip", "1,496 more pictures in it were left out: at most 4 are taken at once."),
+        ("b.zip", "At most 4 pictures are taken at once."),
+        ("c.png", "At most 4 pictures are taken at once."),
+    ]
+
+
+def test_what_is_too_large_in_zips_is_not_told_without_end(tmp_path):
+    archive = zipped({f"{index}.png": bytes(2000) for index in range(30)} | {"good.png": colour(1)})
+    with gathered(write(tmp_path, {"a.zip": archive, "b.zip": archive}), Limits(4, 1000, 9000)) as (files, left):
+        assert [file.name for file in files] == ["a.zip/good.png", "b.zip/good.png"]
+    assert [one.name for one in left] == [f"a.zip/{index}.png" for index in range(4)] + ["a.zip", "b.zip"]
+    words = "more pictures in it were left out: at most 4 are taken at once, of 1 kB each and 9 kB in all."
+    assert left[-2].problem == f"26 {words}" and left[-1].problem == f"30 {words}"
+
+
+def test_ones_own_zips_are_bounded_too_whatever_they_say(tmp_path, monkeypatch):
+    packed = zipped({"a.png": colour(1) + bytes(3_000_000)}, compression=zipfile.ZIP_DEFLATED)
+    paths = write(tmp_path, {"bomb.zip": packed, "lie.zip": lying(packed, 100)})
+    assert run(paths)["bomb.zip/a.png"] == (1, 0, 7)
+    monkeypatch.setattr(batch, "OWN_BYTES", 1_000_000)
+    found = run(paths)
+    assert found["bomb.zip/a.png"] == "It is too large: at most 1 MB are read."
+    assert isinstance(found["lie.zip/a.png"], str)
 
 
 def test_large_pictures_in_a_stored_zip_are_read(tmp_path):
@@ -124,6 +190,16 @@ def test_a_folder_gets_the_same(tmp_path):
     (tmp_path / "out").mkdir()
     run(write(tmp_path, {"a.png": colour(1), "b.png": b""}), into=lambda done: into_folder(done, tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_nothing_is_written_through_links(tmp_path):
+    out, (kept,) = tmp_path / "out", write(tmp_path, {"kept": b"kept"})
+    out.mkdir()
+    for name in ("a.png", ".a.png.partial"):
+        (out / name).symlink_to(kept)
+    run(write(tmp_path, {"a.png": colour(1)}), into=lambda done: into_folder(done, out))
+    assert kept.read_bytes() == b"kept" and not (out / "a.png").is_symlink()
+    assert [path.name for path in out.iterdir()] == ["a.png"]
 
 
 def test_several_pictures_of_a_file_are_numbered(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.handed import stored, zipped
 from tests.tiny import build_unet, random_lora
 from tests.tiny_control import write_tiny_control
 from tests.tiny_translate import write_translator
@@ -181,7 +183,8 @@ def test_translate_takes_folders_and_goes_on_after_what_it_can_not_read(
     for name in ("a.png", "b.jpg"):
         drawing.picture.save(tmp_path / "in" / name)
     (tmp_path / "in" / "bad.png").write_text("no picture")
-    (tmp_path / "in" / ".hidden").write_text("")
+    for name in (".hidden", ".hidden.png", "a.txt", "Thumbs.db"):
+        (tmp_path / "in" / name).write_text("a caption")
     out = tmp_path / "new" / "out"
     arguments = ["translate", str(tmp_path / "in"), drawing.path, "--model", str(translators / "both"), "--json"]
     arguments += ["--base", str(tiny_model), "--out", str(out), "--direction", "b2a"]
@@ -195,6 +198,47 @@ def test_translate_takes_folders_and_goes_on_after_what_it_can_not_read(
     (tmp_path / "in" / "bad.png").unlink()
     assert main(arguments) == 0
     assert main([*arguments, "--out", drawing.path]) == 1 and "need a folder" in capsys.readouterr().err
+
+
+def test_translate_writes_over_nothing_that_is_given(tiny_model, translators, drawing, tmp_path, capsys):
+    folder, link, far = tmp_path / "in", tmp_path / "link", tmp_path / "far"
+    folder.mkdir(), far.mkdir()
+    link.symlink_to(folder)
+    drawing.picture.save(folder / "a.png")
+    (far / "b.png").symlink_to(folder / "a.png")
+    before = (folder / "a.png").read_bytes()
+    arguments = ["translate", "--model", str(translators / "both"), "--base", str(tiny_model)]
+    for inputs, out in (
+        ([folder], folder),
+        ([link], folder),
+        ([folder], link),
+        ([folder / "a.png", drawing.path], far / ".." / "in"),
+        ([far], folder),
+        ([far], far),
+    ):
+        assert main([*arguments, *map(str, inputs), "--out", str(out)]) == 1
+        assert "choose another folder for --out." in capsys.readouterr().err.splitlines()[-1]
+        assert (folder / "a.png").read_bytes() == before and len(list(folder.iterdir())) == 1
+    assert (far / "b.png").is_symlink()
+    (tmp_path / "none").mkdir()
+    assert main([*arguments, str(tmp_path / "none"), "--out", str(folder)]) == 1
+    assert "There are no pictures" in capsys.readouterr().err
+
+
+def test_names_in_zips_do_nothing_to_a_terminal(tiny_model, translators, tmp_path, capsys):
+    good = stored(Image.new("RGB", (8, 8)))
+    odd = tmp_path / os.fsdecode(b"b\xff\x1b[2J.png")
+    odd.write_bytes(good)
+    (tmp_path / "a.zip").write_bytes(zipped({"a\x1b[2J.png": good, "bad\x1b]0;x\x07\nerror: y.png": b"x"}))
+    arguments = ["translate", str(tmp_path / "a.zip"), str(odd), "--model", str(translators / "both")]
+    arguments += ["--base", str(tiny_model), "--out", str(tmp_path / "out")]
+    for more in ([], ["--json"]):
+        assert main([*arguments, *more]) == 1
+        told = capsys.readouterr()
+        lines = [*told.out.splitlines(), *told.err.splitlines()]
+        assert all(line.isprintable() for line in lines) and len(told.out.splitlines()) == 2
+        assert any(line.startswith("a.zip/bad ]0;x error: y.png: This is no PNG") for line in lines)
+        assert "a.zip/a [2J.png" in told.out and "b [2J.png" in told.out
 
 
 @pytest.mark.parametrize(

@@ -256,30 +256,43 @@ def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace)
         RequestError: something that concerns all of them, or that some of them could not be read.
     """
     from yoso_core.batch import gathered, into_folder, run_files
+    from yoso_core.lora import one_line
 
     out = options.out or Path("translated")
     if out.exists() and not out.is_dir():
         raise RequestError(f"{out} is a file; several pictures need a folder for --out.")
+    paths = [path for each in options.given for path in (pictures_in(each) if each.is_dir() else [each])]
+    if not paths:
+        raise RequestError("There are no pictures in what is given; name files, zips or folders with some.")
+    if any(out.resolve() in (path.resolve().parent, path.parent.resolve()) for path in paths):
+        raise RequestError(f"{out} holds what is given, which would be written over; choose another folder for --out.")
     output_paths(out / "picture.png", 1)
-    inside = [sorted(path.iterdir()) if path.is_dir() else [path] for path in options.given]
-    paths = [path for each in inside for path in each if not path.name.startswith(".") and not path.is_dir()]
     failed = 0
     with gathered(paths) as (files, left):
         made = run_files(engine.run, lambda picture: TranslateRequest(**settings, picture=picture), files)
         for one in (*left, *into_folder(made, out)):
+            name = one_line(one.name)  # a zip may put anything in it, such as escape sequences
             if one.result is None:
                 failed += 1
-                say(f"{one.name}: {one.problem}")
+                say(f"{name}: {one_line(one.problem)}")
                 continue
-            written = [str(out / name) for name in one.files]
+            written = [str(out / file) for file in one.files]
             for note in one.result.notes:
-                say(f"{one.name}: {note}")
+                say(f"{name}: {note}")
             if options.json:
-                print(json.dumps({"in": one.name} | summary_of(one.result, written)))
+                print(json.dumps({"in": name} | summary_of(one.result, written)))
             else:
-                print(f"{one.name}: {' '.join(written)}")
+                print(f"{name}: {' '.join(written)}")
     if failed:
         raise RequestError(f"{failed} of {len(files) + len(left)} could not be translated; the reasons stand above.")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files in a folder that are called as pictures are, without hidden ones, in the order of their names."""
+    from yoso_core.batch import PICTURE_SUFFIXES
+
+    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith(".") and not path.is_dir())
 
 
 def draw_ladder(options: argparse.Namespace) -> None:

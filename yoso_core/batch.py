@@ -4,6 +4,7 @@ One that can't be read keeps none of the others out.
 """
 
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,8 @@ from yoso_core.pictures import Opened, PictureFileError, open_picture
 from yoso_core.requests import GenerateRequest
 
 OWN_MEMBERS = 1_000_000  # files in a zip of one's own
+OWN_BYTES = 500_000_000  # of a picture of one's own, in a zip or not
+PICTURE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Limits:
     """How much is taken at once.
 
     Attributes:
-        files: how many pictures.
+        files: how many pictures, and how many files that are pictures or zips.
         file_bytes: of a picture.
         total_bytes: of all pictures, and of what zips unpack to.
     """
@@ -78,20 +81,45 @@ def gathered(paths: Sequence[Path], limits: Limits | None = None) -> Iterator[tu
     files: list[PictureFile] = []
     left: list[Done] = []
     room = limits.total_bytes if limits else 0
-    with ExitStack() as opened:
-        for path in paths:
-            try:
-                for file, size in _files_of(path, limits, opened):
-                    if problem := _beyond(limits, len(files), size, room):
-                        left.append(Done(file.name, problem=problem))
-                    else:
-                        files.append(file)
-                        room -= size
-            except UnreadableError as error:
-                left.append(Done(path.name, problem=str(error)))
-            except (OSError, ValueError):  # gone, or a name that no path can have
-                left.append(Done(path.name, problem="There is no such file."))
+    taken = paths[: limits.files] if limits else paths
+    with ExitStack() as kept:
+        for path in taken:
+            if limits and len(files) >= limits.files:  # nothing more is opened
+                left.append(Done(path.name, problem=_beyond(limits, len(files), 0, room)))
+                continue
+            before, more = len(files), 0
+            with ExitStack() as opened:
+                try:
+                    for file, size in _files_of(path, limits, opened):
+                        problem = _beyond(limits, len(files), size, room)
+                        if not problem:
+                            files.append(file)
+                            room -= size
+                        elif file.name != path.name and limits and max(len(files), len(left)) >= limits.files:
+                            more += 1
+                        else:
+                            left.append(Done(file.name, problem=problem))
+                except UnreadableError as error:
+                    left.append(Done(path.name, problem=str(error)))
+                except (OSError, ValueError):  # gone, or a name that no path can have
+                    left.append(Done(path.name, problem="There is no such file."))
+                if len(files) > before:
+                    kept.enter_context(opened.pop_all())
+            if limits and more:
+                left.append(Done(path.name, problem=_rest(limits, more, len(files))))
+        if limits and (more := len(paths) - len(taken)):
+            name = f"{more:,} more file{'s' if more > 1 else ''}"
+            left.append(Done(name, problem=f"At most {limits.files:,} files are taken at once."))
         yield files, left
+
+
+def _rest(limits: Limits, more: int, before: int) -> str:
+    """Why the last files of a zip, `more` of them, are not told one by one."""
+    words = f"{more:,} more pictures in it were" if more > 1 else "1 more picture in it was"
+    told = f"{words} left out: at most {limits.files:,} are taken at once"
+    if before >= limits.files:
+        return f"{told}."
+    return f"{told}, of {amount(limits.file_bytes)} each and {amount(limits.total_bytes)} in all."
 
 
 def _files_of(path: Path, limits: Limits | None, opened: ExitStack) -> Iterator[tuple[PictureFile, int]]:
@@ -109,7 +137,7 @@ def _beyond(limits: Limits | None, before: int, size: int, room: int) -> str:
     if limits is None:
         return ""
     if before >= limits.files:
-        return f"At most {limits.files} pictures are taken at once."
+        return f"At most {limits.files:,} pictures are taken at once."
     if size > limits.file_bytes:
         return str(too_large(limits.file_bytes))
     if size > room:
@@ -125,7 +153,7 @@ def _read(file: PictureFile, limits: Limits | None) -> Opened:
         PictureFileError: it is no picture.
     """
     data = io.BytesIO()
-    for part in read_parts(file.open, limits.file_bytes if limits else None):
+    for part in read_parts(file.open, limits.file_bytes if limits else OWN_BYTES):
         data.write(part)
     data.seek(0)
     return open_picture(data)
@@ -184,10 +212,21 @@ def into_zip(done: Iterable[Done], path: Path) -> Iterator[Done]:
 
 
 def into_folder(done: Iterable[Done], folder: Path) -> Iterator[Done]:
-    """The same with a folder; what has the same names there is written over."""
+    """The same with a folder; what has the same names there is replaced, links too, never what these lead to."""
     names = Names()
     for one in done:
-        yield _written(one, names, lambda name, data: (folder / name).write_bytes(data))
+        yield _written(one, names, lambda name, data: _replace(folder / name, data))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial_path = path.with_name(f".{path.name}.partial")
+    partial_path.unlink(missing_ok=True)  # of a run that was cut off
+    try:
+        with open(partial_path, "xb") as file:  # "x" follows no link
+            file.write(data)
+        os.replace(partial_path, path)
+    finally:
+        partial_path.unlink(missing_ok=True)
 
 
 def _written(one: Done, names: Names, write: Callable[[str, bytes], object]) -> Done:
