@@ -348,7 +348,8 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     # But for what would hold up who draws: downloads, and batches, which take the engine picture by picture.
     apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"}
     assert apart == {"add_from_hub": "hub", "translate_all": "batch"}
-    assert {fn.concurrency_limit for fn in python} == {1}
+    # Batches find their own place or are refused, so that none waits in the queue that all share.
+    assert {fn.concurrency_limit for fn in python if fn.name != "translate_all"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == QUEUE_LIMIT
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]

@@ -14,7 +14,8 @@ from PIL import Image
 from app.easel import read_canvas
 from app.history import read_png
 from app.pictures import data_uri, download_file, result_html
-from app.translate_files import Shown, problems_html
+from app.translate_files import AT_ONCE, Shown, problems_html
+from app.translate_tab import numbered
 from app.ui import build_app, launch_options
 from tests.handed import stored
 from tests.test_app import shown, values_of
@@ -240,6 +241,35 @@ def test_a_batch_that_is_stopped_leaves_no_zip(drawing, tab, tmp_path, monkeypat
     assert list((tmp_path / "cache").rglob("*.zip"))
     steps.close()
     assert not list((tmp_path / "cache").rglob("*.zip"))
+
+
+def test_a_batch_too_many_is_refused_and_the_next_one_has_its_place(drawing, tab, tmp_path, monkeypatch):
+    monkeypatch.setattr(tab.files.download, "GRADIO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.png").write_bytes(stored(PICTURE))
+    values = values_of(drawing, "translate") | {tab.files.given: [str(tmp_path / "a.png")]}
+    going = [tab.files.translate_all(values) for _ in range(AT_ONCE)]
+    for each in going:
+        next(each)
+    (refused,) = tab.files.translate_all(values)
+    assert "try again" in refused[tab.files.told]
+    for each in going:
+        each.close()
+    assert "1 translated." in list(tab.files.translate_all(values))[-1][tab.files.told]
+
+
+def test_of_a_batch_no_large_picture_is_kept(drawing, tab, tmp_path, monkeypatch):
+    monkeypatch.setattr(tab.files.download, "GRADIO_CACHE", str(tmp_path / "cache"))
+    Image.new("RGB", (900, 900), "red").save(tmp_path / "large.png")
+    values = values_of(drawing, "translate") | {tab.files.given: [str(tmp_path / "large.png")]}
+    kept = []
+    monkeypatch.setattr(tab.files, "_ended", lambda done, path: kept.extend(done) or {})
+    list(tab.files.translate_all(values))
+    (one,) = kept
+    assert isinstance(one, Shown) and one.thumbnail.startswith("data:image/") and len(one.thumbnail) < 100_000
+
+
+def test_titles_that_are_the_same_are_numbered():
+    assert numbered([("A", "x"), ("B", "y"), ("A", "z")]) == [("A", "x"), ("B", "y"), ("A (2)", "z")]
 
 
 def test_of_many_problems_the_first_are_told():
