@@ -203,22 +203,16 @@ def test_a_translation_in_the_middle_of_another_changes_nothing(model, specs):
         assert torch.equal(made, wanted) and not torch.equal(between[0], wanted)
 
 
-def test_what_a_translator_made_of_a_prompt_goes_with_it(engine, specs):
-    """Encoded prompts are told apart by the identity of LoRAs, which another one may get once they are gone."""
-    engine.run(ask())
+def test_a_prompt_is_encoded_once_whatever_translator_and_strength(engine):
+    """No translator changes the text encoder, so no slider of one may cost encoding."""
+    encoded = []
+    engine.load(DEFAULT_MODEL).text_encoder.register_forward_hook(lambda *given: encoded.append(1))
+    for strength in (1.0, 0.7, 0.4):
+        engine.run(ask(strength=strength))
+    engine.run(GenerateRequest(ask().prompt))
     engine.remove_translator("one")
-    assert not engine._contexts._kept
-    with pytest.raises(RequestError, match="no translator 'one'; choose one of both, lines"):
-        engine.run(ask())
-    engine.run(ask(translator="both"))
-    engine.add_translator("both", specs["one"])
-    assert not engine._contexts._kept
-    for name in ("lines", "both"):
-        engine.run(ask(translator=name))
-    engine.add_translator("more", specs["one"])
-    kept = set(engine._contexts._kept)
-    engine.run(ask(translator="more"))  # one more than stay in memory
-    assert not kept & set(engine._contexts._kept)
+    engine.run(GenerateRequest(ask().prompt))
+    assert len(encoded) == 1
 
 
 def test_a_refused_translator_changes_nothing(engine, folder):

@@ -156,13 +156,13 @@ class TranslateConfig(ModelRunConfig):
     @property
     def names(self) -> tuple[str, ...]:
         """Of the domains, as people read them: their words, or the names of their folders."""
-        return self.domains if self.data else tuple(Path(one).resolve().name for one in self.domains)
+        named = self.domains if self.data else tuple(Path(one).resolve().name for one in self.domains)
+        return tuple(" ".join(name.replace("-", " ").replace("_", " ").split()) for name in named)
 
     @property
     def fixed_prompts(self) -> tuple[str, ...]:
         """Of forward and back: what each direction goes to."""
-        named = tuple(" ".join(name.replace("-", " ").replace("_", " ").split()) for name in self.names)
-        return self.prompts or named[::-1]
+        return self.prompts or self.names[::-1]
 
 
 class Captions(NamedTuple):
