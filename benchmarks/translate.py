@@ -1,6 +1,6 @@
 """One-step translation against three other ways, on the same inputs: how near the target domain, how much is kept.
 
-    python -m benchmarks.translate train      # the networks without a backbone, and the ablation: an hour and a half of a core
+    python -m benchmarks.translate train   # networks without a backbone, and the ablation: 90 minutes of a core
     python -m benchmarks.translate measure --json benchmarks/translate.json
 
 Lines to emoji starts from edges and scribbles of the 300 pictures that nothing was trained on. Flat to 3D and back
