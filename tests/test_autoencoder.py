@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny import build_autoencoder
-from tests.tiny_checkpoint import build_autoencoder as build_whole_autoencoder
+from tests.tiny_checkpoint import build_whole_autoencoder
 from yoso_core.autoencoder import decode, decode_with, encode, encode_with_features, to_pil, to_tensor
 
 

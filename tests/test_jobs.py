@@ -11,6 +11,7 @@ from dataclasses import asdict
 import pytest
 from PIL import Image
 
+from tests.trained import PATIENCE, finish
 from train.checkpoint import checkpoints
 from train.diffusion import DiffusionConfig
 from train.jobs import DEVICE_LOCK, KEEP, LOCK, ROOT, STOP, Job, JobError, Runs, held, is_held, read_json, write_json
@@ -19,7 +20,6 @@ from train.worker import StopAsked, carry_out, turn
 from yoso_core.library import of_run
 
 SHORT = {"batch": 2, "warmup": 1, "precision": "fp32", "rank": 2, "alpha": 2, "adapter": "lora"}
-PATIENCE = 120  # seconds
 
 
 @pytest.fixture
@@ -52,13 +52,6 @@ def wait(job, *states, steps=0):
         assert time.monotonic() < until, (job.state, job.reason, job.log())
         assert job.state not in ("failed", "finished"), (job.reason, job.log())
         time.sleep(0.1)
-
-
-def finish(job):
-    until = time.monotonic() + PATIENCE
-    while job.alive and time.monotonic() < until:
-        time.sleep(0.1)
-    return job.state
 
 
 def pid_of(job):

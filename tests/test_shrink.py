@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny_translate import write_translator
-from train.recipes.shrink import low_rank, shrink_translator
+from train.recipes.shrink import Change, shrink_translator
 from yoso_core.lora import _product
 from yoso_core.models import load_model
 from yoso_core.translate import load_translator
@@ -28,7 +28,7 @@ def changes(loaded, direction):
 def test_all_of_a_low_rank_is_the_same_product():
     torch.manual_seed(0)
     down, up = torch.randn(4, 8, 3, 3), torch.randn(16, 4, 1, 1)
-    new_down, new_up = low_rank(down, up, 4)
+    new_down, new_up = Change(down, up).low_rank(4)
     assert torch.allclose(up.flatten(1) @ down.flatten(1), new_up.flatten(1) @ new_down.flatten(1), atol=1e-4)
 
 

@@ -24,6 +24,7 @@ from app.train_tab import TrainTab
 from app.ui import build_app
 from tests.tiny import LORA_RANK, build_unet, random_lora
 from tests.tiny_translate import write_translator
+from tests.trained import finish
 from train.estimates import Estimate, Estimates
 from train.export import CONFIG_KEY
 from train.jobs import DEVICE_LOCK, LOCK, STOP, Job, held, read_json, write_json
@@ -33,7 +34,6 @@ from yoso_core.models import LORA_FILE
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest
 
 BEGIN = Job.start  # what really starts a process
-PATIENCE = 120  # seconds
 SKIPPED = gr.skip()
 BUTTONS = ("pause", "resume", "keep", "discard")
 
@@ -998,9 +998,7 @@ def test_a_run_of_the_page_trains_and_is_used(tab, tmp_path, monkeypatch):
     assert told == ""
     job, page = tab.runs.get(name, ""), Page(tab, "", name)
     assert page.look()[tab.view.pause].visible
-    until = time.monotonic() + PATIENCE
-    while job.alive and time.monotonic() < until:
-        time.sleep(0.1)
+    finish(job)
     try:
         updates = page.look()
         assert job.state == "finished", job.log()
@@ -1022,9 +1020,7 @@ def test_a_translator_of_the_page_trains_and_is_used(tab, engine, tmp_path, monk
     name, told = tab.new.begin("", preset, "small", form, "Mine", "", "flat", "3d")
     assert told == ""
     job, page = tab.runs.get(name, ""), Page(tab, "", name)
-    until = time.monotonic() + PATIENCE
-    while job.alive and time.monotonic() < until:
-        time.sleep(0.1)
+    finish(job)
     try:
         updates = page.look()
         assert job.state == "finished", job.log()

@@ -31,16 +31,17 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_autoencoder() -> AutoencoderKL:
-    channels = (16, 16, 16, 16)
+def build_autoencoder(
+    channels: tuple[int, ...] = (16, 16, 16, 16), latent_channels: int = 8, attention: bool = False
+) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * len(channels),
         up_block_types=["UpDecoderBlock2D"] * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=8,
+        latent_channels=latent_channels,
         norm_num_groups=8,
-        mid_block_add_attention=False,
+        mid_block_add_attention=attention,
         sample_size=64,
     )
 
@@ -78,24 +79,28 @@ def dense(change: LowRank) -> torch.Tensor:
     return change.scale * product.view(len(change.up), *change.down.shape[1:])
 
 
+def write_pipeline(folder: Path, unet: UNet2DConditionModel, autoencoder: AutoencoderKL) -> None:
+    """Write a folder as diffusers does, with a text encoder of random weights."""
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=build_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
+
+
 def write_tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write the model and its ``yoso_lora.safetensors`` to `folder`; the same seed writes the same weights."""
     folder = Path(folder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
         unet = build_unet()
-        pipeline = StableDiffusionPipeline(
-            vae=build_autoencoder(),
-            text_encoder=build_text_encoder(tokenizer),
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=build_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipeline.save_pretrained(folder)
+        write_pipeline(folder, unet, build_autoencoder())
         save_file(random_lora(unet), folder / "yoso_lora.safetensors")
-    shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
     return folder

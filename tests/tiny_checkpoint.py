@@ -5,19 +5,16 @@ here shares anything with what converts and runs them.
 """
 
 import copy
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
-from tests.tiny import TOKENIZER, build_text_encoder
-from train.recipes.teacher import build_scheduler
+from tests.tiny import build_autoencoder, write_pipeline
 from yoso_core.models import LoadedModel, load_model, local_model
 
 NETWORK_RANK, AUTOENCODER_RANK = 8, 4
@@ -30,22 +27,14 @@ AUTOENCODER_TARGETS += ["to_out.0", *SKIPS]
 ADAPTERS = {"sd_encoder": "default_encoder", "sd_decoder": "default_decoder", "sd_other": "default_others"}
 
 
-def build_autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * len(CHANNELS),
-        up_block_types=["UpDecoderBlock2D"] * len(CHANNELS),
-        block_out_channels=CHANNELS,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=64,
-    )
+def build_whole_autoencoder() -> AutoencoderKL:
+    """Tiny but with everything that Stable Diffusion's has."""
+    return build_autoencoder(CHANNELS, latent_channels=4, attention=True)
 
 
 def build_model(folder: Path) -> LoadedModel:
     """A model of the family "sd2", tiny but with everything that Stable Diffusion has."""
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
@@ -57,17 +46,7 @@ def build_model(folder: Path) -> LoadedModel:
         norm_num_groups=8,
         use_linear_projection=True,
     )
-    StableDiffusionPipeline(
-        vae=build_autoencoder(),
-        text_encoder=build_text_encoder(tokenizer),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
+    write_pipeline(folder, unet, build_whole_autoencoder())
     spec = replace(
         local_model(str(folder)), title="Tiny SD", family="sd2", lora=None, dtype="float32", resolution=64, sizes=(64,)
     )

@@ -1,17 +1,20 @@
 """Small data and settings that the tests of training share."""
 
+import time
 from dataclasses import replace
 
 import torch
 from PIL import Image
 
 from train.data import CaptionedLatents
+from train.jobs import Job
 from train.randomness import Draws
 from train.yoso import YosoConfig
 from yoso_core.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.from_config({"rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"})
 SHORT = {"steps": 3, "batch": 4, "warmup": 1, "checkpoint_every": 3, "preview_every": 3, "precision": "fp32"}
+PATIENCE = 120  # seconds
 TINY_YOSO = YosoConfig(**SHORT, learning_rate=1e-3, rank=2)
 
 
@@ -33,3 +36,11 @@ def no_preview(sample) -> Image.Image:
 
 def changed(**values) -> YosoConfig:
     return replace(TINY_YOSO, **values)
+
+
+def finish(job: Job) -> str:
+    """Wait until a run's process has ended; returns the run's state."""
+    until = time.monotonic() + PATIENCE
+    while job.alive and time.monotonic() < until:
+        time.sleep(0.1)
+    return job.state

@@ -397,9 +397,9 @@ class CaptionedLatents:
             drop: probability that a phrasing is replaced by the empty prompt.
             draws: of the same B rows.
         """
-        first, count = self.first[indices], self.first[indices + 1] - self.first[indices]
-        choice = first + (draws.uniform().cpu() * count).long()
-        return self.latents[indices].to(draws.device), _dropped(self.contexts[choice], self.empty, drop, draws)
+        chosen = choose_phrasings(self.first, indices, draws)
+        context, _ = drop_prompts(self.contexts[chosen], self.empty, drop, draws)
+        return self.latents[indices].to(draws.device), context
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (C,) and standard deviation (C,) of the latents, for the informative prior."""
@@ -440,7 +440,7 @@ class GeneratedLatents:
         with torch.no_grad():
             context = self.maker_contexts[indices].float().to(self.device)
             latents = self.sample(draws.normal(*self.shape).to(self.device), context).float().to(draws.device)
-        return latents, _dropped(self.contexts[indices], self.empty, drop, draws)
+        return latents, drop_prompts(self.contexts[indices], self.empty, drop, draws)[0]
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """As `CaptionedLatents.moments`, of a few hundred latents, always the same ones."""
@@ -460,10 +460,27 @@ class GeneratedLatents:
         return (self.digest or _digest(map(_bytes, (self.maker_contexts, self.contexts))))[:16]
 
 
-def _dropped(contexts: Tensor, empty: Tensor, drop: float, draws: Draws) -> Tensor:
-    """(B, L, D) float32 on the device of `draws`, some replaced by the empty prompt."""
+def choose_phrasings(first: Tensor, indices: Tensor, draws: Draws) -> Tensor:
+    """One phrasing of each picture, by chance: (B,) int64.
+
+    Args:
+        first: (N + 1,), where the phrasings of each picture begin, see `Captions`.
+        indices: (B,) of the pictures, on the CPU.
+        draws: of the same B rows.
+    """
+    count = first[indices + 1] - first[indices]
+    return first[indices] + (draws.uniform().cpu() * count).long()
+
+
+def drop_prompts(contexts: Tensor, empty: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Replace some prompts by the empty one, as classifier-free guidance wants it.
+
+    Returns:
+        The contexts (B, L, D), float32 on the device of `draws`, and which were replaced: (B,) bool.
+    """
     dropped = draws.uniform() < drop
-    return torch.where(dropped[:, None, None], empty.float().to(draws.device), contexts.to(draws.device).float())
+    kept, nothing = (each.to(draws.device).float() for each in (contexts, empty))
+    return torch.where(dropped[:, None, None], nothing, kept), dropped
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -528,6 +545,30 @@ def encode_texts(texts: list[str], tokenizer, text_encoder) -> Tensor:
     return torch.cat(found)
 
 
+class Captions(NamedTuple):
+    """The encoded phrasings of pictures.
+
+    Attributes:
+        texts: M of them, one picture's after another's.
+        contexts: (M, L, D) bfloat16.
+        first: (N + 1,) int64; picture i has the phrasings ``first[i]`` to ``first[i + 1] - 1``.
+    """
+
+    texts: list[str]
+    contexts: Tensor
+    first: Tensor
+
+
+def encode_captions(captions: list[list[str]], tokenizer, text_encoder) -> Captions:
+    """Encode the phrasings of N pictures."""
+    texts = [text for phrasings in captions for text in phrasings]
+    contexts = [
+        encode_texts(texts[start : start + 512], tokenizer, text_encoder).bfloat16()
+        for start in range(0, len(texts), 512)
+    ]
+    return Captions(texts, torch.cat(contexts), torch.tensor([0, *map(len, captions)]).cumsum(0))
+
+
 @torch.no_grad()
 def encode_folder(
     folder: Path, size: int, autoencoder: nn.Module, tokenizer, text_encoder, keep: Keep = not_held_out
@@ -555,15 +596,11 @@ def encode_folder(
         rows += [one.row for one in chunk]
         digests += [one.digest for one in chunk]
     captions = [row["captions"] for row in _some(rows, listing.problems, folder)]
-    texts = [text for phrasings in captions for text in phrasings]
-    contexts = [
-        encode_texts(texts[start : start + 512], tokenizer, text_encoder).bfloat16()
-        for start in range(0, len(texts), 512)
-    ]
+    encoded = encode_captions(captions, tokenizer, text_encoder)
     return CaptionedLatents(
         torch.cat(latents),
-        torch.cat(contexts),
-        torch.tensor([0, *map(len, captions)]).cumsum(0),
+        encoded.contexts,
+        encoded.first,
         encode_texts([""], tokenizer, text_encoder),
         digest_of([_digest_of_data(size, digests, captions), weights_fingerprint(autoencoder, text_encoder)]),
         tuple(listing.problems),

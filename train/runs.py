@@ -13,7 +13,15 @@ from train.base import ModelRunConfig, load_base, load_data, previewer, trainabl
 from train.config import ConfigError
 from train.console import follow
 from train.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
-from train.data import CaptionedLatents, GeneratedLatents, Problem, encode_texts, load_pictures, weights_fingerprint
+from train.data import (
+    CaptionedLatents,
+    GeneratedLatents,
+    Problem,
+    encode_captions,
+    encode_texts,
+    load_pictures,
+    weights_fingerprint,
+)
 from train.diffusion import DiffusionConfig, DiffusionTask
 from train.evaluate import load_judge
 from train.export import Card, keep_snapshot, save_controlnet, save_lora, save_network, save_translator
@@ -25,7 +33,6 @@ from train.translate import (
     PairedTask,
     TranslateConfig,
     UnpairedTask,
-    encode_captions,
     fingerprint_of,
     load_domains,
     load_pairs,
@@ -193,7 +200,7 @@ def build_translation(
     if config.similarity_weight:
         judge = load_judge(config.similarity, config.clip_model, base.unet.device)
     latent = (base.unet.config.in_channels, *[size // base.pixels_per_latent] * 2)
-    captions = encode_captions(pairs.targets.captions, base)
+    captions = encode_captions(pairs.targets.captions, base.tokenizer, base.text_encoder)
     marks = fingerprint_of([pairs.digest], base)
 
     def start(noise: Tensor) -> Tensor:

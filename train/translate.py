@@ -31,8 +31,10 @@ from train.config import ConfigError, setting, with_defaults
 from train.controlnet import maps_of, varied
 from train.data import (
     CaptionedPictures,
+    Captions,
+    choose_phrasings,
     digest_of,
-    encode_texts,
+    drop_prompts,
     grid,
     list_files,
     load_pictures,
@@ -163,36 +165,6 @@ class TranslateConfig(ModelRunConfig):
     def fixed_prompts(self) -> tuple[str, ...]:
         """Of forward and back: what each direction goes to."""
         return self.prompts or self.names[::-1]
-
-
-class Captions(NamedTuple):
-    """The encoded phrasings of pictures.
-
-    Attributes:
-        texts: M of them, one picture's after another's.
-        contexts: (M, L, D) bfloat16.
-        first: (N + 1,) int64; picture i has the phrasings ``first[i]`` to ``first[i + 1] - 1``.
-    """
-
-    texts: list[str]
-    contexts: Tensor
-    first: Tensor
-
-    def choose(self, indices: Tensor, draws: Draws) -> Tensor:
-        """One phrasing of each picture: (B,) int64."""
-        first, count = self.first[indices], self.first[indices + 1] - self.first[indices]
-        return first + (draws.uniform().cpu() * count).long()
-
-
-def encode_captions(captions: list[list[str]], base: LoadedModel) -> Captions:
-    texts = [text for phrasings in captions for text in phrasings]
-    contexts = torch.cat(
-        [
-            encode_texts(texts[start : start + 512], base.tokenizer, base.text_encoder).bfloat16()
-            for start in range(0, len(texts), 512)
-        ]
-    )
-    return Captions(texts, contexts, torch.tensor([0, *map(len, captions)]).cumsum(0))
 
 
 @dataclass(frozen=True)
@@ -448,10 +420,8 @@ class PairedTask(_Task):
     def forward(self, indices: Tensor, draws: Draws) -> PairedPass:
         config = self.config
         given, target = self._pictures(indices, draws)
-        chosen = self.captions.choose(indices, draws)
-        dropped = draws.uniform() < config.drop_caption
-        context = self.captions.contexts[chosen].to(draws.device).float()
-        context = torch.where(dropped[:, None, None], self.empty.to(draws.device), context)
+        chosen = choose_phrasings(self.captions.first, indices, draws)
+        context, dropped = drop_prompts(self.captions.contexts[chosen], self.empty, config.drop_caption, draws)
         texts = ["" if gone else self.captions.texts[one] for one, gone in zip(chosen, dropped, strict=True)]
         noise = self.start(draws.normal(*self.latent))
         which, strength = torch.rand(2, generator=draws.generator).tolist()  # one strength for the whole batch

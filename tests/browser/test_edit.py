@@ -10,10 +10,9 @@ from PIL import Image, ImageChops, ImageStat
 from playwright.sync_api import expect
 
 RESULT = "#result .pictures > img:first-child"
-DROP = """([selector, name, data]) => {
+DROP = """(target, [name, data]) => {
     const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), transfer = new DataTransfer();
     transfer.items.add(new File([bytes], name, {type: 'image/png'}));
-    const target = document.querySelector(selector);
     target.dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
 }"""
 
@@ -47,6 +46,11 @@ def stroke(page, *points, canvas="#canvas"):
     for place in places[1:]:
         page.mouse.move(*place, steps=4)
     page.mouse.up()
+
+
+def drop(page, selector, path):
+    """Drop a PNG on an element, which is waited for."""
+    page.locator(selector).first.evaluate(DROP, [path.name, base64.b64encode(path.read_bytes()).decode()])
 
 
 def move_slider(page, selector, value):
@@ -88,7 +92,7 @@ def test_the_picture_follows_strokes_slider_lora_and_saved_png(edit, tmp_path):
     assert values["loras"] == [{"name": "waves", "weight": -1.0}]
     page.reload()
     page.wait_for_selector("#stage img")
-    page.evaluate(DROP, ["#header", "saved.png", base64.b64encode(saved.read_bytes()).decode()])
+    drop(page, "#header", saved)
     expect(page.locator("#strength input[type=number]")).to_have_value("0.1")
     expect(page.locator('.lora[data-id="waves"] output')).to_have_text("-1.00")
     page.wait_for_selector(RESULT)

@@ -1,6 +1,5 @@
 """The Translate tab as a person uses it, beside the Edit tab with a canvas of its own."""
 
-import base64
 import json
 import zipfile
 
@@ -8,7 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.test_edit import DROP, expect_change, move_slider, source, stroke
+from tests.browser.test_edit import drop, expect_change, move_slider, source, stroke
 
 RESULT = "#translate-result .pictures > img:first-child"
 CANVAS = "#translate-canvas"
@@ -60,7 +59,7 @@ def test_the_picture_follows_strokes_strength_and_direction_and_comes_back(trans
     )
     page.reload()
     page.wait_for_selector("#stage img")
-    page.evaluate(DROP, ["#header", "saved.png", base64.b64encode(saved.read_bytes()).decode()])
+    drop(page, "#header", saved)
     expect(page.locator("#translate-strength input[type=number]")).to_have_value("0.5")
     expect(page.locator("#direction label.selected")).to_have_text("Way b2a")
     expect(page.locator("#way-hint")).to_contain_text("“b2a”")
@@ -106,10 +105,11 @@ def test_many_files_become_one_zip(translate, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     translate.click("#translate-many button")
     files = [tmp_path / f"{name}.png" for name in ("a", "bad", "b")]
-    dropped = ["#translate-files button", "dropped.png", base64.b64encode((tmp_path / "a.png").read_bytes()).decode()]
-    translate.evaluate(DROP, dropped)
+    dropped = tmp_path / "dropped.png"
+    dropped.write_bytes(files[0].read_bytes())
+    drop(translate, "#translate-files button", dropped)
     expect(translate.get_by_role("cell", name="dropped.png")).to_be_visible()
-    translate.evaluate(DROP, dropped)
+    drop(translate, "#translate-files button", dropped)
     translate.set_input_files("#translate-files input[type=file]", files)
     expect(translate.get_by_role("cell", name="bad.png")).to_be_visible()
     expect(translate.locator(".toast-body")).to_have_count(0)  # nobody asked for the settings in what was dropped

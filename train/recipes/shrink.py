@@ -27,23 +27,32 @@ DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def low_rank(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best product of rank `rank` in place of B A.
+class Change:
+    """What a LoRA changes of a weight, B A, by its singular values; the product itself is never formed.
 
     Args:
         down: A, (r, in) or (r, in, kh, kw).
         up: B, (out, r) or (out, r, 1, 1).
-        rank: at most r.
 
-    Returns:
-        A and B with r = `rank`, in their shapes, their columns of equal norm.
+    Attributes:
+        values: (r,), the singular values of B A, the largest first.
+        cost: numbers in A and B for each of them.
     """
-    rows, triangle = torch.linalg.qr(down.float().flatten(1).T)
-    columns, other = torch.linalg.qr(up.float().flatten(1))
-    left, values, right = torch.linalg.svd(other @ triangle.T)
-    root = values[:rank].sqrt()
-    new_up, new_down = columns @ left[:, :rank] * root, (right[:rank].T * root).T @ rows.T
-    return new_down.reshape(rank, *down.shape[1:]), new_up.reshape(len(up), rank, *up.shape[2:])
+
+    def __init__(self, down: Tensor, up: Tensor) -> None:
+        rows, triangle = torch.linalg.qr(down.float().flatten(1).T)
+        columns, other = torch.linalg.qr(up.float().flatten(1))
+        left, self.values, right = torch.linalg.svd(other @ triangle.T, full_matrices=False)
+        self._columns, self._rows = columns @ left, right @ rows.T
+        self._into, self._out = down.shape[1:], (len(up), up.shape[2:])
+        self.cost = down[0].numel() + up[:, 0].numel()
+
+    def low_rank(self, rank: int) -> tuple[Tensor, Tensor]:
+        """The best product of rank `rank` at most r: A and B in their shapes, their columns of equal norm."""
+        root = self.values[:rank].sqrt()
+        down, up = root[:, None] * self._rows[:rank], self._columns[:, :rank] * root
+        count, kernel = self._out
+        return down.reshape(rank, *self._into), up.reshape(count, rank, *kernel)
 
 
 def shrink_lora(source: Path, out: Path, rank: int) -> float:
@@ -53,10 +62,10 @@ def shrink_lora(source: Path, out: Path, rank: int) -> float:
         metadata = file.metadata() or {}
     for key in (key for key in tensors if ".lora_A." in key):
         other = key.replace(".lora_A.", ".lora_B.")
-        down, up = low_rank(tensors[key], tensors[other], rank)
-        before = tensors[other].float().flatten(1) @ tensors[key].float().flatten(1)
-        kept += (up.flatten(1) @ down.flatten(1)).square().sum().item()
-        whole += before.square().sum().item()
+        change = Change(tensors[key], tensors[other])
+        down, up = change.low_rank(rank)
+        kept += change.values[:rank].square().sum().item()
+        whole += change.values.square().sum().item()
         result |= {key: down.half().contiguous(), other: up.half().contiguous()}
     adapter = json.loads(metadata["lora_adapter_metadata"])
     alpha = adapter["unet.lora_alpha"] * rank / adapter["unet.r"]  # the scale alpha / r stays what it was
@@ -82,14 +91,11 @@ def shrink_translator(source: Path, out: Path, part: float) -> dict[str, float]:
     kept = {}
     for path in sorted(source.glob("*.safetensors")):
         tensors = load_file(path)
-        pairs = {
-            key.removesuffix(DOWN): (tensors.pop(key).float(), tensors.pop(key.removesuffix(DOWN) + UP).float())
-            for key in sorted(tensors)
-            if key.endswith(DOWN)
-        }
-        ranks, kept[path.name] = _worthwhile(pairs, part)
-        for stem in (stem for stem in pairs if ranks[stem]):
-            down, up = low_rank(*pairs[stem], ranks[stem])
+        stems = [key.removesuffix(DOWN) for key in sorted(tensors) if key.endswith(DOWN)]
+        changes = {stem: Change(tensors.pop(stem + DOWN), tensors.pop(stem + UP)) for stem in stems}
+        ranks, kept[path.name] = _worthwhile(changes, part)
+        for stem in filter(ranks.get, stems):
+            down, up = changes[stem].low_rank(ranks[stem])
             scales = [RANGE / matrix.abs().max() for matrix in (down, up)]
             tensors[stem + DOWN] = (down * scales[0]).to(torch.float8_e4m3fn).contiguous()
             tensors[stem + UP] = (up * scales[1]).to(torch.float8_e4m3fn).contiguous()
@@ -100,18 +106,15 @@ def shrink_translator(source: Path, out: Path, part: float) -> dict[str, float]:
     return kept
 
 
-def _worthwhile(pairs: dict[str, tuple[Tensor, Tensor]], part: float) -> tuple[dict[str, int], float]:
+def _worthwhile(changes: dict[str, Change], part: float) -> tuple[dict[str, int], float]:
     """The rank of each change, and the share of their squares that these keep."""
-    each = []  # worth, cost, square, stem
-    for stem, (down, up) in pairs.items():
-        triangles = (
-            torch.linalg.qr(matrix.flatten(1).T if matrix is down else matrix.flatten(1))[1] for matrix in (down, up)
-        )
-        inner, outer = triangles
-        cost = down[0].numel() + up.numel() // up.shape[1]
-        each += [(s**2 / cost, cost, s**2, stem) for s in torch.linalg.svdvals(outer @ inner.T).tolist()]
+    each = [
+        (square / change.cost, change.cost, square, stem)  # the first is what it is worth
+        for stem, change in changes.items()
+        for square in change.values.square().tolist()
+    ]
     room = part * sum(cost for _, cost, _, _ in each)
-    ranks, kept = dict.fromkeys(pairs, 0), 0.0
+    ranks, kept = dict.fromkeys(changes, 0), 0.0
     for _, cost, square, stem in sorted(each, reverse=True):
         if cost <= room:
             room -= cost
