@@ -14,8 +14,10 @@ run: .venv/installed
 
 test: .venv/installed-test lint
 	@sh tests/browser/find_chromium.sh || echo "==> NO CHROMIUM: the browser tests can't run here"
-	@echo "==> Running the tests"
-	@$(BIN)/python -m pytest -q
+	@echo "==> Running the tests, two at a time"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/browser
+	@echo "==> Running the tests in a browser, one at a time"
+	@$(BIN)/python -m pytest -q tests/browser
 
 lint: .venv/installed-test
 	@echo "==> Checking the style"

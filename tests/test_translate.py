@@ -506,7 +506,7 @@ def test_skips_and_first_convolution_may_be_missing(model, folder):
         ({"fit": "stretch"}, "Fit"),
         ({"count": 10}, "number of pictures"),
     ],
-    ids=str,
+    ids=lambda each: each if isinstance(each, str) else json.dumps(each, default=lambda picture: "picture")[:60],
 )
 def test_requests_that_are_not_possible(settings, reason):
     with pytest.raises(RequestError, match=reason) as error:
