@@ -24,9 +24,9 @@ from torch import Tensor
 
 from benchmarks.one_step import say
 from train.console import run_command
-from train.controlnet import CANNY_THRESHOLDS, scribble, varied
 from train.data import encode_texts, load_pictures, not_held_out
 from train.evaluate import load_generator, through_autoencoder, to_levels
+from train.lines import CANNY_THRESHOLDS, scribble, varied
 from train.metrics import edge_f1
 from train.randomness import Use, generator_for
 from yoso_core.autoencoder import decode

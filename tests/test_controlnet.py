@@ -7,27 +7,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from tests.tiny import build_unet
 from tests.tiny_control import write_tiny_control
-from tests.trained import SHORT
+from tests.trained import SHORT, scene
 from train.config import ConfigError
-from train.controlnet import ControlConfig, begin_controlnet, build_controlnet, make_variants, maps_of, scribble, varied
+from train.controlnet import ControlConfig, begin_controlnet, build_controlnet, make_variants
+from train.lines import maps_of
 from train.runs import train_controlnet
 from yoso_core.autoencoder import encode, to_tensor
 from yoso_core.conditioning import Guide, find_control, load_control, map_tensor
 from yoso_core.engine import Engine
 from yoso_core.models import load_model
 from yoso_core.requests import ControlUse, GenerateRequest
-
-
-def scene(colour="red", side=64, offset=0):
-    picture = Image.new("RGB", (side, side), "white")
-    low, high = side // 6, side // 2
-    ImageDraw.Draw(picture).ellipse((low + offset, low, high + offset, high), fill=colour)
-    return picture
 
 
 @pytest.fixture(scope="module")
@@ -40,43 +33,6 @@ def pictures(tmp_path_factory):
 
 def config_for(model, data, **values):
     return ControlConfig(**SHORT | {"steps": 2, "model": str(model), "data": str(data)} | values)
-
-
-@pytest.mark.parametrize("side", [16, 64, 65])
-def test_the_maps_of_a_picture(side):
-    maps = maps_of(np.asarray(scene(side=side)))
-    assert maps.shape == (3, side, side) and maps.dtype == np.uint8
-    assert set(np.unique(maps)) == {0, 255} and all(one.any() for one in maps)
-    assert not maps_of(np.full((side, side, 3), 255, np.uint8)).any()
-
-
-def test_lower_thresholds_find_more():
-    faint = np.full((64, 64, 3), 200, np.uint8)
-    faint[20:40, 20:40] = 180
-    strict, mild, _ = maps_of(faint)
-    assert not strict.any() and mild.any()
-
-
-def test_a_scribble_is_coarse_and_thick():
-    """It leaves small things out, and its lines are wider than edges."""
-    picture = np.asarray(scene()).copy()
-    without = scribble(picture)
-    assert without.sum() > 1.5 * maps_of(picture)[0].sum()
-    picture[50:60:4, 50:60:4] = (230, 230, 230)  # specks
-    assert np.array_equal(scribble(picture), without)
-
-
-def test_a_varied_picture_is_another_view_on_white():
-    picture = scene()
-    found = [np.asarray(varied(picture, np.random.default_rng(seed))) for seed in range(20)]
-    assert all(np.array_equal(one, varied(picture, np.random.default_rng(seed))) for seed, one in enumerate(found))
-    assert len({one.tobytes() for one in found}) == 20
-    for one in found:
-        red = (one[..., 0] > 200) & (one[..., 1] < 60)
-        assert 0.3 < red.sum() / (np.asarray(picture)[..., 1] < 60).sum() < 1.4
-        assert (one[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
-    sides = [np.nonzero(one[..., 1] < 60)[1].mean() > 32 for one in found]
-    assert any(sides) and not all(sides)  # some are mirrored
 
 
 def test_variants_are_encoded_with_their_own_maps(tiny_spec):

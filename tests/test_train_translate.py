@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tests.trained import SHORT, draws
 from train.base import load_base
 from train.config import ConfigError
-from train.controlnet import CANNY_THRESHOLDS, maps_of
 from train.data import encode_texts, to_unit_range
+from train.lines import CANNY_THRESHOLDS, maps_of, sketch
 from train.perception import load_perception
 from train.randomness import Draws
 from train.runs import RUNS, build_translation, train_translate
@@ -401,13 +401,36 @@ def test_lines_are_those_that_the_studio_makes(ink):
 def test_pictures_and_their_lines_are_varied_together(task_of, kinds):
     """The lines that go in are those of the picture that should come out, however it was turned."""
     for varied in (0.0, 1.0):
-        task = task_of(replace(kinds["lines"], varied=varied))
+        task = task_of(replace(kinds["lines"], varied=varied, sketched=0.0))
         given, target = task._pictures(torch.arange(4), draws())
         stored = to_unit_range(task.pairs.targets.pictures[:4])
         assert all(torch.equal(one, other) for one, other in zip(target, stored, strict=True)) == (varied == 0.0)
         for one, picture in zip(given, to_pil(target), strict=True):
             maps = [drawn_lines(each, "black") for each in torch.from_numpy(maps_of(np.array(picture)))]
             assert any(torch.equal(one, each) for each in maps)
+
+
+def test_a_sketch_is_of_a_bent_picture(task_of, kinds, monkeypatch):
+    """The shapes of the lines are those of the picture that should come out; nothing else is ever drawn."""
+    seen = []
+
+    def drawn(picture, numbers):
+        seen.append(picture)
+        return sketch(picture, numbers)
+
+    monkeypatch.setattr("train.translate.sketch", drawn)
+    task = task_of(replace(kinds["lines"], varied=0.0, sketched=1.0))
+    given, target = task._pictures(torch.arange(4), draws())
+    stored = to_unit_range(task.pairs.targets.pictures[:4])
+    assert not any(torch.equal(one, other) for one, other in zip(target, stored, strict=True))
+    assert all(np.array_equal(one, np.array(other)) for one, other in zip(seen, to_pil(target), strict=True))
+    assert set(given.unique().tolist()) == {-1, 1}
+    counts = []
+    for step in range(100):
+        seen.clear()
+        task_of(replace(kinds["lines"], sketched=0.25))._pictures(torch.arange(4), draws(step=step))
+        counts.append(len(seen))
+    assert 0.15 < sum(counts) / 400 < 0.35
 
 
 def test_a_batch_in_parts_is_the_same_batch(task_of, kinds):

@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from train.data import CaptionedLatents
 from train.jobs import Job
@@ -24,6 +24,14 @@ def tiny_latents(count: int = 12) -> CaptionedLatents:
     contexts = torch.randn(count * 2, 32, 32, generator=generator).bfloat16()
     latents = torch.randn(count, 8, 8, 8, generator=generator)
     return CaptionedLatents(latents, contexts, torch.arange(0, count * 2 + 1, 2), torch.zeros(1, 32, 32))
+
+
+def scene(colour="red", side=64, offset=0):
+    """A ball on white; `offset` pixels further to the right."""
+    picture = Image.new("RGB", (side, side), "white")
+    low, high = side // 6, side // 2
+    ImageDraw.Draw(picture).ellipse((low + offset, low, high + offset, high), fill=colour)
+    return picture
 
 
 def draws(batch: int = 4, step: int = 0) -> Draws:

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -21,6 +20,7 @@ from train.base import ModelRunConfig, Previewer
 from train.config import ConfigError, setting, with_defaults
 from train.data import CaptionedLatents, weights_fingerprint
 from train.discriminator import LatentDiscriminator
+from train.lines import maps_of, varied
 from train.losses import discriminator_loss, generator_loss, reconstruction_sample_weight, weighted_mse
 from train.randomness import Draws
 from train.trainer import Losses, Player
@@ -30,13 +30,8 @@ from yoso_core.denoiser import Denoiser
 from yoso_core.sampling import one_step
 from yoso_core.schedule import NoiseSchedule, Prediction
 
-CANNY_THRESHOLDS = ((100, 200), (40, 100))  # what people leave as it is, and what they turn it down to
-SCRIBBLE_BLUR = 1 / 48  # of the side; what a quick drawing leaves out
 LEVELS = (16, 32, 96, 256)  # channels of the layers that bring a map to the size of a latent, as published ones have
 LEAN_LEVELS = (8, 16, 32, 64)
-TURN = 20  # degrees to either side
-SIZES = (0.65, 1.05)  # of a varied picture
-SHIFT = 0.12  # of the side, to either side
 
 
 @dataclass(frozen=True)
@@ -112,43 +107,6 @@ def build_controlnet(unet: UNet2DConditionModel, whole_encoder: bool) -> Control
     own = unet.state_dict()
     lean.load_state_dict(lean.state_dict() | {key: own[key] for key in lean.state_dict() if key in own})
     return lean
-
-
-def scribble(picture: np.ndarray) -> np.ndarray:
-    """What somebody would draw of a picture in a hurry: thick lines of its large shapes.
-
-    Args:
-        picture: (S, S, 3) uint8.
-
-    Returns:
-        (S, S) uint8, 0 or 255.
-    """
-    side = len(picture)
-    smooth = cv2.GaussianBlur(picture, (0, 0), side * SCRIBBLE_BLUR)
-    edges = cv2.Canny(smooth, 30, 80)
-    return cv2.dilate(edges, np.ones((max(2, side // 32),) * 2, np.uint8))
-
-
-def maps_of(picture: np.ndarray) -> np.ndarray:
-    """The maps that one picture is learned with: (M, S, S) uint8."""
-    return np.stack([*(cv2.Canny(picture, *pair) for pair in CANNY_THRESHOLDS), scribble(picture)])
-
-
-def varied(picture: Image.Image, numbers: np.random.Generator) -> Image.Image:
-    """A picture on white turned, scaled, shifted and perhaps mirrored.
-
-    Args:
-        picture: RGB, S x S.
-        numbers: where the amounts come from.
-    """
-    side = picture.width
-    angle, scale = np.deg2rad(numbers.uniform(-TURN, TURN)), numbers.uniform(*SIZES)
-    mirror = numbers.choice([-1.0, 1.0])
-    shift = numbers.uniform(-SHIFT, SHIFT, 2) * side
-    turn = np.array([[np.cos(angle) * mirror, np.sin(angle)], [-np.sin(angle) * mirror, np.cos(angle)]]) / scale
-    origin = np.full(2, side / 2) - turn @ (np.full(2, side / 2) + shift)
-    affine = (*turn[0], origin[0], *turn[1], origin[1])
-    return picture.transform(picture.size, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC, fillcolor="white")
 
 
 class Variants(NamedTuple):

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from train.base import LORA_TARGETS, ModelRunConfig
 from train.config import ConfigError, setting, with_defaults
-from train.controlnet import maps_of, varied
 from train.data import (
     CaptionedPictures,
     Captions,
@@ -45,6 +44,7 @@ from train.data import (
 )
 from train.evaluate import CLIP, Judge
 from train.evaluator import words_of
+from train.lines import bent, maps_of, sketch, varied
 from train.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.perception import PERCEPTIONS, Perception, PictureDiscriminator
 from train.randomness import Draws
@@ -86,6 +86,9 @@ class TranslateConfig(ModelRunConfig):
     autoencoder_rank: int = setting(4, "rank of the autoencoder's LoRA, whose alpha is the same")
     trained: str = setting("all", "what is trained; first-conv: neither skips nor LoRA, for comparison", TRAINED)
     varied: float = setting(0.5, "pairs of lines: share of pictures that are turned, scaled, shifted and mirrored")
+    sketched: float = setting(
+        0.4, "pairs of lines: share drawn as hands draw, by one pen, shaken, not all of it, the picture's shapes bent"
+    )
     drop_caption: float = setting(0.2, "pairs: share of captions replaced by the empty prompt")
     noisy_share: float = setting(
         0.2, "pairs: share of steps at a random strength below 1, with noise blended in, so that it makes variations"
@@ -107,7 +110,7 @@ class TranslateConfig(ModelRunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._fraction("varied", "drop_caption", "noisy_share")
+        self._fraction("varied", "sketched", "drop_caption", "noisy_share")
         self._at_least(1, "autoencoder_rank")
         self._at_least(0, "error_weight", "perceptual_weight", "similarity_weight", "adversarial_weight")
         self._at_least(0, "cycle_weight", "cycle_perceptual_weight", "identity_weight", "identity_perceptual_weight")
@@ -436,11 +439,17 @@ class PairedTask(_Task):
             inputs = []
             for row, (change, seed, kind) in enumerate(seeds.tolist()):
                 picture = Image.fromarray(targets[row].permute(1, 2, 0).numpy())
+                numbers = np.random.default_rng(int(seed * 2**24))
                 if change < self.config.varied:
-                    picture = varied(picture, np.random.default_rng(int(seed * 2**24)))
-                    targets[row] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-                maps = maps_of(np.array(picture))
-                inputs.append(drawn_lines(torch.from_numpy(maps[int(kind * len(maps))]), self.config.ink))
+                    picture = varied(picture, numbers)
+                if kind < self.config.sketched:
+                    picture = bent(picture, numbers)
+                    lines = sketch(np.array(picture), numbers)
+                else:
+                    maps = maps_of(np.array(picture))
+                    lines = maps[int((kind - self.config.sketched) / (1 - self.config.sketched) * len(maps))]
+                targets[row] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+                inputs.append(drawn_lines(torch.from_numpy(lines), self.config.ink))
             given = torch.stack(inputs)
         else:
             given = to_unit_range(self.pairs.inputs[indices])
