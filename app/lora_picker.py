@@ -9,8 +9,9 @@ import gradio as gr
 
 from app.components import component
 from app.pictures import data_uri, problem_html
+from yoso_core.archives import amount
 from yoso_core.engine import Engine, PictureError
-from yoso_core.library import LoraEntry, from_hub, public_name, size_text, uploaded
+from yoso_core.library import LoraEntry, from_hub, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.pictures import open_picture, square
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
@@ -89,7 +90,9 @@ class LoraPicker:
             cards.append({"id": OWN, "title": "YOSO", "about": about, "family": spec.family, "fits": True, "own": True})
         for entry in self.here(own):
             fits = not entry.family or entry.family == spec.family
-            about = " · ".join(filter(None, [entry.trigger and f"“{entry.trigger}”", size_text(entry), entry.licence]))
+            about = " · ".join(
+                filter(None, [entry.trigger and f"“{entry.trigger}”", amount(entry.bytes), entry.licence])
+            )
             card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
             cards.append(card | {"thumbnail": _thumbnail(entry)})
         return sorted(cards, key=lambda card: not card["fits"])

@@ -220,6 +220,10 @@ def test_translate_writes_over_nothing_that_is_given(tiny_model, translators, dr
         assert "choose another folder for --out." in capsys.readouterr().err.splitlines()[-1]
         assert (folder / "a.png").read_bytes() == before and len(list(folder.iterdir())) == 1
     assert (far / "b.png").is_symlink()
+    for given in (folder / "a.png", far / "b.png"):
+        assert main([*arguments, str(given), "--out", str(link / "a.png")]) == 1
+        assert "choose another file for --out." in capsys.readouterr().err.splitlines()[-1]
+        assert (folder / "a.png").read_bytes() == before
     (tmp_path / "none").mkdir()
     assert main([*arguments, str(tmp_path / "none"), "--out", str(folder)]) == 1
     assert "There are no pictures" in capsys.readouterr().err

@@ -29,7 +29,6 @@ from yoso_core.library import (
     of_run,
     public_name,
     search,
-    size_text,
     trained,
     uploaded,
 )
@@ -448,7 +447,7 @@ def test_no_weights_are_read(tensors, tmp_path):
     path.write_bytes(header(json.dumps(described).encode()))
     os.truncate(path, path.stat().st_size + 2 * end)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert size_text(one(in_folder(tmp_path))) == "1.0 GB"
+    assert one(in_folder(tmp_path)).bytes == path.stat().st_size
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
 
 
@@ -639,13 +638,6 @@ def test_search_takes_every_word_from_any_field():
     assert search(everything, "artpixel") == []  # it would take two fields
     assert search(everything, "", "yoso-emoji") == [pixel, unknown, ink]
     assert search(everything, "", "sd2") == [unknown, ink, pixel]
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(540_000, "0.5 MB"), (2_103_376, "2.1 MB"), (12_300, "12 kB"), (1_230_000_000, "1.2 GB")]
-)
-def test_sizes_as_people_say_them(size, text):
-    assert size_text(entry(bytes=size)) == text
 
 
 def test_files_of_one_name_are_told_apart(weights, tmp_path, monkeypatch):

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from train.lpips_weights import find_weights
 from train.perception import PERCEPTIONS, PictureDiscriminator, load_perception, normalised
-from train.perceptual import find_weights
 
 
 @pytest.fixture(params=PERCEPTIONS)
 def perception(request):
     if request.param == "lpips" and find_weights() is None:
-        pytest.skip("python -m train.perceptual has not been run")
+        pytest.skip("python -m train.lpips_weights has not been run")
     return load_perception(request.param)
 
 

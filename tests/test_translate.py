@@ -118,7 +118,11 @@ def test_directions_differ_and_a_fixed_prompt_takes_the_place_of_people_s(engine
     there, back = (drawn(engine, ask(translator="both", direction=name)) for name in ("a2b", "b2a"))
     assert not same(there, back)
     assert same(there, drawn(engine, ask(translator="both")))
-    assert same(there, drawn(engine, ask("something else", translator="both", direction="a2b")))
+    result = engine.run(ask("something else", translator="both", direction="a2b"))
+    assert same(there, [np.asarray(result.pictures[0])])
+    assert result.notes == ("“Way a2b” always reads the prompt “a2b”; yours was not used.",)
+    for prompt in ("", "a2b"):
+        assert not engine.run(ask(prompt, translator="both")).notes
 
 
 def test_the_result_tells_what_was_done(engine):

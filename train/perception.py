@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from train.evaluator import WIDTHS, Evaluator
-from train.perceptual import load_lpips
+from train.lpips_weights import load_lpips
 
 PERCEPTIONS = ("lpips", "evaluator")
 
@@ -30,7 +30,7 @@ class Perception(Protocol):
 
 
 class LpipsPerception(nn.Module):
-    """LPIPS (arXiv 1801.03924) on AlexNet, by the `lpips` package; needs its weights, see `train.perceptual`."""
+    """LPIPS (arXiv 1801.03924) on AlexNet, by the `lpips` package; needs its weights, see `train.lpips_weights`."""
 
     channels = (64, 192, 384, 256, 256)
 

@@ -9,7 +9,7 @@ from typing import Any
 from train.base import ModelRunConfig
 from train.controlnet import ControlConfig
 from train.diffusion import DiffusionConfig
-from train.perceptual import find_weights
+from train.lpips_weights import find_weights
 from train.translate import TranslateConfig
 from train.yoso import YosoConfig
 from yoso_core.models import MODELS, ModelSpec

