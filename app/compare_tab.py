@@ -7,8 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.easel import Easel
-from app.generate_tab import GenerateTab
+from app.picture_tab import PictureTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError, Result
@@ -60,7 +59,7 @@ class CompareTab:
 
     name = "compare"
 
-    def __init__(self, engine: Engine, settings: Settings, tabs: Sequence[GenerateTab | Easel]) -> None:
+    def __init__(self, engine: Engine, settings: Settings, tabs: Sequence[PictureTab]) -> None:
         self.engine, self.settings = engine, settings
         self.sources = {tab.name: tab for tab in tabs}
 

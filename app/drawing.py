@@ -5,9 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.easel import Easel
-from app.generate_tab import GenerateTab
 from app.history import ON_SAVED, History
+from app.picture_tab import PictureTab
 from app.pictures import plain, run
 from app.settings import Settings
 from yoso_core.engine import Engine
@@ -36,7 +35,7 @@ class Drawing:
         history: gets the settings of every picture.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, tabs: list[GenerateTab | Easel], history: History) -> None:
+    def __init__(self, engine: Engine, settings: Settings, tabs: list[PictureTab], history: History) -> None:
         self.engine, self.settings, self.history = engine, settings, history
         self.tabs = {tab.name: tab for tab in tabs}
         self.makers = {tab.kind: tab for tab in tabs}

@@ -6,12 +6,13 @@ import gradio as gr
 from PIL import Image
 
 from app.components import component
+from app.picture_tab import PictureTab
 from app.pictures import EMPTY, ON_PICK, info_html, png_uri, problem_html, read_data_uri, result_html
 from app.settings import Settings
 from yoso_core.engine import Engine, Result
 from yoso_core.models import ModelSpec
 from yoso_core.pictures import square, square_note
-from yoso_core.requests import DEFAULT_MODEL, FITS, GenerateRequest, RequestError
+from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError
 
 CANVAS_SIDE = 512  # pixels, of canvas.js
 CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
@@ -22,7 +23,7 @@ def sent_side(spec: ModelSpec) -> int:
     return min(4 * spec.resolution, CANVAS_SIDE)
 
 
-class Easel:
+class Easel(PictureTab):
     """A tab with a canvas, and the picture made of it under a slider that uncovers the one before.
 
     Args:
@@ -30,18 +31,13 @@ class Easel:
         settings: the controls that all tabs share.
 
     Attributes:
-        name: of the tab.
         prefix: of the ids of its elements; two tabs may not have the same.
-        kind: of the requests that it makes.
         masks: whether its canvas has a mask.
         brush: width that its brush begins with, in pixels of the canvas.
         fit: how pictures that are not square become so; made by `build_fit`.
-        shown: the request of the picture on the page.
     """
 
-    name: str
     prefix = ""
-    kind: type[GenerateRequest]
     masks = True
     brush = 26
 

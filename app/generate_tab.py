@@ -4,13 +4,14 @@ from typing import Any
 
 import gradio as gr
 
+from app.picture_tab import PictureTab
 from app.pictures import EMPTY, ON_PICK, info_html, pictures_html, problem_html
 from app.settings import Settings
 from yoso_core.engine import Result
 from yoso_core.requests import COUNT_LIMIT, GenerateRequest
 
 
-class GenerateTab:
+class GenerateTab(PictureTab):
     """Layout of the tab, what it asks for and how it shows what came of it.
 
     Args:
@@ -29,7 +30,7 @@ class GenerateTab:
             self.edit = gr.Button("Edit", elem_id="to-edit", size="sm", scale=0, min_width=80)
             self.save = gr.Button("Save PNG", elem_id="save", size="sm", scale=0, min_width=110)
         self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count", buttons=[])
-        self.shown = gr.State(None)  # the request of the pictures on the page
+        self.shown = gr.State(None)
 
     @property
     def typed(self) -> list[Any]:

@@ -7,7 +7,6 @@ import gradio as gr
 from PIL import Image
 
 from app.easel import Easel, on_canvas, read_canvas
-from app.pictures import EMPTY
 from app.settings import Settings
 from app.translate_files import TranslateFiles
 from yoso_core.engine import Engine
@@ -135,7 +134,7 @@ class TranslateTab(Easel):
         )
 
     def wait(self) -> dict[Any, Any]:
-        return {self.stage: EMPTY, self.info: NOTHING_YET, self.shown: None}
+        return super().wait() | {self.info: NOTHING_YET}
 
     def restored(self, request: TranslateRequest) -> dict[Any, Any]:
         offered = self.offered(request.model)
