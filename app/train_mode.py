@@ -15,7 +15,7 @@ ALL = ("quick", "good", "one-step", "controlnet", "lines", "looks")
 DEMO = Limits(pictures=20, file_bytes=5_000_000, total_bytes=20_000_000, zip_members=100)
 # Where people share a machine, nobody may fill its memory or name its folders.
 CEILINGS = {"batch": 64, "rank": 128, "autoencoder_rank": 128, "variants": 8, "preview_steps": 50}
-NAMING = ("start_from", "clip_model", "tracker", "compile")
+NAMING = ("start_from", "similarity", "clip_model", "tracker", "compile")
 
 
 @dataclass(frozen=True, kw_only=True)

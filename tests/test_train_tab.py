@@ -935,7 +935,9 @@ def test_lines_are_made_of_the_pictures_that_were_dropped(tab, tmp_path):
         assert f"can&#x27;t change {field}" in begin(tab, preset="lines", form={field: ["a", "b"]})[1]
 
 
-@pytest.mark.parametrize("form", [{"autoencoder_rank": 129}, {"clip_model": "/etc"}, {"batch": 65}], ids=str)
+@pytest.mark.parametrize(
+    "form", [{"autoencoder_rank": 129}, {"clip_model": "/etc"}, {"similarity": "clip"}, {"batch": 65}], ids=str
+)
 def test_translators_of_a_shared_studio_have_limits_too(make_tab, tmp_path, form):
     tab, me = make_tab("private"), owner("m")
     tab.new.take_files(me, "small", pictures(tmp_path / "in"))
