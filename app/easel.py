@@ -34,12 +34,16 @@ class Easel(PictureTab):
         prefix: of the ids of its elements; two tabs may not have the same.
         masks: whether its canvas has a mask.
         brush: width that its brush begins with, in pixels of the canvas.
-        fit: how pictures that are not square become so; made by `build_fit`.
+        fits: what may become of pictures that are not square, the first by default.
+        fit_hint: says the same to people.
+        fit: which; made by `build_fit`.
     """
 
     prefix = ""
     masks = True
     brush = 26
+    fits = FITS
+    fit_hint = "Crop to the middle, fit by squeezing, or pad with white"
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine, self.settings = engine, settings
@@ -67,10 +71,10 @@ class Easel(PictureTab):
 
     def build_fit(self) -> None:
         self.fit = gr.Radio(
-            FITS,
-            value=FITS[0],
+            self.fits,
+            value=self.fits[0],
             label="Pictures that are not square",
-            info="Crop to the middle, fit by squeezing, or pad with white",
+            info=self.fit_hint,
             elem_id=self.id("fit"),
             elem_classes="segments",
         )
@@ -101,17 +105,22 @@ class Easel(PictureTab):
         """A file that was opened, pasted or dropped, as the canvas takes it, and a word on what was done to it."""
         try:
             picture, notes = read_data_uri(value.get("file") if isinstance(value, dict) else None, "This file")
-            if fit not in FITS:
-                raise RequestError("Choose how to make the picture square: crop, fit or pad.")
+            if fit not in self.fits:
+                raise RequestError(f"Choose what becomes of the picture: {', '.join(self.fits)}.")
         except RequestError as error:
             return {"note": str(error)}
-        notes = [*notes, *filter(None, [square_note(picture, fit)])]
+        notes = [*notes, *filter(None, [square_note(picture, on_square(fit))])]
         return {"picture": on_canvas(picture, fit), "note": "; ".join(notes), "draw": True}
+
+
+def on_square(fit: str) -> str:
+    """What "keep" comes to on a canvas, which is square: nothing is lost."""
+    return "pad" if fit == "keep" else fit
 
 
 def on_canvas(picture: Image.Image, fit: str) -> str:
     """A picture as canvas.js takes it."""
-    return png_uri(square(picture, CANVAS_SIDE, fit).convert("RGB"))
+    return png_uri(square(picture, CANVAS_SIDE, on_square(fit)).convert("RGB"))
 
 
 def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:

@@ -192,13 +192,13 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         annotator: str = "canny",
         low: int = 100,
         high: int = 200,
-        fit: str = "crop",
+        fit: str = "keep",
         model: str = DEFAULT_MODEL,
         size: int | None = None,
         loras: str = "",
         one_step: float = 1.0,
     ) -> tuple[list[gr.FileData], dict]:
-        """Translate a picture, its structure kept, by one of `translators` in one of its directions.
+        """Translate a picture, its structure and its size kept, by one of `translators` in one of its directions.
 
         Strength 1 has one answer, below it each seed gives a variation; `annotator` ("canny", "scribble" for drawings,
         "map") finds the lines of a translator that wants lines.

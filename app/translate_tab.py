@@ -10,7 +10,14 @@ from app.easel import Easel, on_canvas, read_canvas
 from app.settings import Settings
 from app.translate_files import TranslateFiles
 from yoso_core.engine import Engine
-from yoso_core.requests import COUNT_LIMIT, DEFAULT_MODEL, THRESHOLD_LIMIT, RequestError, TranslateRequest
+from yoso_core.requests import (
+    COUNT_LIMIT,
+    DEFAULT_MODEL,
+    THRESHOLD_LIMIT,
+    TRANSLATION_FITS,
+    RequestError,
+    TranslateRequest,
+)
 
 Choices = list[tuple[str, str]]  # title and name
 LINES: Choices = [("Drawing", "scribble"), ("Photo or picture", "canny"), ("Ready-made map", "map")]
@@ -29,6 +36,8 @@ class TranslateTab(Easel):
     name, kind = "translate", TranslateRequest
     prefix = "translate-"
     masks, brush = False, 12
+    fits = TRANSLATION_FITS
+    fit_hint = "Keep their size and shape; or make them square: crop to the middle, fit by squeezing, pad with white"
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(engine, settings)
@@ -102,10 +111,15 @@ class TranslateTab(Easel):
         picture, _ = read_canvas(values[self.canvas])
         if all(low == high for low, high in picture.getextrema()):
             return None
-        return self.request_of(values, picture, values[self.count])
+        return self.request_of(values, picture, count=values[self.count], fit="crop")  # a canvas is square
 
-    def request_of(self, values: dict[Any, Any], picture: Image.Image, count: int = 1) -> TranslateRequest:
+    def request_of(self, values: dict[Any, Any], picture: Image.Image, **changes: Any) -> TranslateRequest:
         """What the controls ask of any picture.
+
+        Args:
+            values: of the controls.
+            picture: RGB.
+            changes: fields of the request that are not as the controls say, or that these do not say.
 
         Raises:
             RequestError: something that is not possible, or no translator.
@@ -121,8 +135,7 @@ class TranslateTab(Easel):
             common["prompt"] = fixed
         return TranslateRequest(
             # What one evaluation has no use for.
-            **common | {"steps": 1, "guidance": 1.0, "negative": ""},
-            count=count,
+            **common | {"steps": 1, "guidance": 1.0, "negative": "", "fit": values[self.fit]} | changes,
             picture=picture,
             translator=values[self.translator],
             direction=direction,
@@ -130,7 +143,6 @@ class TranslateTab(Easel):
             annotator=values[self.annotator],
             low=values[self.low],
             high=values[self.high],
-            fit=values[self.fit],
         )
 
     def wait(self) -> dict[Any, Any]:
@@ -153,7 +165,6 @@ class TranslateTab(Easel):
             self.annotator: request.annotator if request.annotator in dict(LINES).values() else LINES[0][1],
             self.low: request.low,
             self.high: request.high,
-            self.fit: request.fit,
         }
 
     def offered(self, model: str) -> Choices:

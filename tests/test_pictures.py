@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from yoso_core.pictures import PIXEL_LIMIT, PictureFileError, open_picture, square
+from yoso_core.pictures import PIXEL_LIMIT, PictureFileError, open_picture, own_size, square, whole
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
@@ -300,6 +300,35 @@ def test_square_keeps_the_middle_or_everything(vertical, size):
     padded, picture = colours("pad")
     assert padded == list(STRIPES)
     assert picture.getpixel((0, 0)) == picture.getpixel((size - 1, size - 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ((64, 64), (64, 64)),
+        ((500, 500), (64, 64)),
+        ((300, 100), (112, 40)),
+        ((100, 300), (40, 112)),
+        ((112, 40), (112, 40)),
+        ((72, 72), (64, 64)),
+        ((65, 63), (64, 64)),
+        ((3000, 10), (256, 8)),
+        ((1, 1), (64, 64)),
+    ],
+)
+def test_whole_keeps_everything_and_the_shape(given, found):
+    made = whole(striped(vertical=False).resize(given, Image.Resampling.NEAREST), 64, 8)
+    assert made.size == found
+    if min(given) > 3:
+        pixels = [made.getpixel((at * found[0] // 6, found[1] // 2)) for at in (1, 3, 5)]
+        assert [STRIPES[np.argmax(pixel)] for pixel in pixels] == list(STRIPES)
+
+
+@pytest.mark.parametrize(
+    "given, found", [((300, 100), (300, 100)), ((4096, 1), (2048, 1)), ((1000, 4000), (512, 2048))]
+)
+def test_own_size_is_bounded(given, found):
+    assert own_size(Image.new("L", given)) == found
 
 
 @pytest.mark.parametrize("how", ["crop", "fit", "pad"])

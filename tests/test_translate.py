@@ -70,7 +70,7 @@ def folder(specs, tmp_path):
 
 
 def ask(prompt="a red heart", **settings):
-    return TranslateRequest(prompt, **{"picture": PICTURE, "translator": "one"} | settings)
+    return TranslateRequest(prompt, **{"picture": PICTURE, "translator": "one", "fit": "crop"} | settings)
 
 
 def drawn(engine, request):
@@ -130,6 +130,24 @@ def test_the_result_tells_what_was_done(engine):
     assert result.evaluations == 1 and result.before.size == result.control_map.size == (64, 64)
     assert "crop" in " ".join(result.notes) or "square" in " ".join(result.notes)
     assert engine.run(ask()).control_map is None
+
+
+@pytest.mark.parametrize("translator", ["one", "lines"])
+@pytest.mark.parametrize("width, height", [(300, 100), (50, 133), (64, 64), (1, 1), (1500, 3)])
+def test_a_picture_comes_back_in_its_own_size_and_shape(engine, translator, width, height):
+    given = PICTURE.resize((width, height))
+    result = engine.run(TranslateRequest("a red heart", picture=given, translator=translator))
+    assert result.pictures[0].size == (width, height)
+    drawn = result.before.size
+    assert not any(side % 8 for side in drawn) and max(drawn) <= 4 * 64
+    assert (f"{width} x {height}: drawn at {drawn[0]} x {drawn[1]}" in result.notes) == (drawn != (width, height))
+    if max(width, height) < 4 * min(width, height):
+        assert abs(np.log(drawn[0] / drawn[1] * height / width)) < 0.25 and abs(drawn[0] * drawn[1] / 64**2 - 1) < 0.25
+
+
+def test_what_is_too_large_comes_back_smaller_and_says_so(engine):
+    result = engine.run(ask(picture=PICTURE.resize((4096, 100)), fit="keep"))
+    assert result.pictures[0].size == (2048, 50) and "given back at 2048 x 50" in result.notes[1]
 
 
 def test_lines_are_inked_and_scaled_as_they_were_learned(specs):
@@ -508,6 +526,7 @@ def test_skips_and_first_convolution_may_be_missing(model, folder):
         ({"low": 501}, "low threshold"),
         ({"high": "a"}, "high threshold"),
         ({"fit": "stretch"}, "Fit"),
+        ({"fit": None}, "Fit"),
         ({"count": 10}, "number of pictures"),
     ],
     ids=lambda each: each if isinstance(each, str) else json.dumps(each, default=lambda picture: "picture")[:60],

@@ -146,12 +146,13 @@ def test_a_saved_picture_comes_back_to_the_tab(drawing, tab, engine, tmp_path):
         strength=0.7,
         annotator="scribble",
         low=50,
+        fit="crop",
     )
     saved = read_png(download_file([engine.run(request)], str(tmp_path)))
     assert isinstance(saved.request, TranslateRequest) and not saved.notes
     updates = drawing.restored(saved, [], 0)
     assert updates[drawing.selected].selected == "translate" and updates[drawing.active] == "translate"
-    names = ("strength", "count", "annotator", "low", "high", "fit")
+    names = ("strength", "count", "annotator", "low", "high")
     again = {name: updates[getattr(tab, name)] for name in names}
     again |= {"translator": updates[tab.translator].value, "direction": updates[tab.direction].value}
     again |= {"prompt": updates[drawing.settings.prompt], "style": "any", "seed": 5}
@@ -281,7 +282,8 @@ def test_the_endpoint_translates_and_says_what_there_is(client, tmp_path):
     PICTURE.resize((90, 60)).save(tmp_path / "in.png")
     given = {"picture": handle_file(tmp_path / "in.png"), "api_name": "/translate"}
     files, about = client.predict(translator="both", direction="b2a", strength=0.5, seed=3, count=2, **given)
-    assert about["seeds"] == [3, 4] and about["evaluations"] == 1 and "cropped" in about["notes"][0]
+    assert about["seeds"] == [3, 4] and about["evaluations"] == 1
+    assert about["notes"][0] == "90 x 60: drawn at 80 x 56" and Image.open(files[1]).size == (90, 60)
     request = read_png(files[1]).request
     assert (request.translator, request.direction, request.seed, request.strength) == ("both", "b2a", 4, 0.5)
     files, _ = client.predict(translator="lines", prompt="a cat", annotator="scribble", loras="waves:0.5", **given)

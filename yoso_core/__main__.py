@@ -33,6 +33,7 @@ from yoso_core.requests import (
 )
 
 MAP_SIZE = 512
+KEEP_HELP = f"keep gives pictures back in their size; or how they become square: {', '.join(FITS)}; default: keep"
 FIT_HELP = f"how a picture that is not square becomes so: {', '.join(FITS)}; default: {FITS[0]}"
 CONTROL_OPTIONS = {"control_strength": "strength", "control_start": "start", "control_end": "end"}  # to fields
 
@@ -379,7 +380,7 @@ def add_request_options(command: argparse.ArgumentParser, out: str) -> None:
     add_threshold_options(command)
 
 
-def add_model_options(command: argparse.ArgumentParser, flag: str) -> None:
+def add_model_options(command: argparse.ArgumentParser, flag: str, fit_help: str = FIT_HELP) -> None:
     """What draws, with which weights; `flag` names the model."""
     command.add_argument("--seed", type=int, help="seed of the first picture; default: 0")
     command.add_argument("--size", type=int, help="side in pixels; default: the model's own")
@@ -403,7 +404,7 @@ def add_model_options(command: argparse.ArgumentParser, flag: str) -> None:
         metavar="LORA[:WEIGHT]",
         help="a file, or the name of a bundled one, on top; may be repeated",
     )
-    command.add_argument("--fit", metavar="HOW", help=FIT_HELP)
+    command.add_argument("--fit", metavar="HOW", help=fit_help)
 
 
 def add_threshold_options(command: argparse.ArgumentParser) -> None:
@@ -465,7 +466,7 @@ def build_parser() -> argparse.ArgumentParser:
     turn.add_argument("--annotator", help="how lines are found, if it wants lines: canny (default), scribble, map")
     turn.add_argument("--out", type=Path, default=None, help="PNG to write; of several pictures a folder")
     add_threshold_options(turn)
-    add_model_options(turn, "--base")
+    add_model_options(turn, "--base", KEEP_HELP)
     add_count_options(turn)
     turn.set_defaults(run=translate)
 

@@ -29,7 +29,7 @@ from yoso_core.denoiser import Denoise, Denoiser, guided
 from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
 from yoso_core.lora import Lora, admit
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
-from yoso_core.pictures import square, square_note
+from yoso_core.pictures import OWN_SIDE, own_size, square, square_note, whole
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
 from yoso_core.sampling import (
     ddim,
@@ -269,7 +269,7 @@ class Engine:
             RequestError: an unknown annotator, or one whose weights are not here.
         """
         with self.lock, memory_guard(), torch.inference_mode():
-            return self._map(use, size, report)
+            return self._map(square(use.picture, size, use.fit), use, report)
 
     def _run(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
         model = self._model(request.model, report)
@@ -293,9 +293,10 @@ class Engine:
         guide, control_map = None, None
         if request.control is not None:
             with watch.stage("control"):
-                control_map = self._map(request.control, size, work.report)
-                guide = self._guide(request.control, request.model, model, control_map, work.report)
-            notes += filter(None, [square_note(request.control.picture, request.control.fit)])
+                use = request.control
+                control_map = self._map(square(use.picture, size, use.fit), use, work.report)
+                guide = self._guide(use, request.model, model, control_map, work.report)
+            notes += filter(None, [square_note(use.picture, use.fit)])
         consistent = request.sampler == "consistency"
         plain = Denoiser(model.unet, model.schedule, model.prediction, consistent, guide)
         denoise = guided(plain, request.guidance, negative)
@@ -310,7 +311,7 @@ class Engine:
 
         def draw(seed: int) -> Image.Image:
             nonlocal evaluations
-            noises = self._noises(seed, request.steps if consistent else 1, model, size // model.pixels_per_latent)
+            noises = self._noises(seed, request.steps if consistent else 1, model, (size, size))
             with watch.stage("network"):
                 clean, evaluations = self._sample(request, model, denoise, context, noises, latent)
             with watch.stage("decode"):
@@ -332,24 +333,25 @@ class Engine:
             model.loras.apply([*loras, (loaded.loras[direction], request.strength)])
         with watch.stage("text"):
             context, cut = self._context(request, model, request.prompt if fixed is None else fixed)
-        notes = list(filter(None, [square_note(request.picture, request.fit)]))
+        before, notes = self._laid_out(request, model, size)
         if fixed is not None and request.prompt.strip() not in ("", fixed):
             title = loaded.spec.directions[direction].title
             notes.append(f"“{title}” always reads the prompt “{fixed}”; yours was not used.")
-        before, lines = square(request.picture, size, request.fit), None
+        lines = None
         if loaded.spec.input == "lines":
             with watch.stage("control"):
-                lines = self._map(request.lines, size, work.report)
+                lines = self._map(before, request.lines, work.report)
         given = before if lines is None else lines
         pixels = input_tensor(given, loaded.spec).to(self.device, model.autoencoder.dtype)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         translate = loaded.on(model, direction)
 
         def draw(seed: int) -> Image.Image:
-            (noise,) = self._noises(seed, 1, model, size // model.pixels_per_latent)
+            (noise,) = self._noises(seed, 1, model, before.size)
             start = prior_start(model.schedule, noise, model.prior_mean, model.prior_deviation)
             with watch.stage("network"):
-                return self._picture(translate(pixels, context, request.strength, start), model, seed)
+                made = self._picture(translate(pixels, context, request.strength, start), model, seed)
+            return made.resize(own_size(request.picture), Image.Resampling.LANCZOS) if request.fit == "keep" else made
 
         if request.strength == 1 and request.count > 1:
             notes.append("strength 1 has one answer; lower it for variations")
@@ -357,6 +359,19 @@ class Engine:
         else:
             pictures, seeds = self._each_seed(request, work, draw)
         return Result(request, pictures, seeds, 1, watch.seconds, cut, before, lines, tuple(notes))
+
+    def _laid_out(self, request: TranslateRequest, model: LoadedModel, size: int) -> tuple[Image.Image, list[str]]:
+        """The picture as it is translated, and what was done to it in words."""
+        if request.fit != "keep":
+            note = square_note(request.picture, request.fit)
+            return square(request.picture, size, request.fit), [note] if note else []
+        laid_out = whole(request.picture, size, model.pixels_per_latent)
+        shapes = [f"{width} x {height}" for width, height in (request.picture.size, laid_out.size)]
+        notes = [f"{shapes[0]}: drawn at {shapes[1]}"] if shapes[0] != shapes[1] else []
+        width, height = own_size(request.picture)
+        if (width, height) != request.picture.size:
+            notes.append(f"given back at {width} x {height}: at most {OWN_SIDE} pixels a side")
+        return laid_out, notes
 
     def _each_seed(
         self, request: GenerateRequest, work: _Work, draw: Callable[[int], Image.Image]
@@ -435,9 +450,10 @@ class Engine:
 
         return self._latents.get((request.model, size, *given), make)
 
-    def _map(self, use: ControlUse, size: int, report: Callable[[str], None]) -> Image.Image:
-        key = (digest(use.picture), size, use.annotator, use.low, use.high, use.fit)
-        return self._maps.get(key, lambda: self.annotate(square(use.picture, size, use.fit), use, report))
+    def _map(self, laid_out: Image.Image, use: ControlUse, report: Callable[[str], None]) -> Image.Image:
+        """The map of a picture in the size that the network draws."""
+        key = (digest(laid_out), use.annotator, use.low, use.high)
+        return self._maps.get(key, lambda: self.annotate(laid_out, use, report))
 
     def _guide(
         self, use: ControlUse, name: str, model: LoadedModel, control_map: Image.Image, report: Callable[[str], None]
@@ -447,10 +463,15 @@ class Engine:
         values = map_tensor(control_map).to(self.device, model.unet.dtype)
         return Guide(network, values, model.schedule.last, use.strength, use.start, use.end)
 
-    def _noises(self, seed: int, count: int, model: LoadedModel, side: int) -> list[Tensor]:
-        """Standard normal noises of one picture, drawn on the CPU so that a seed means the same on every device."""
+    def _noises(self, seed: int, count: int, model: LoadedModel, size: tuple[int, int]) -> list[Tensor]:
+        """Standard normal noises of one picture, drawn on the CPU so that a seed means the same on every device.
+
+        Args:
+            size: width and height of the picture.
+        """
         generator = torch.Generator().manual_seed(seed)
-        shape = (1, model.unet.config.in_channels, side, side)
+        width, height = (side // model.pixels_per_latent for side in size)
+        shape = (1, model.unet.config.in_channels, height, width)
         drawn = [torch.randn(shape, generator=generator) for _ in range(count)]
         return [
             noise.to(self.device, model.unet.dtype).contiguous(memory_format=torch.channels_last) for noise in drawn

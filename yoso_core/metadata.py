@@ -68,9 +68,15 @@ class Restored:
 
 
 def request_of(result: Result, index: int) -> GenerateRequest:
-    """The request that makes picture number `index` of a result alone, from pictures no larger than that takes."""
+    """The request that makes picture number `index` of a result alone, from pictures no larger than that takes.
+
+    What a large picture was translated to comes out in the size that the network drew.
+    """
     alone = replace(result.request, seed=result.seeds[index], count=1)
-    return _reduced(alone, result.pictures[index].width)
+    if not isinstance(alone, TranslateRequest):
+        return _reduced(alone, result.pictures[index].width)
+    large = max(alone.picture.size) > 2 * max(result.before.size)
+    return replace(alone, picture=result.before) if large else alone
 
 
 def for_others(request: GenerateRequest) -> GenerateRequest:
@@ -97,8 +103,6 @@ def _reduced(request: GenerateRequest, size: int) -> GenerateRequest:
         inner = round(size / (1 + 2 * request.grow))
         plain = lay_out(replace(request, grow=0.0, feather=0.0), inner)
         request = replace(request, picture=plain.picture, mask=plain.mask)
-    if isinstance(request, TranslateRequest) and is_large(request.picture):
-        request = replace(request, picture=square(request.picture, size, request.fit))
     return request
 
 

@@ -1,5 +1,6 @@
 """Any picture as people have it, read safely: 8-bit RGB, upright, opaque, of bounded size."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from yoso_core.requests import PIXEL_LIMIT, RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+LONGEST = 4  # times the side of a square that a network was trained on: more it has never seen
+AREA_TOLERANCE = 0.25
+OWN_SIDE = 2048  # pixels; a network of 64 or 512 pixels has nothing to say about more
 
 # How a picture is turned upright, by its EXIF orientation; 1 is upright.
 TURNS = {
@@ -149,6 +153,30 @@ def square(picture: Image.Image, size: int, how: str = "crop") -> Image.Image:
     canvas = Image.new(picture.mode, (size, size), "white")
     canvas.paste(picture.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2))
     return canvas
+
+
+def whole(picture: Image.Image, size: int, unit: int) -> Image.Image:
+    """All of a picture in about as many pixels as a square has, its shape kept as nearly as the unit allows.
+
+    Args:
+        picture: RGB, or L; left alone where it has such sides already.
+        size: side of the square in pixels.
+        unit: of which each side becomes a multiple; the longer one at most `LONGEST` times the square's.
+    """
+    width, height = picture.size
+    if width % unit == height % unit == 0 and abs(width * height / size**2 - 1) < AREA_TOLERANCE:
+        return picture
+    ratio = math.sqrt(width / height)
+    sides = (min(round(side / unit) * unit, LONGEST * size) for side in (size * ratio, size / ratio))
+    width, height = (max(unit, side) for side in sides)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def own_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height in which what is made of a picture is given back: its own, sides at most `OWN_SIDE`."""
+    scale = min(1.0, OWN_SIDE / max(picture.size))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return width, height
 
 
 def square_note(picture: Image.Image, how: str) -> str | None:

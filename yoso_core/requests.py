@@ -28,6 +28,7 @@ CONTROL_STRENGTH_LIMIT = 2.0
 THRESHOLD_LIMIT = 500
 PIXEL_LIMIT = 25_000_000
 FITS = ("crop", "fit", "pad")
+TRANSLATION_FITS = ("keep", *FITS)
 TRANSLATION_INPUTS = ("picture", "lines")
 GROWTH_LIMIT = 1.0
 FEATHER_LIMIT = 0.25
@@ -250,7 +251,7 @@ class TranslateRequest(GenerateRequest):
     """A picture from a picture, its structure kept, by a model that learned to (arXiv 2403.12036).
 
     Attributes:
-        picture: RGB, of any size; it is made square first, as `fit` says.
+        picture: RGB, of any size and shape.
         translator: a key of the engine's translators.
         direction: which way, by name; "" for its first.
         strength: 1 is as trained, with one answer; below it noise is blended in and each seed gives a variation; 0 is
@@ -258,7 +259,7 @@ class TranslateRequest(GenerateRequest):
         annotator: for a translator of lines, how they are found in the picture: "canny", "scribble" for what is drawn
             already, or "map" if the picture is the map, white on black.
         low, high: thresholds of "canny", as of `ControlUse`.
-        fit: how a picture that is not square becomes so.
+        fit: "keep" gives the picture back in its own size; the others make it square, as of `EditRequest`.
     """
 
     picture: Image.Image = field(kw_only=True)
@@ -268,13 +269,14 @@ class TranslateRequest(GenerateRequest):
     annotator: str = "canny"
     low: int = 100
     high: int = 200
-    fit: str = "crop"
+    fit: str = "keep"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_picture("The picture to translate", self.picture, "RGB")
         check_text("The translator's name", self.translator, 500)
         check_text("The direction", self.direction, 100)
+        check_choice("Fit", self.fit, TRANSLATION_FITS)
         object.__setattr__(self, "strength", check_number("Strength", self.strength, 0.0, 1.0))
         # What ControlNets follow is checked by theirs.
         lines = self.lines
@@ -288,4 +290,4 @@ class TranslateRequest(GenerateRequest):
     @property
     def lines(self) -> ControlUse:
         """How lines are found in the picture."""
-        return ControlUse(picture=self.picture, annotator=self.annotator, low=self.low, high=self.high, fit=self.fit)
+        return ControlUse(picture=self.picture, annotator=self.annotator, low=self.low, high=self.high)

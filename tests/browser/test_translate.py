@@ -92,7 +92,7 @@ def test_what_is_opened_is_a_picture_whose_edges_are_found(translate, tmp_path):
     picture.paste("red", (30, 20, 60, 40))
     picture.save(tmp_path / "wide.png")
     translate.set_input_files(f"{CANVAS} input[type=file]", tmp_path / "wide.png")
-    expect(translate.locator(f"{CANVAS} .canvas-note")).to_contain_text("90 x 60: cropped to its middle")
+    expect(translate.locator(f"{CANVAS} .canvas-note")).to_contain_text("90 x 60: put on a white square")
     expect(translate.locator("#translate-annotator label.selected")).to_have_text("Photo or picture")
     expect_change(translate, "", RESULT)
     translate.click(f"{CANVAS} [data-do=clear]")
