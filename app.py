@@ -37,7 +37,7 @@ def main() -> None:
     address = {"server_name": options.host, "server_port": options.port, "share": options.share}
     try:
         added = {spec.title: spec for spec in map(local_model, options.add_model)}
-        translators = find_translators(options.translators) | find_translators()
+        translators = find_translators(options.translators)
         engine = Engine(MODELS | added, options.device, translators=translators)
         mode = options.train or usual_mode(options.host, options.share)
         shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_translate import write_translator
 from yoso_core import lora as lora_module
+from yoso_core import translate
 from yoso_core.autoencoder import to_tensor
 from yoso_core.engine import Engine
 from yoso_core.models import ModelError
@@ -388,7 +389,7 @@ def refuse_config(root, text):
     with pytest.raises(ModelError, match="holds no translator") as error:
         read_translator(folder)
     assert str(error.value).isprintable() and len(str(error.value)) < 300
-    assert find_translators(root) == {}
+    assert find_translators(root).keys() == find_translators().keys()
 
 
 def test_bytes_that_are_no_text_and_no_file_at_all(tmp_path):
@@ -407,16 +408,30 @@ def test_sound_configs_are_read(tmp_path):
     assert spec.directions == {"day-to_night2": Direction("日から夜", "at night")}
 
 
-def test_translators_are_found_in_folders(specs, tmp_path):
-    for root, name in (("bundled", "x"), ("converted", "x"), ("converted", "y"), ("converted", ".z.partial")):
+def test_translators_are_found_in_folders(specs, tmp_path, monkeypatch):
+    places = [("bundled", "x"), ("converted", "x"), ("converted", "y"), ("converted", ".z.partial"), ("more", "a")]
+    for root, name in places:
         shutil.copytree(specs["one"].folder, tmp_path / root / name)
     (tmp_path / "converted" / "broken").mkdir()
     (tmp_path / "converted" / "broken" / "config.json").write_text("{")
-    found = find_translators(tmp_path / "bundled", tmp_path / "converted", tmp_path / "missing")
-    assert {name: spec.folder.parent.name for name, spec in found.items()} == {"x": "bundled", "y": "converted"}
+    monkeypatch.setattr(translate, "HERE", (tmp_path / "bundled", tmp_path / "converted"))
+    found = find_translators(tmp_path / "more", tmp_path / "missing")
+    assert [(name, spec.folder.parent.name) for name, spec in found.items()] == [
+        ("x", "bundled"),  # the first is the one that is chosen when the studio opens
+        ("y", "converted"),
+        ("a", "more"),
+    ]
+    assert list(find_translators()) == ["x", "y"]
 
 
 # Weights of strangers
+
+
+def test_a_broken_file_is_told_with_its_translator(engine, folder, specs):
+    (folder / "unet.safetensors").write_bytes(b"\x01")
+    engine.add_translator("broken", replace(specs["one"], folder=folder, title="Seasons"))
+    with pytest.raises(RequestError, match=r"^Seasons: unet\.safetensors is not"):
+        engine.run(ask(translator="broken"))
 
 
 def change(folder, file, edit):

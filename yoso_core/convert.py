@@ -415,4 +415,6 @@ def _refusals(source: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # unpickling raises whatever it meets
-        raise RequestError(f"{one_line(str(source))} can't be converted ({one_line(str(error)):.200}).") from None
+        # What unpickling says of a file that is no pickle may be a bare number.
+        why = one_line(str(error)) if " " in str(error) else f"it is no checkpoint: {type(error).__name__}"
+        raise RequestError(f"{one_line(str(source))} can't be converted ({why:.200}).") from None

@@ -32,6 +32,7 @@ from yoso_core.schedule import NoiseSchedule, Prediction
 
 TRANSLATORS_FOLDER = MODELS_FOLDER / "translators"
 CONVERTED_TRANSLATORS = CONVERTED_FOLDER / "translators"  # where `convert-translator` puts its own
+HERE = (TRANSLATORS_FOLDER, CONVERTED_TRANSLATORS)
 CONFIG = "config.json"
 NETWORK_FILE = "unet.safetensors"
 CONFIG_LIMIT = 100_000  # bytes
@@ -145,14 +146,17 @@ def write_config(spec: TranslatorSpec, path: Path, **more: Any) -> None:
     path.write_text(json.dumps(told | more, indent=2) + "\n")
 
 
-def find_translators(*roots: Path) -> dict[str, TranslatorSpec]:
-    """The translators in the folders of `roots`, by folder name; broken ones are left out.
+def find_translators(*more: Path) -> dict[str, TranslatorSpec]:
+    """The translators that come along, those that were converted, and those in other folders; broken ones are left out.
 
     Args:
-        roots: the first that has a name keeps it; without any, those that come along and those that were converted.
+        more: folders of translators' folders.
+
+    Returns:
+        Them by the name of their folder, in this order; the first that has a name keeps it.
     """
     found: dict[str, TranslatorSpec] = {}
-    for root in roots or (TRANSLATORS_FOLDER, CONVERTED_TRANSLATORS):
+    for root in (*HERE, *more):
         for path in sorted(root.glob(f"[!.]*/{CONFIG}")):
             try:
                 found.setdefault(path.parent.name, read_translator(path.parent))
@@ -320,8 +324,8 @@ def load_translator(
         raise ModelError(f"{spec.title} is for models of the family {spec.family}, not for {model.spec.title}.")
     parts = {"unet": model.unet, "vae": model.autoencoder}
     path = spec.folder / NETWORK_FILE
-    shared, first = _split(read_tensors(path)[0], f"{FIRST}.")
     try:
+        shared, first = _split(read_tensors(path)[0], f"{FIRST}.")
         convolution = _first(model.unet, first)
         base, loras, skips = admit_tensors(path, shared, parts) if shared else {}, {}, {}
         for name in spec.directions:
@@ -331,7 +335,7 @@ def load_translator(
             skips[name] = _skips(model.autoencoder, weights) if weights else None
     except (RuntimeError, KeyError, ValueError) as error:
         if isinstance(error, RequestError):
-            raise
+            raise LoraError(f"{spec.title}: {error}") from None
         raise LoraError(f"{path.name} of {spec.title} does not fit {model.spec.title} ({error!s:.100}).") from None
     return LoadedTranslator(spec, loras, skips, convolution)
 
