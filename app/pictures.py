@@ -150,9 +150,12 @@ def info_html(result: Result) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """A message of a library as a sentence of the page: with a capital and a full stop."""
+    """A message of a library as a sentence of the page: with a full stop and a capital, but file names as they are."""
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    first = text.partition(" ")[0].rstrip(".,:;")
+    if "/" not in first and "." not in first:
+        text = text[:1].upper() + text[1:]
+    return text + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def problem_html(sentence: str) -> str:

@@ -3,7 +3,7 @@
 import html
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from train.base import ModelRunConfig
 from train.captioner import Captioner
 from train.config import ConfigError
 from train.console import duration
-from train.data import Problem, words_of
+from train.data import Problem
 from train.datasets import Dataset, Report, Row
 from train.estimates import Estimate, Estimates
 from train.jobs import Job, JobError, Runs
@@ -32,6 +32,7 @@ TITLE_LIMIT = 60
 WORD_LIMIT = 40
 FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
 NOTHING = Report((), 0, 0)
+NAMES = {preset.name for preset in PRESETS.values()}
 WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."
 
 
@@ -73,6 +74,7 @@ class NewRun:
         with gr.Column(visible=False, elem_id="captions") as self.captions:
             with gr.Row(elem_classes="line-up"):
                 self.trigger = gr.Textbox(
+                    "",  # not None while it is hidden
                     label="Trigger words (optional)",
                     placeholder="words that call the style; without any it comes with the LoRA itself",
                     max_length=80,
@@ -96,7 +98,9 @@ class NewRun:
         )
         self.about = gr.HTML(elem_id="preset-about")
         with gr.Row(elem_classes="line-up"):
-            self.title = gr.Textbox("My style", label="Name", max_length=TITLE_LIMIT, max_lines=1, elem_id="run-title")
+            self.title = gr.Textbox(
+                PRESETS[first].name, label="Name", max_length=TITLE_LIMIT, max_lines=1, elem_id="run-title"
+            )
             self.base = gr.Dropdown(
                 [(spec.title, name) for name, spec in self.models.items()],
                 value=DEFAULT_MODEL,
@@ -123,16 +127,17 @@ class NewRun:
         self.start = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=180)
         self.told = gr.HTML(elem_id="start-told")
         self.known = gr.State("")  # what the cost on the page was worked out from
+        self.used = gr.State(())  # captions of the pictures that are used
 
     @property
     def pictures(self) -> list[Any]:
         """What `shown` sets."""
-        return [self.report, self.captions, self.table]
+        return [self.report, self.captions, self.table, self.used]
 
     @property
     def chosen(self) -> list[Any]:
         """What `choose` sets."""
-        return [self.form, self.about, self.cost, self.known, self.domains, *self.words]
+        return [self.form, self.about, self.cost, self.known, self.title, self.domains, *self.words]
 
     def connect(self, owner: Any, selected: Any, private: dict[str, Any]) -> None:
         """Who listens to whom.
@@ -161,11 +166,11 @@ class NewRun:
         self.clear.click(self.remove_all, [owner, self.base], seen, **hidden)
         choice = [self.preset, self.base]
         for control in choice:
-            control.input(self.choose, choice, self.chosen, **hidden)
+            control.input(self.choose, [*choice, self.title], self.chosen, **hidden)
         self.base.input(self.shown, [owner, self.base], seen, **hidden)
-        counted = [owner, self.preset, *self.words]
-        for change in (*(word.change for word in self.words), self.table.input, self.report.change):
-            change(self.count, counted, self.shares, trigger_mode="always_last", **hidden)
+        counted = [self.preset, *self.words, self.used]
+        for control in (*self.words, self.used):
+            control.change(self.count, counted, [self.shares, self.told], trigger_mode="always_last", **hidden)
         self.form.change(self.price, [*choice, self.form], [self.cost, self.known], **hidden)
         given = [owner, *choice, self.form, self.title, self.trigger, *self.words]
         self.start.click(self.begin, given, [selected, self.told], show_progress_on=self.told, **private)
@@ -252,6 +257,7 @@ class NewRun:
             f'<div class="report">{lines}</div>',
             gr.Column(visible=bool(report.rows)),
             gr.HTML(pictures=pictures, more=more),
+            tuple(row.captions for row in report.rows if row.used),
         )
 
     def again(self, owner: str, selected: str) -> tuple[Any, str]:
@@ -303,20 +309,19 @@ class NewRun:
         """What the form shows."""
         return fields_of(self.config(preset, model), self.hidden(preset))
 
-    def choose(self, preset: str, model: str) -> tuple[Any, ...]:
-        """Another preset: its form, what it takes, and the words that tell its pictures apart, if it asks for them."""
+    def choose(self, preset: str, model: str, title: str) -> tuple[Any, ...]:
+        """Another preset: its form, what it takes, its name if none was given, and the words that it may ask for."""
         form, words = gr.HTML(value={}, fields=self.fields(preset, model)), self.config(preset, model).words
         price = self.price(preset, model, {})
-        return form, about_html(preset), *price, gr.Column(visible=bool(words)), *(words or ("", ""))
+        name = PRESETS[preset].name if title in NAMES - {PRESETS[preset].name} else gr.skip()  # it may be typed now
+        return form, about_html(preset), *price, name, gr.Column(visible=bool(words)), *(words or ("", ""))
 
-    def count(self, owner: str, preset: str, first: str, second: str) -> str:
-        """How many pictures each word tells apart."""
+    def count(self, preset: str, first: str, second: str, used: Sequence[Sequence[str]]) -> tuple[str, str]:
+        """How many pictures each word tells apart; what was in the way of a start is told no more."""
         if preset not in self.mode.presets or not PRESETS[preset].asks_for_domains:
-            return ""
-        draft, words = self.runs.find_draft(owner), (str(first).strip(), str(second).strip())
-        captions = Dataset(draft.data, self.mode.limits).captions() if draft else {}
-        found = Counter(domain_of(texts or [words_of(name)], words) for name, texts in captions.items())
-        return shares_html(words, found)
+            return "", ""
+        words = (str(first).strip(), str(second).strip())
+        return shares_html(words, Counter(domain_of(captions, words) for captions in used)), ""
 
     def price(self, preset: str, model: str, form: Any) -> tuple[str, str]:
         """What the run will take, as far as it is known by now, and a word that changes when more is."""
@@ -344,7 +349,7 @@ class NewRun:
     ) -> tuple[str, str]:
         """Start the run; returns its id. Two words tell its pictures apart, where the preset asks for them."""
         try:
-            title = check_text("The name", title, TITLE_LIMIT).strip() or "My style"
+            title = check_text("The name", title, TITLE_LIMIT).strip()
             trigger = check_text("The trigger", trigger, PROMPT_LIMIT).strip()
             given: dict[str, Any] = {"title": title, "trigger": trigger}
             if preset in self.mode.presets and PRESETS[preset].asks_for_domains:
@@ -353,6 +358,7 @@ class NewRun:
                     raise ConfigError("name a word for each of the two looks")
                 given["domains"] = tuple(words)
             config = self.read(preset, model, form, **given)
+            title = title or PRESETS[preset].name
             with self.beginning:
                 draft = self.runs.draft(owner)
                 dataset = Dataset(draft.data, self.mode.limits)

@@ -103,7 +103,7 @@ class TrainTab:
         pictures = self.new.pictures
         entered = load(self.enter, self.token, [self.token, self.owner, self.selected], **quiet)
         entered.then(**look)
-        entered.then(self.new.choose, choice[:2], self.new.chosen, **quiet)
+        entered.then(self.new.choose, [*choice[:2], self.new.title], self.new.chosen, **quiet)
         entered.then(self.new.shown, [self.owner, self.new.base], pictures, **reading | {"show_progress": "hidden"})
         self.timer = gr.Timer(EVERY)  # outside of the tab, which Gradio makes only when it is opened
         self.list.select(self.choose, None, self.selected, **quiet)

@@ -8,6 +8,7 @@ import struct
 import time
 import zlib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from train import data as data_module
 from train.config import ConfigError
 from train.data import (
     AHEAD,
+    CORPUS,
     CaptionedLatents,
     GeneratedLatents,
     Listing,
@@ -321,8 +323,15 @@ def test_a_scan_tells_of_every_picture_whether_it_is_used(tmp_path):
 def test_a_missing_folder_is_refused_with_what_to_do(tmp_path):
     write(tmp_path, {"file": "x"})
     for name in ("nowhere", "file"):
-        with pytest.raises(ConfigError, match=r"train\.emoji"):
+        with pytest.raises(ConfigError, match=r"name a folder of pictures$"):
             load_pictures(tmp_path / name, SIZE)
+
+
+def test_the_bundled_corpus_is_told_how_to_build_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (CORPUS, tmp_path / CORPUS):
+        with pytest.raises(ConfigError, match=r"build the bundled corpus with python -m train\.emoji$"):
+            load_pictures(Path(place), SIZE)
 
 
 def colours(count):

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from train.__main__ import main
+from train.config import ConfigError
 from train.console import run_command
 from train.data import encode_folder
 from train.export import read_config
+from train.jobs import LOCK, Job, held
 from yoso_core.engine import Engine
 from yoso_core.models import load_model, local_model
 from yoso_core.requests import GenerateRequest, LoraUse
@@ -143,6 +146,60 @@ def test_the_same_command_goes_on_and_another_is_refused(tmp_path, monkeypatch, 
     assert "data and base model" in refused(monkeypatch, capsys, *common, "--data", other)
 
 
+def left(folder: Path) -> dict[str, bytes]:
+    """What stands in a folder, but for locks, which say nothing."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("lock"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "more"),
+    [("translate", "--pairs", ("--perceptual", "evaluator")), ("teacher", "--data", ()), ("scratch", "--data", ())],
+)
+def test_a_refused_call_leaves_the_run_of_the_folder_alone(
+    tmp_path, monkeypatch, capsys, tiny_model, pictures, task, data, more
+):
+    small = ("--size", 8, "--channels", 16, 32) if task == "scratch" else ("--model", tiny_model)
+    common = ("--run", tmp_path / "run", data, pictures, *small, *more, *SHORT)
+    run(monkeypatch, task, *common)
+    before, job = left(tmp_path / "run"), Job(tmp_path / "run")
+    assert job.state == "finished" and "problems.txt" in before
+    assert "batch = 4, not 3" in refused(monkeypatch, capsys, task, *common, "--batch", 3)
+    (tmp_path / "other").mkdir()
+    Image.new("CMYK", (64, 64)).save(tmp_path / "other/pink_square.jpg")
+    assert "data and base model" in refused(monkeypatch, capsys, task, *common, data, tmp_path / "other")
+    assert "nowhere" in refused(monkeypatch, capsys, task, *common, data, "nowhere")
+    with FileLock(tmp_path / "run/lock"):  # as a process that asks for no card
+        assert "another process trains" in refused(monkeypatch, capsys, task, *common)
+    with held(tmp_path / "run" / LOCK):
+        assert "another process trains" in refused(monkeypatch, capsys, task, *common)
+    assert left(tmp_path / "run") == before and job.state == "finished"
+
+
+def test_a_start_that_is_refused_leaves_no_run_behind(tmp_path, monkeypatch, capsys, tiny_model, pictures):
+    common = ("yoso", "--model", tiny_model, *SHORT)
+    refused(monkeypatch, capsys, *common, "--data", "nowhere", "--run", tmp_path / "run")
+    refused(monkeypatch, capsys, *common, "--data", pictures, "--accumulation", 9, "--run", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    refused(monkeypatch, capsys, *common, "--data", pictures, "--accumulation", 9, "--run", tmp_path / "mine")
+    assert left(tmp_path / "mine") == {"notes.txt": b"mine"}
+
+
+def test_a_run_that_fails_after_its_first_step_is_kept(tmp_path, monkeypatch, capsys, tiny_model, pictures):
+    """Even where the settings are to blame, as for weights that are not finite."""
+
+    def hand_over(*_):
+        raise ConfigError("train again with a lower learning_rate")
+
+    monkeypatch.setattr("train.runs._hand_over", hand_over)
+    where = ("--model", tiny_model, "--data", pictures, "--run", tmp_path / "run")
+    with pytest.raises(SystemExit, match="lower learning_rate"):
+        run(monkeypatch, "teacher", *where, *SHORT)
+    assert Job(tmp_path / "run").state == "failed" and "lower learning_rate" in Job(tmp_path / "run").reason
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -186,18 +243,22 @@ def test_a_translator_among_its_pictures_is_refused(monkeypatch, capsys, tiny_mo
     assert "choose one outside" in message and not (pictures / "run").exists()
 
 
-def test_a_translator_is_trained_from_the_command_line(tmp_path, monkeypatch, tiny_model, pictures):
+def test_a_translator_is_trained_from_the_command_line(tmp_path, monkeypatch, capsys, tiny_model, pictures):
     common = ("--model", tiny_model, "--perceptual", "evaluator", *SHORT, *TINY_LORA)
     run(monkeypatch, "translate", "--pairs", pictures, "--run", tmp_path / "lines", *common)
     spec = read_translator(tmp_path / "lines/output")
     assert (spec.title, spec.input, list(spec.directions)) == ("Lines to pictures", "lines", ["a2b"])
     problems = (tmp_path / "lines/problems.txt").read_text()
     assert "broken.png: skipped" in problems and "tiny.png: skipped" in problems
+    card = (tmp_path / "lines/output/README.md").read_text()
+    assert "--prompt 'black ball'" in card and "a red heart" not in card  # the first caption of the data
     for name in ("ink_wash", "water-colour"):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (64, 64), "pink" if name == "ink_wash" else "cyan").save(tmp_path / name / "a picture.png")
+        Image.new("RGB", (64, 64), "pink" if name == "ink_wash" else "cyan").save(tmp_path / name / "1.png")
+    capsys.readouterr()
     domains = ("--domains", tmp_path / "ink_wash", tmp_path / "water-colour")
     run(monkeypatch, "translate", *domains, "--run", tmp_path / "looks", *common, "--batch", 1)
+    assert "notes on the data" not in capsys.readouterr().out  # captions are not asked for
     spec = read_translator(tmp_path / "looks/output")
     assert {name: (one.title, one.prompt) for name, one in spec.directions.items()} == {
         "a2b": ("Ink wash to water colour", "water colour"),

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from app.pictures import problem_html
 from app.train_mode import ALL, MODES, owner_of
 from app.train_run import command_of
 from app.train_tab import TrainTab
@@ -281,7 +282,7 @@ def test_nobody_is_no_owner_of_a_shared_studio(make_tab, tmp_path):
 def test_folders_and_logins_of_a_shared_machine_are_nobodys(make_tab, tmp_path, monkeypatch):
     tab, me = make_tab("private"), owner("m")
     pictures(tmp_path / "secret")
-    report, captions, table = tab.new.take_folder(me, "small", str(tmp_path / "secret"))
+    report, captions, table, _ = tab.new.take_folder(me, "small", str(tmp_path / "secret"))
     assert "be named here" in words(report) and table.props["pictures"] == [] and not captions.visible
     monkeypatch.setattr("app.train_run.push", lambda *_, **__: pytest.fail("it was pushed"))
     monkeypatch.setattr("app.train_run.login", lambda: ("somebody", "a token"))
@@ -383,7 +384,7 @@ def test_dropped_files_are_reported_and_shown(tab, tmp_path):
     (tmp_path / "in" / "<u>torn.png").write_bytes(paths[0].read_bytes()[:60])
     (tmp_path / "in" / "weights.png").write_bytes(pickle.dumps({"a": print}))
     (tmp_path / "in" / "notes.pdf").write_bytes(b"%PDF")
-    files, report, captions, table = tab.new.take_files(
+    files, report, captions, table, _ = tab.new.take_files(
         "", "small", [str(path) for path in (tmp_path / "in").iterdir()]
     )
     assert files is None and captions.visible
@@ -406,17 +407,17 @@ def test_dropped_files_are_reported_and_shown(tab, tmp_path):
 def test_pictures_are_captioned_called_and_removed(tab, tmp_path):
     tab.new.take_files("", "small", pictures(tmp_path / "in"))
     wish = {"captions": {"a red thing.png": "paint | red paint"}, "remove": ["a green thing.png"]}
-    *_, table = tab.new.change("", "small", event(wish))
+    *_, table, _ = tab.new.change("", "small", event(wish))
     assert {row["file"]: row["caption"] for row in table.props["pictures"]} == {
         "a red thing.png": "paint | red paint",
         "a blue thing.png": "a blue thing",
     }
-    *_, table = tab.new.add_trigger("", "small", " mint stencil ")
+    *_, table, _ = tab.new.add_trigger("", "small", " mint stencil ")
     assert [row["caption"] for row in table.props["pictures"]] == [
         "paint, mint stencil | red paint, mint stencil",
         "a blue thing, mint stencil",
     ]
-    report, captions, table = tab.new.remove_all("", "small")
+    report, captions, table, _ = tab.new.remove_all("", "small")
     assert table.props["pictures"] == [] and not captions.visible and "Drop pictures above" in report
 
 
@@ -437,7 +438,7 @@ def test_what_a_page_can_not_wish_is_refused_or_left(tab, tmp_path):
 
 def test_a_folder_of_ones_own_machine_is_taken(tab, tmp_path):
     pictures(tmp_path / "mine")
-    report, captions, table = tab.new.take_folder("", "small", f" {tmp_path / 'mine'} ")
+    report, captions, table, _ = tab.new.take_folder("", "small", f" {tmp_path / 'mine'} ")
     assert "3 pictures can be used" in report and captions.visible and len(table.props["pictures"]) == 3
     for odd in ("/nowhere/<b>", "~nobody-of-that-name/x", "\0"):
         with pytest.raises(gr.Error) as caught:
@@ -454,7 +455,7 @@ def test_an_empty_field_names_no_folder(tab, tmp_path, monkeypatch):
 
 
 def test_a_run_needs_pictures_and_settings_that_can_be(tab, tmp_path):
-    name, told = begin(tab)
+    name, told = begin(tab, trigger=tab.new.trigger.value)  # which is hidden until there are pictures
     assert name == SKIPPED and "There are no pictures yet" in told
     tab.new.take_files("", "small", pictures(tmp_path / "in"))
     before = tab.new.dataset("").captions()
@@ -506,9 +507,19 @@ def test_another_run_begins_with_the_same_pictures(tab, tmp_path):
     assert "not trained on pictures" in tab.new.again("", job.id)[1]
 
 
+def test_a_name_fits_the_preset_until_somebody_gives_one(tab, tmp_path):
+    presets = [("looks", "My style"), ("controlnet", "My translator"), ("quick", "My ControlNet")]
+    for (preset, before), after in zip(presets, ("My translator", "My ControlNet", "My style"), strict=True):
+        names = [tab.new.choose(preset, "small", name)[4] for name in (before, after, "Mine")]
+        assert names == [after, SKIPPED, SKIPPED]
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
+    job = tab.runs.get(begin(tab, preset="lines", title=" ")[0], "")
+    assert job.title == job.config["title"] == "My translator"
+
+
 @pytest.mark.parametrize("preset", ALL)
 def test_every_preset_brings_its_form_and_what_it_is_for(tab, preset):
-    form, about, cost, *_ = tab.new.choose(preset, "small")
+    form, about, cost, *_ = tab.new.choose(preset, "small", "Mine")
     fields = {field["name"]: field["preset"] for field in form.props["fields"]}
     assert form.value == {} and not {"model", "data", "title", "trigger"} & set(fields)
     assert f"{fields['steps']:,} steps" in cost and PRESETS[preset].about[:20] in about
@@ -898,15 +909,17 @@ def described(root: Path, tmp_path: Path, *texts: str) -> list[str]:
 
 
 def test_two_looks_are_told_apart_by_words_of_the_captions(tab, tmp_path):
-    *_, asks, first, second = tab.new.choose("looks", "small")
-    assert asks.visible and (first, second) == ("flat", "3d") and not tab.new.choose("quick", "small")[-3].visible
-    assert tab.new.count("", "looks", first, second) == ""
-    tab.new.take_files(
-        "", "small", described(tab.runs.root, tmp_path, "a cat, inked", "a dog, painted", "a cow, inked")
+    *_, asks, first, second = tab.new.choose("looks", "small", "")
+    assert asks.visible and (first, second) == ("flat", "3d") and not tab.new.choose("quick", "small", "")[-3].visible
+    assert tab.new.count("looks", first, second, tab.new.shown("", "small")[-1]) == ("", "")
+    files = described(tab.runs.root, tmp_path, "a cat, inked", "a dog, painted", "a cow, inked")
+    tab.new.take_files("", "small", files)
+    used = tab.new.shown("", "small")[-1]
+    shares, told = tab.new.count("looks", " inked ", "painted <b>", used)
+    assert (
+        words(shares) == " Pictures with “inked”: 2 · “painted &lt;b&gt;”: 0 · neither or both, which are left out: 1 "
     )
-    shares = words(tab.new.count("", "looks", " inked ", "painted <b>"))
-    assert shares == " Pictures with “inked”: 2 · “painted &lt;b&gt;”: 0 · neither or both, which are left out: 1 "
-    assert tab.new.count("", "lines", "inked", "painted") == ""
+    assert told == "" and tab.new.count("lines", "inked", "painted", used) == ("", "")
     for said, why in [
         (("", "painted"), "a word for each"),
         (("inked", "inked"), "must differ"),
@@ -922,6 +935,42 @@ def test_two_looks_are_told_apart_by_words_of_the_captions(tab, tmp_path):
     assert {key: job.config[key] for key in ("data", "pairs", "domains", "steps", "title")} == {
         **{"data": str(job.data), "pairs": "", "domains": ["inked", "painted"], "steps": 7, "title": "Mine"}
     }
+
+
+def test_pictures_of_two_looks_count_once_however_often_they_came(tab, tmp_path):
+    """Those alone that training would use."""
+    files = described(tab.runs.root, tmp_path, "a cat, inked", "a dog, painted", "a cow, inked")
+    (tmp_path / "described/torn.png").write_bytes(b"torn")
+    (tmp_path / "described/torn.txt").write_text("inked")
+    (tmp_path / "described/both.txt").write_text("a cow, painted")
+    (tmp_path / "described/both.png").write_bytes((tmp_path / "described/2.png").read_bytes())
+    *_, used = tab.new.take_folder("", "small", str(tmp_path / "described"))
+    *_, again = tab.new.take_files("", "small", files)
+    shares, _ = tab.new.count("looks", "inked", "painted", used)
+    assert words(shares) == " Pictures with “inked”: 1 · “painted”: 1 · neither or both, which are left out: 1 "
+    assert tab.new.count("looks", "inked", "painted", again)[0] == shares
+
+
+def test_other_words_and_other_pictures_take_back_what_was_in_the_way_of_a_start(engine, tmp_path):
+    demo = build_app(engine, [], tmp_path / "loras", tmp_path / "runs", "local")
+    new = tab_of(demo).new
+    counting = [fn for fn in demo.fns.values() if fn.name == "count"]
+    assert all(fn.outputs == [new.shares, new.told] for fn in counting)
+    heard = {target for fn in counting for target in fn.targets}
+    assert heard == {(control._id, "change") for control in (*new.words, new.used)}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("there are no pictures yet", "There are no pictures yet."),
+        ("runs/x holds a run with batch = 2", "runs/x holds a run with batch = 2."),
+        ("a.png can't be used", "a.png can't be used."),
+        ("nothing. was changed!", "Nothing. was changed!"),
+    ],
+)
+def test_a_sentence_begins_with_a_capital_and_a_file_as_it_is_named(said, shown):
+    assert problem_html(said) == f'<p class="note problem" role="alert">{shown}</p>'.replace("'", "&#x27;")
 
 
 def test_lines_are_made_of_the_pictures_that_were_dropped(tab, tmp_path):

@@ -310,6 +310,18 @@ def test_domains_by_words_leave_out_what_is_of_both_of_none_or_held_out(kinds):
     assert flat.pictures.shape == (4, 3, 64, 64) and flat.digest != solid.digest
 
 
+def test_domains_of_folders_need_no_captions(tmp_path, tiny_model):
+    """Prompts are fixed there: names without words are as good as others, and nobody is told of captions."""
+    for look, colour in zip(LOOKS, COLOURS, strict=False):
+        (tmp_path / look).mkdir()
+        ball(colour).save(tmp_path / look / "0.png")
+        ball(colour, 5).save(tmp_path / look / "s0.png")
+        (tmp_path / look / "torn.png").write_bytes(b"torn")
+    folders = tuple(str(tmp_path / look) for look in LOOKS)
+    for domain in load_domains(config_for(tiny_model, domains=folders), 64):
+        assert names(domain) == ["0.png", "s0.png"] and [one.file for one in domain.problems] == ["torn.png"]
+
+
 def test_a_picture_of_several_lines_is_of_the_domain_that_all_of_them_say(tmp_path, tiny_model):
     rows = [("a", "flat"), ("b", "3d"), ("c", "flat"), ("c", "3d"), ("d", ""), ("d", "flat")]
     for index, name in enumerate("abcd"):
@@ -383,6 +395,17 @@ def test_an_input_that_is_missing_is_named(pairs, tmp_path, tiny_model, change, 
     with pytest.raises(ConfigError, match=said) as caught:
         load_pairs(config_for(tiny_model, pairs=str(tmp_path), input="picture"), 64)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_pairs_of_pictures_is_told_what_it_must_hold(tmp_path, tiny_model):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="must hold the folders input and target, with files of the same names"):
+            load_pairs(config_for(tiny_model, pairs=str(folder), input="picture"), 64)
+
+
+def test_pairs_of_pictures_are_not_taken_for_lines(pairs, tiny_model):
+    with pytest.raises(ConfigError, match="add --input picture"):
+        load_pairs(config_for(tiny_model, pairs=str(pairs)), 64)
 
 
 @pytest.mark.parametrize("ink", ["black", "white"])

@@ -8,7 +8,8 @@ python -m train evaluate --model MODEL --weights runs/mine/output/pytorch_lora_w
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from accelerate import PartialState
@@ -16,9 +17,13 @@ from accelerate import PartialState
 from train.config import ConfigError, RunConfig, add_arguments, add_run_arguments, from_arguments, from_run_arguments
 from train.console import run_command
 from train.evaluate import EvaluateConfig, evaluate
-from train.jobs import LOCK, PATIENCE, Job, held
+from train.jobs import LOCK, PATIENCE, Job, held, write_whole
 from train.runs import RUNS, begin
+from train.trainer import TRAINER_LOCK
 from train.worker import carry_out
+
+SAID = ("job.json", "state.json", "problems.txt")  # what a start writes into a run's folder before it trains
+LOCKS = (LOCK, TRAINER_LOCK)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,18 +58,52 @@ def run(task: str, train: Callable[[RunConfig, Path], bool], config: RunConfig, 
     """Train in a folder that says how it stands, so that the studio can follow and go on with it.
 
     Raises:
-        ConfigError: another process trains there.
+        ConfigError: another process trains there, or the settings do not go together, with the data or with the run of
+            the folder.
     """
     if not PartialState().is_main_process:
         train(config, folder)
         return
+    new = not folder.exists()
     begin(folder, *config.sources)
     job = Job(folder)
     with held(folder / LOCK, PATIENCE) as free:
         if not free:
             raise ConfigError(f"another process trains in {folder}; wait for it or choose another folder")
-        job.change(**{"title": folder.name, "created": time.time(), "owner": ""} | job.about | {"task": task})
-        carry_out(job, lambda: train(config, folder))
+        with as_it_was(folder, new):
+            job.change(**{"title": folder.name, "created": time.time(), "owner": ""} | job.about | {"task": task})
+            carry_out(job, lambda: train(config, folder))
+
+
+@contextmanager
+def as_it_was(folder: Path, new: bool) -> Iterator[None]:
+    """Where the settings are refused before anything is trained, a run that was there stays, and none is left behind.
+
+    Args:
+        folder: of the run, whose lock is held.
+        new: whether it was made for this start.
+    """
+    events = folder / "events.jsonl"
+    before, trained = {folder / name: _content(folder / name) for name in SAID}, _content(events)
+    try:
+        yield
+    except ConfigError:
+        if _content(events) == trained:
+            for path, content in before.items():
+                if content is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_whole(path, content)
+            if new:
+                for name in LOCKS:
+                    (folder / name).unlink(missing_ok=True)
+                with suppress(OSError):  # somebody else has put something there
+                    folder.rmdir()
+        raise
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from train.config import ConfigError
+from train.emoji import CORPUS
 from train.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode
 from yoso_core.pictures import Opened, open_picture, square, square_note
@@ -66,7 +67,7 @@ class CaptionedPictures:
 
     Attributes:
         pictures: (N, 3, S, S) uint8.
-        captions: N lists of phrasings of the same picture.
+        captions: N lists of phrasings of the same picture; empty ones where no caption was asked for.
         rows: the N rows of the listing.
         problems: as in the listing.
         digest: hash of files and captions; "" where there are none.
@@ -113,10 +114,9 @@ def list_files(folder: Path, keep: Keep = not_held_out) -> Listing:
         ConfigError: there is no such folder, or its ``metadata.jsonl`` is none of its own.
     """
     if not folder.is_dir():
-        raise ConfigError(
-            f"there is no folder {folder}; name a folder of captioned pictures, or build the bundled corpus with "
-            f"python -m train.emoji --out {folder}"
-        )
+        bundled = folder.absolute() == CORPUS.absolute()
+        what = "build the bundled corpus with python -m train.emoji" if bundled else "name a folder of pictures"
+        raise ConfigError(f"there is no folder {folder}; {what}")
     root, problems = folder.resolve(), []
     source = _listed_rows if (root / LISTING).exists() else _found_rows
     listed = list(source(root, problems))
@@ -324,18 +324,19 @@ def _used(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
     return (seen for seen in scan(folder, listing, size) if seen.used)
 
 
-def load_pictures(folder: Path, size: int, keep: Keep = not_held_out) -> CaptionedPictures:
+def load_pictures(folder: Path, size: int, keep: Keep = not_held_out, captioned: bool = True) -> CaptionedPictures:
     """Read a folder of pictures into memory.
 
     Args:
         folder: see `read_listing`.
         size: side of the square pictures returned, in pixels; the middle of each picture is taken.
         keep: which lines to take.
+        captioned: whether every picture needs a caption; else they may have none.
 
     Raises:
         ConfigError: nothing in it is usable.
     """
-    listing = read_listing(folder, keep)
+    listing = read_listing(folder, keep) if captioned else list_files(folder, keep)
     found = _some(list(_used(folder, listing, size)), listing.problems, folder)
     stack = torch.from_numpy(np.stack([one.pixels for one in found])).permute(0, 3, 1, 2)
     rows = [one.row for one in found]

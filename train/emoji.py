@@ -24,6 +24,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+CORPUS = Path("data/emoji")  # where it is built and looked for
 LABELS_PACKAGE = "emojibase-data@17.0.0"
 STYLE_PACKAGES = {
     "3d": "@lobehub/fluent-emoji-3d@1.1.0",
@@ -186,7 +187,7 @@ def build(out: Path, tarballs: Path, size: int = 128, groups: tuple[str, ...] = 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder to write")
+    parser.add_argument("--out", type=Path, default=CORPUS, help="folder to write")
     parser.add_argument("--tarballs", type=Path, default=Path("data/npm"), help="where npm tarballs are kept")
     parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels")
     parser.add_argument("--groups", nargs="+", default=GROUPS, help="emojibase groups to take")

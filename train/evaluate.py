@@ -20,6 +20,7 @@ from torch import Tensor
 
 from train.config import ConfigError, Settings, setting
 from train.data import encode_texts, load_pictures, not_held_out, read_listing, to_unit_range
+from train.emoji import CORPUS
 from train.evaluator import Evaluator, Seen
 from train.metrics import frechet_distance, kernel_distance, precision_recall, retrieval
 from train.randomness import Use, generator_for
@@ -50,7 +51,7 @@ class EvaluateConfig(Settings):
     steps: tuple[int, ...] = setting((1, 2, 4), "network evaluations a picture, guidance aside; a row each")
     guidance: float = setting(1.0, "classifier-free guidance; 1 is none, more doubles the evaluations")
     prior: bool = setting(True, "start from noise with the moments of the data (YOSO, section 4.2); consistency only")
-    data: str = setting("data/emoji", "folder of the real pictures; those held out are measured apart")
+    data: str = setting(str(CORPUS), "folder of the real pictures; those held out are measured apart")
     count: int = setting(2000, "pictures a seed; of held-out pairs as many as there are, at most")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds; figures are their mean and standard deviation")
     batch: int = setting(50, "pictures made at once")

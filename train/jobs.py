@@ -82,9 +82,14 @@ def is_held(path: Path) -> bool:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Whole or not at all."""
+    write_whole(path, json.dumps(values, indent=1).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        partial.write_text(json.dumps(values, indent=1))
+        partial.write_bytes(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

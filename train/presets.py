@@ -29,6 +29,7 @@ class Preset:
         config: the task's settings.
         small, large: what differs from its defaults, by the size of the model's pictures.
         hidden: settings that can't be changed, because they are asked elsewhere or are what the preset is.
+        name: of what is learned, where people give it none.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Preset:
     small: Mapping[str, Any]
     large: Mapping[str, Any]
     hidden: tuple[str, ...] = HIDDEN
+    name: str = "My style"
 
     @property
     def asks_for_domains(self) -> bool:
@@ -89,6 +91,7 @@ PRESETS: dict[str, Preset] = {
             **{"consistency_floor": 1.0, "reconstruction_floor": 0.5, "checkpoint_every": 50, "preview_every": 50},
         },
         {"batch": 16, "accumulation": 4, "checkpointing": True, "checkpoint_every": 250, "preview_every": 250},
+        name="My one-step model",
     ),
     "controlnet": Preset(
         "ControlNet",
@@ -104,6 +107,7 @@ PRESETS: dict[str, Preset] = {
             **{"steps": 5000, "batch": 8, "learning_rate": 1e-5, "checkpointing": True},
             **{"checkpoint_every": 250, "preview_every": 250},
         },
+        name="My ControlNet",
     ),
     "lines": Preset(
         "Lines to pictures",
@@ -116,6 +120,7 @@ PRESETS: dict[str, Preset] = {
         TRANSLATION_LARGE
         | {"steps": 10_000, "batch": 2, "accumulation": 2, "learning_rate": 5e-6, "warmup": 500, "varied": 0.0},
         TRANSLATION,
+        "My translator",
     ),
     "looks": Preset(
         "Two looks, both ways",
@@ -130,6 +135,7 @@ PRESETS: dict[str, Preset] = {
         | LOOKS
         | {"steps": 25_000, "batch": 1, "learning_rate": 1e-5, "warmup": 500, "rank": 128, "alpha": 128},
         TRANSLATION,
+        "My translator",
     ),
 }
 

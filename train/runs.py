@@ -168,7 +168,7 @@ def train_translate(config: TranslateConfig, folder: Path) -> bool:
         base=base.spec.source,
         licence=base.spec.licence,
         data=f"{task.sample_count:,} {'pictures of the larger domain' if config.domains else 'pictures'} of {sources}.",
-        prompt=config.preview_prompts[0] if config.preview_prompts else "a red heart",
+        prompt="" if isinstance(task, UnpairedTask) else (config.preview_prompts or task.captions.texts)[0],
         run=folder,
     )
 

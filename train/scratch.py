@@ -17,6 +17,7 @@ from PIL import Image
 from train.config import RunConfig, setting, with_defaults
 from train.data import CaptionedLatents, grid, load_pictures, to_unit_range
 from train.diffusion import DenoisingConfig, DiffusionTask
+from train.emoji import CORPUS
 from train.randomness import Use, generator_for
 from train.yoso import CooperationConfig, YosoTask
 from yoso_core.schedule import NoiseSchedule
@@ -29,7 +30,7 @@ TIMESTEPS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end"
 class PixelConfig(RunConfig):
     """A network on pixels, without prompts."""
 
-    data: str = setting("data/emoji", "folder of pictures")
+    data: str = setting(str(CORPUS), "folder of pictures")
     size: int = setting(32, "side of a picture in pixels")
     channels: tuple[int, ...] = setting((32, 64, 128), "width of the network at each halving of the picture")
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from train.console import run_command
 from train.data import not_held_out, read_listing
+from train.emoji import CORPUS
 from yoso_core.pictures import open_picture, square
 
 SIDE = 128  # pixels; training takes what it needs
@@ -65,7 +66,7 @@ def build(data: Path, out: Path, style: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/emoji"), help="folder of the corpus")
+    parser.add_argument("--data", type=Path, default=CORPUS, help="folder of the corpus")
     parser.add_argument("--out", type=Path, default=Path("data/styles"), help="gets a folder a style")
     options = parser.parse_args()
     for style in STYLES:

@@ -29,6 +29,7 @@ from train.config import ConfigError, RunConfig
 from train.ema import averaged_copy, update_average
 from train.randomness import Draws, batch_indices
 
+TRAINER_LOCK = "lock"  # a file that whoever trains in a folder holds
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BUCKET = 25_000_000  # gradient elements that processes exchange at once
 SKIPS_ALLOWED = 20  # fp16 steps in a row that may overflow while the loss scale settles
@@ -300,7 +301,7 @@ class Trainer:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """The run's folder, made and kept for this process alone."""
-        lock = FileLock(self.folder / "lock")
+        lock = FileLock(self.folder / TRAINER_LOCK)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:

@@ -189,17 +189,24 @@ def load_pairs(config: TranslateConfig, size: int) -> Pairs:
     """Read the folder `pairs`.
 
     Raises:
-        ConfigError: nothing in it is usable, or an input is missing or broken.
+        ConfigError: nothing in it is usable, an input is missing or broken, or it holds the other kind of pairs.
     """
     folder = Path(config.pairs)
+    place, wanted = folder / "input", folder / "target"
     if config.input == "lines":
+        if place.is_dir() and wanted.is_dir():
+            raise ConfigError(f"{folder} holds the folders input and target; add --input picture to train on both")
         targets = load_pictures(folder, size)
         return Pairs(targets, None, targets.digest)
-    targets = load_pictures(folder / "target", size)
-    place = folder / "input"
+    if missing := [path for path in (folder, place, wanted) if not path.is_dir()]:
+        raise ConfigError(
+            f"there is no folder {missing[0]}; with input picture {folder} must hold the folders input and target, "
+            "with files of the same names"
+        )
+    targets = load_pictures(wanted, size)
     files = {_stem(row): row["file_name"] for row in list_files(place).rows}  # they need no captions, and may be alike
     if missing := [row["file_name"] for row in targets.rows if _stem(row) not in files]:
-        raise ConfigError(f"{place} has no picture for {missing[0]!r:.120} of {folder / 'target'}; add it")
+        raise ConfigError(f"{place} has no picture for {missing[0]!r:.120} of {wanted}; add it")
     inputs = np.stack([_read(place / files[_stem(row)], size) for row in targets.rows])
     digest = digest_of([targets.digest, hashlib.sha256(inputs).hexdigest()])
     return Pairs(targets, torch.from_numpy(inputs).permute(0, 3, 1, 2), digest)
@@ -245,8 +252,8 @@ def load_domains(config: TranslateConfig, size: int) -> tuple[CaptionedPictures,
         ConfigError: nothing of one is usable.
     """
     if not config.data:
-        first, second = (load_pictures(Path(folder), size) for folder in config.domains)
-        return first, second
+        first, second = (load_pictures(Path(folder), size, captioned=False) for folder in config.domains)
+        return first, second  # their prompts are fixed
 
     listing = read_listing(Path(config.data))  # first, because several lines may tell of one picture
     domains = {row["file_name"]: domain_of(row["captions"], config.domains) for row in listing.rows}
