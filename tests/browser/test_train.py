@@ -8,6 +8,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from app.ui import build_app, launch_options
+from tests.browser.test_edit import expect_change
 from tests.test_train_tab import checkpoint, draw_preview, hand_made, hand_over, losses, pictures, tell
 from train.estimates import Estimate, Estimates
 from train.jobs import Runs
@@ -152,16 +153,16 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, 3d, mint stencil, seed 0")
     row = page.locator('.lora[data-id^="run-mint-"]').filter(has_not_text="step")
     expect(row.locator("output")).to_have_text("1.00")
-    pictures_by_weight = {1.0: source(page)}
+    pictures_by_weight = {1.0: expect_change(page, "", STAGE)}
     for weight in (0.5, 0.0):
         row.locator("input").fill(str(weight))
         expect(row.locator("output")).to_have_text(f"{weight:.2f}")
-        expect(page.locator(STAGE)).not_to_have_attribute("src", list(pictures_by_weight.values())[-1])
-        pictures_by_weight[weight] = source(page)
+        pictures_by_weight[weight] = expect_change(page, list(pictures_by_weight.values())[-1], STAGE)
     row.locator(".toggle").click()
     expect(row).not_to_have_class(re.compile(r"\bon\b"))
-    page.wait_for_timeout(1000)
-    assert source(page) == pictures_by_weight[0.0] and len(set(pictures_by_weight.values())) == 3
+    page.wait_for_timeout(1000)  # off is the same as a weight of 0
+    expect(page.locator(STAGE)).to_have_attribute("src", pictures_by_weight[0.0])
+    assert len(set(pictures_by_weight.values())) == 3
 
     open_tab(page)
     page.once("dialog", lambda dialog: dialog.dismiss())
