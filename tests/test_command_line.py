@@ -254,7 +254,8 @@ def test_names_in_zips_do_nothing_to_a_terminal(tiny_model, translators, tmp_pat
         (["IN", "--model", "nothing"], "There is no translator 'nothing'"),
         (["IN", "--model", "FOLDER"], "holds no translator"),
         (["IN", "--base", "nothing"], "no model"),
-        (["IN", "IN", "--direction", "c"], "no direction 'c'"),
+        (["IN", "--out", "picture.jpg"], "ends in .png, not 'picture.jpg'"),
+        (["IN", "IN", "--out", "FOLDER/out", "--direction", "c"], "no direction 'c'"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -262,8 +263,9 @@ def test_what_can_not_be_translated_is_one_sentence(
     tiny_model, translators, drawing, tmp_path, capsys, arguments, reason
 ):
     places = {"IN": drawing.path, "FOLDER": str(tmp_path)}
-    defaults = ["--model", str(translators / "both"), "--base", str(tiny_model), "--out", str(tmp_path / "out")]
-    assert main(["translate", *defaults, *(places.get(each, each) for each in arguments)]) == 1
+    defaults = ["--model", str(translators / "both"), "--base", str(tiny_model), "--out", str(tmp_path / "out.png")]
+    arguments = [places.get(each, each.replace("FOLDER", str(tmp_path))) for each in arguments]
+    assert main(["translate", *defaults, *arguments]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and reason in error
 

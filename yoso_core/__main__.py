@@ -177,10 +177,12 @@ def output_paths(out: Path, count: int) -> list[Path]:
     """One file: `out`; several: out-1, out-2, ...
 
     Raises:
-        RequestError: the folder can't be written to.
+        RequestError: its name is of another format, or the folder can't be written to.
     """
     if out.is_dir():
         raise RequestError(f"{out} is a folder; choose a file for --out.")
+    if out.suffix.lower() != ".png":  # other formats hold no settings
+        raise RequestError(f"Pictures are written as PNG; choose an --out that ends in .png, not {out.name!r:.80}.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(out.parent / f".{out.name}.probe", "w"):
