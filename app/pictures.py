@@ -16,7 +16,7 @@ from PIL import Image
 
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.metadata import png_info
-from yoso_core.pictures import open_picture
+from yoso_core.pictures import open_picture, square
 from yoso_core.requests import GenerateRequest, RequestError
 
 LOG = logging.getLogger(__name__)
@@ -62,10 +62,8 @@ def data_uri(picture: Image.Image) -> str:
 
 
 def thumbnail_uri(picture: Image.Image) -> str:
-    """The picture where many are on the page."""
-    side = THUMBNAIL_SIDE
-    small = picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.LANCZOS)
-    return _uri(small, "JPEG", quality=88)
+    """The picture where many are on the page, its shape kept."""
+    return _uri(square(picture, THUMBNAIL_SIDE, "pad"), "JPEG", quality=88)
 
 
 def _uri(picture: Image.Image, kind: str, **options: int) -> str:

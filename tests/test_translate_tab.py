@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
 from app.easel import read_canvas
 from app.history import read_png
-from app.pictures import data_uri, download_file, result_html
+from app.pictures import data_uri, download_file, read_data_uri, result_html
 from app.translate_files import AT_ONCE, Shown, problems_html
 from app.translate_tab import numbered
 from app.ui import build_app, launch_options
@@ -214,6 +215,15 @@ def test_a_batch_is_one_zip_and_what_can_not_be_read_is_told(drawing, tab, tmp_p
         assert archive.namelist() == ["a.png", "c.png"]
         request = read_png(io.BytesIO(archive.read("c.png"))).request
         assert (request.prompt, request.count, request.fit, request.strength) == ("a cat, 3d", 1, "pad", 0.5)
+
+
+def test_pictures_of_a_batch_keep_their_size_and_their_shape(drawing, tab, tmp_path):
+    last = batch(drawing, tab, {"wide.png": stored(PICTURE.resize((300, 100)))}, tmp_path, translator="both")[-1]
+    with zipfile.ZipFile(last[tab.files.download].value["path"]) as archive:
+        assert Image.open(io.BytesIO(archive.read("wide.png"))).size == (300, 100)
+    picture, _ = read_data_uri(last[tab.files.grid].split('src="')[1].split('"')[0], "The thumbnail")
+    column = np.asarray(picture)[:, picture.width // 2].min(axis=1) > 245
+    assert column[0] and column[-1] and not column[picture.height // 2]  # white above and below it
 
 
 @pytest.mark.parametrize(
