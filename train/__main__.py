@@ -83,12 +83,12 @@ def as_it_was(folder: Path, new: bool) -> Iterator[None]:
         folder: of the run, whose lock is held.
         new: whether it was made for this start.
     """
-    events = folder / "events.jsonl"
-    before, trained = {folder / name: _content(folder / name) for name in SAID}, _content(events)
+    events = folder / "events.jsonl"  # which only grows
+    before, trained = {folder / name: _content(folder / name) for name in SAID}, _length(events)
     try:
         yield
     except ConfigError:
-        if _content(events) == trained:
+        if _length(events) == trained:
             for path, content in before.items():
                 if content is None:
                     path.unlink(missing_ok=True)
@@ -104,6 +104,10 @@ def as_it_was(folder: Path, new: bool) -> Iterator[None]:
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 if __name__ == "__main__":

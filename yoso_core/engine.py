@@ -269,7 +269,7 @@ class Engine:
             RequestError: an unknown annotator, or one whose weights are not here.
         """
         with self.lock, memory_guard(), torch.inference_mode():
-            return self._map(square(use.picture, size, use.fit), use, report)
+            return self._map(use, size, report)
 
     def _run(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
         model = self._model(request.model, report)
@@ -294,7 +294,7 @@ class Engine:
         if request.control is not None:
             with watch.stage("control"):
                 use = request.control
-                control_map = self._map(square(use.picture, size, use.fit), use, work.report)
+                control_map = self._map(use, size, work.report)
                 guide = self._guide(use, request.model, model, control_map, work.report)
             notes += filter(None, [square_note(use.picture, use.fit)])
         consistent = request.sampler == "consistency"
@@ -340,7 +340,7 @@ class Engine:
         lines = None
         if loaded.spec.input == "lines":
             with watch.stage("control"):
-                lines = self._map(before, request.lines, work.report)
+                lines = self._map(dataclasses.replace(request.lines, picture=before), None, work.report)
         given = before if lines is None else lines
         pixels = input_tensor(given, loaded.spec).to(self.device, model.autoencoder.dtype)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -450,10 +450,15 @@ class Engine:
 
         return self._latents.get((request.model, size, *given), make)
 
-    def _map(self, laid_out: Image.Image, use: ControlUse, report: Callable[[str], None]) -> Image.Image:
-        """The map of a picture in the size that the network draws."""
-        key = (digest(laid_out), use.annotator, use.low, use.high)
-        return self._maps.get(key, lambda: self.annotate(laid_out, use, report))
+    def _map(self, use: ControlUse, size: int | None, report: Callable[[str], None]) -> Image.Image:
+        """The map of a picture, made square first; `size` None: it is laid out already."""
+        key = (digest(use.picture), size, use.annotator, use.low, use.high, use.fit)
+
+        def make() -> Image.Image:
+            laid_out = use.picture if size is None else square(use.picture, size, use.fit)
+            return self.annotate(laid_out, use, report)
+
+        return self._maps.get(key, make)
 
     def _guide(
         self, use: ControlUse, name: str, model: LoadedModel, control_map: Image.Image, report: Callable[[str], None]
