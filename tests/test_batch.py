@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.handed import colour, encrypted, lying, picture, special, stored, zipped
 from yoso_core import batch
-from yoso_core.archives import open_zip
 from yoso_core.batch import Done, Limits, Names, gathered, into_folder, into_zip, run_files
 from yoso_core.engine import PictureError, Result
-from yoso_core.metadata import read_request
+from yoso_core.files.archives import open_zip
+from yoso_core.files.metadata import read_request
 from yoso_core.requests import EditRequest, RequestError
 
 

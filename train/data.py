@@ -22,7 +22,7 @@ from train.config import ConfigError
 from train.emoji import CORPUS
 from train.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode
-from yoso_core.pictures import Opened, open_picture, square, square_note
+from yoso_core.files.pictures import Opened, open_picture, square, square_note
 from yoso_core.requests import RequestError, check_text
 
 SHORTEST_SIDE = 16  # pixels; what is smaller shows nothing

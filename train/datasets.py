@@ -21,7 +21,7 @@ from PIL import Image
 from train.config import ConfigError
 from train.data import LISTING, Problem, Seen, inside, list_files, open_usable, scan, with_captions, words_of
 from train.intake import INCOMING, PHRASINGS, Intake, Limits, bytes_of, files_in
-from yoso_core.pictures import square
+from yoso_core.files.pictures import square
 from yoso_core.requests import RequestError, check_text
 
 WAITING = ".captions.json"  # of pictures that have not come yet

@@ -49,8 +49,8 @@ from train.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.perception import PERCEPTIONS, Perception, PictureDiscriminator
 from train.randomness import Draws
 from train.trainer import Losses, Player
+from yoso_core.files.pictures import square
 from yoso_core.models import LoadedModel
-from yoso_core.pictures import square
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.translate import BACK, FORWARD, INKS, Direction, Skips, Translator, TranslatorSpec, in_ink

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from yoso_core.pictures import open_picture
+from yoso_core.files.pictures import open_picture
 from yoso_core.requests import (
     DEFAULT_MODEL,
     FITS,
@@ -200,7 +200,7 @@ def generate(options: argparse.Namespace) -> None:
 def draw_pictures(engine, request: GenerateRequest, options: argparse.Namespace) -> None:
     """Run a request on an `Engine`, write its pictures and say what they took."""
     paths = output_paths(options.out, request.count)  # before the seconds of work, not after
-    from yoso_core.metadata import save_png
+    from yoso_core.files.metadata import save_png
 
     result = engine.run(request, report)
     for index, path in enumerate(paths):

@@ -15,10 +15,19 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
-from yoso_core.archives import UnreadableError, amount, members, open_file, open_zip, read_parts, safe_stem, too_large
 from yoso_core.engine import PictureError, Result
-from yoso_core.metadata import png_info
-from yoso_core.pictures import Opened, PictureFileError, open_picture
+from yoso_core.files.archives import (
+    UnreadableError,
+    amount,
+    members,
+    open_file,
+    open_zip,
+    read_parts,
+    safe_stem,
+    too_large,
+)
+from yoso_core.files.metadata import png_info
+from yoso_core.files.pictures import Opened, PictureFileError, open_picture
 from yoso_core.requests import GenerateRequest
 
 OWN_MEMBERS = 1_000_000  # files in a zip of one's own
