@@ -11,7 +11,7 @@
     }
 
 ``styles`` are the words by which a prompt chooses a style, in the order of the page, each with a line about it;
-``names`` what it draws, as people call it, offered while they type; ``words`` what its captions hold beyond these, which
+``names`` what it draws, as people call it, offered while they type; ``words`` what its captions hold beyond these, that
 are known and not offered; ``emoji`` characters and the words that they stand for; ``examples`` whole prompts that come
 out well, the first of which the page opens with. Every key may be left out. `python -m train.recipes.words` makes the
 file from captions.
