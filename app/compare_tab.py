@@ -58,6 +58,7 @@ class CompareTab:
     """
 
     name = "compare"
+    kept = ("source", "x", "x_values", "y", "y_values")  # what a person sets
 
     def __init__(self, engine: Engine, settings: Settings, tabs: Sequence[PictureTab]) -> None:
         self.engine, self.settings = engine, settings

@@ -1,20 +1,27 @@
 """The one listener that draws, for whichever tab is open."""
 
 import html
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
+from app.components import sent_along
 from app.history import ON_SAVED, History
 from app.picture_tab import PictureTab
 from app.pictures import plain, run
 from app.settings import Settings
-from yoso_core.engine import Engine
+from yoso_core.engine import Engine, PictureError
 from yoso_core.files.metadata import Restored
 from yoso_core.requests import RequestError
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
+LOG = logging.getLogger(__name__)
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
+
+
+LOCKED = '<p class="note">The seed is locked, so this is the same picture; unlock it or press Roll for another.</p>'
 
 
 def open_edit() -> tuple[gr.Tabs, str]:
@@ -33,11 +40,15 @@ class Drawing:
         settings: the controls that all tabs share.
         tabs: those that draw.
         history: gets the settings of every picture.
+        others: names of the tabs that don't draw.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, tabs: list[PictureTab], history: History) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, tabs: list[PictureTab], history: History, others: Sequence[str] = ()
+    ) -> None:
         self.engine, self.settings, self.history = engine, settings, history
         self.tabs = {tab.name: tab for tab in tabs}
+        self.known_tabs = [*self.tabs, *others]
         self.makers = {tab.kind: tab for tab in tabs}
 
     def connect(self, selected: gr.Tabs, private: dict[str, Any]) -> None:
@@ -50,39 +61,82 @@ class Drawing:
         self.selected, settings = selected, self.settings
         self.active = gr.Textbox("generate", visible="hidden")  # the name of the open tab; scripts set it too
         self.drawn = gr.State(0)  # the `order` of the last explicit wish that was met
+        self.refused = gr.State(False)  # whether what stands under the pictures is a problem
         typed = [*settings.typed, *(control for tab in self.tabs.values() for control in tab.typed)]
-        states = [self.active, self.drawn, *(tab.shown for tab in self.tabs.values())]
+        states = [self.active, self.drawn, self.refused, *(tab.shown for tab in self.tabs.values())]
         shown = [part for tab in self.tabs.values() for part in (tab.stage, tab.info, tab.shown)]
         events = [component.change for component in typed]  # `input` is deaf to what is pasted
         gr.on(
             [settings.order.change, settings.live.change, self.active.change, *events],
             self.draw,
-            {*typed, *states, settings.model, settings.live, settings.order},
-            [*shown, self.drawn, self.history.strip],
+            {*typed, *states, settings.model, settings.live, settings.keep, settings.order},
+            [*shown, self.drawn, self.refused, self.history.strip],
             trigger_mode="always_last",  # the default drops what is typed while a picture is in the making
             show_progress="minimal",
             show_progress_on=[tab.stage for tab in self.tabs.values()],
             **private,
         )
         selected.select(self.choose_tab, None, self.active, show_progress="hidden", **private)
-        settings.connect(private, self.tabs["generate"].stage)
+        settings.connect(private)
+        settings.wished.select(
+            self.choose_model,
+            {settings.wished, settings.model, settings.order, settings.picker.own, *typed},
+            list(dict.fromkeys([*settings.of_model, settings.order, *self.of_model])),
+            show_progress_on=self.tabs["generate"].stage,
+            **private,
+        )
         opened = [selected, self.active]
         self.tabs["generate"].edit.click(open_edit, None, opened, js=TAKE_STAGE, show_progress="hidden", **private)
-        self.history.strip.edit(open_edit, None, opened, show_progress="hidden", **private)
+        self.history.strip.edit(self.open_tab, None, opened, show_progress="hidden", **private)
         for tab in self.tabs.values():
             tab.connect(private)
             tab.save.click(
                 self.history.save, tab.shown, self.history.download, show_progress="hidden", **private
             ).success(None, js=ON_SAVED)
-        self.restores = [*typed, settings.keep, settings.model, settings.order, *opened]  # what `restored` sets
-        picker = settings.picker
-        self.history.connect(
-            settings.upload, settings.order, picker.own, picker.shared, self.restored, self.restores, private
-        )
+        # What `restored` sets, and what it has to know.
+        self.restores = list(dict.fromkeys([*typed, *settings.of_model, *self.of_model, settings.order, *opened]))
+        self.asked = {settings.model, settings.order, settings.picker.own, *typed}
+        self.history.connect(settings.upload, self.asked, settings.picker, self.restored, self.restores, private)
+
+    @property
+    def of_model(self) -> list[Any]:
+        """The controls of the tabs that `for_model` sets."""
+        return [control for tab in self.tabs.values() for control in tab.of_model]
 
     def choose_tab(self, event: gr.SelectData) -> str:
         """The name of the tab that was opened; `event.value` is its label."""
         return str(event.value).lower()
+
+    def open_tab(self, event: gr.EventData) -> tuple[gr.Tabs, str]:
+        """What shows the tab that a script has brought a picture to."""
+        name = sent_along(event).get("tab")
+        name = name if name in self.tabs else "edit"
+        return gr.Tabs(selected=name), name
+
+    def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
+        """Every control as another model has it."""
+        settings = self.settings
+        loras, own = values[settings.picker.loras], values.get(settings.picker.own) or []
+        updates = settings.for_model(name, values[settings.style], loras, own)
+        for tab in self.tabs.values():
+            updates |= tab.for_model(name, values)
+        return updates
+
+    def choose_model(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:
+        """Load a model while the page shows how far it is; where that fails, nothing but the picker goes back."""
+        progress(0, desc="Loading")
+        settings, name = self.settings, values[self.settings.wished]
+        try:
+            self.engine.load(name, report=lambda message: progress(0.5, desc=message))
+            updates = self.for_model(name, values)
+        except (RequestError, PictureError) as error:
+            gr.Warning(plain(str(error)), title="Model not loaded")
+            return {settings.wished: values[settings.model]}
+        except Exception:  # a broken folder may raise anything
+            LOG.exception("unforeseen while loading %s", name)
+            gr.Warning("The server's log tells what went wrong.", title="Model not loaded")
+            return {settings.wished: values[settings.model]}
+        return updates | {settings.order: values[settings.order] + 1}
 
     def draw(self, values: dict[Any, Any]) -> dict[Any, Any]:
         """Make the pictures of the open tab and say what they took.
@@ -93,31 +147,45 @@ class Drawing:
         if tab is None:
             return {self.drawn: values[self.drawn]}
         order, wished = values[self.settings.order], values[self.settings.order] != values[self.drawn]
+        met = {self.drawn: order, self.refused: False}
         try:
             request = tab.request(values)
             if request is None:  # nothing to draw from
-                return tab.wait() | {self.drawn: order}
-            if not wished and request == values[tab.shown]:
-                return {self.drawn: order}
+                return tab.wait() | met
+            same = request == values[tab.shown] and not values[self.refused]
+            if not wished and same:
+                return met
             if not wished and not values[self.settings.live]:
                 return {tab.info: WAITING}
             result = run(self.engine, request)
         except RequestError as error:
-            return tab.refuse(str(error)) | {self.drawn: order}
+            return tab.refuse(str(error)) | met | {self.refused: True}
         except gr.Error as error:  # made for a toast
-            return tab.refuse(html.unescape(error.message)) | {self.drawn: order}
-        entry = self.history.entry(result, tab.stage.elem_id)
-        return tab.show(result) | {self.drawn: order, self.history.strip: entry}
+            return tab.refuse(html.unescape(error.message)) | met | {self.refused: True}
+        updates = tab.show(result)
+        if wished and same and values[self.settings.keep]:
+            updates[tab.info] += LOCKED
+        return updates | met | {self.history.strip: self.history.entry(result, tab.stage.elem_id)}
 
-    def restored(self, restored: Restored, own: list[str], order: int) -> dict[Any, Any]:
+    def restored(self, restored: Restored, values: dict[Any, Any]) -> dict[Any, Any]:
         """Set every control to what a picture was made with, on the tab that makes such pictures.
+
+        Args:
+            restored: the picture's settings.
+            values: of the controls `asked`.
 
         Raises:
             RequestError: it can't be made here.
         """
-        request = restored.request
+        request, settings = restored.request, self.settings
         tab = self.makers[type(request)]
-        updates, notes = self.settings.restored(request, own, order)
+        updates, notes = settings.restored(request, values[settings.picker.own], values[settings.order])
+        for each in self.tabs.values():
+            told = each.for_model(request.model, values)
+            if request.model == values[settings.model]:
+                # Gradio takes what a canvas that was never shown has, where a listener that could set it does not.
+                told = {control: update for control, update in told.items() if isinstance(control, gr.HTML)}
+            updates |= told
         if request.control is not None and tab.name == "generate":
             notes.append("What the picture followed; the Edit tab can follow lines.")
         for note in (*restored.notes, *notes):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from app.components import component
 from app.picture_tab import PictureTab
-from app.pictures import EMPTY, ON_PICK, info_html, png_uri, problem_html, read_data_uri, result_html
+from app.pictures import EMPTY, ON_STAGE, info_html, png_uri, read_data_uri, result_html
 from app.settings import Settings
 from yoso_core.engine import Engine, Result
 from yoso_core.files.pictures import square, square_note
@@ -64,7 +64,7 @@ class Easel(PictureTab):
                     self.onward = gr.Button("To canvas", elem_id=self.id("onward"), size="sm", scale=0, min_width=100)
                     self.save = gr.Button("Save PNG", elem_id=f"save-{self.name}", size="sm", scale=0, min_width=100)
                 self.stage = gr.HTML(
-                    EMPTY, elem_id=self.id("result"), elem_classes=["stage", "result"], js_on_load=ON_PICK
+                    EMPTY, elem_id=self.id("result"), elem_classes=["stage", "result"], js_on_load=ON_STAGE
                 )
                 self.info = gr.HTML(elem_classes="info", elem_id=f"{self.name}-info")
         self.shown = gr.State(None)
@@ -90,8 +90,12 @@ class Easel(PictureTab):
     def show(self, result: Result) -> dict[Any, Any]:
         return {self.stage: result_html(result), self.info: info_html(result), self.shown: result.request}
 
-    def refuse(self, sentence: str) -> dict[Any, Any]:
-        return {self.info: problem_html(sentence), self.shown: None}
+    @property
+    def of_model(self) -> list[Any]:
+        return [self.canvas]
+
+    def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
+        return {self.canvas: gr.update(**self.canvas_for(name))}
 
     def connect(self, private: dict[str, Any]) -> None:
         stage = f"document.querySelector('#{self.id('result')}')"
@@ -99,6 +103,8 @@ class Easel(PictureTab):
         self.compare.input(None, self.compare, None, js=uncover)
         onward = f"() => window.yosoToCanvas({stage}.querySelector('img')?.src, '{self.name}')"
         self.onward.click(None, js=onward)
+        refit = f"() => window.yosoCanvases?.['{self.name}']?.refit()"
+        self.fit.input(None, js=refit)
         self.canvas.upload(self.open_file, [self.canvas, self.fit], self.canvas, show_progress="hidden", **private)
 
     def open_file(self, value: Any, fit: str) -> dict[str, Any]:

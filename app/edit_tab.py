@@ -160,7 +160,7 @@ class EditTab(Easel):
         if request.mask is not None:
             canvas["mask"] = on_canvas(request.mask, request.fit)
         return {
-            self.canvas: canvas | {"draw": True},
+            self.canvas: gr.update(value=canvas | {"draw": True}, **self.canvas_for(request.model)),
             self.strength: request.strength,
             self.annotator: gr.Radio(offered, value=control.annotator if followed else OFF),
             self.network: control.network if followed and self.is_trained(control.network) else OWN_CONTROL[1],
@@ -177,12 +177,13 @@ class EditTab(Easel):
         """Whether a ControlNet is one that was trained here, which the page offers by name."""
         return network in self.engine.controls and str(network).startswith("run-")
 
-    def connect(self, private: dict[str, Any]) -> None:
-        super().connect(private)
-        offered = [self.annotator, self.canvas]
-        self.settings.model.input(self.offer_annotators, self.settings.model, offered, **private)
+    @property
+    def of_model(self) -> list[Any]:
+        return [*super().of_model, self.annotator]
 
-    def offer_annotators(self, model: str) -> tuple[Any, Any]:
-        """What can guide another model, and how large its canvas is."""
-        spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
-        return gr.Radio(offered_annotators(self.engine, spec.family), value=OFF), gr.HTML(**self.canvas_for(model))
+    def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
+        """What can guide another model; what is followed stays where the model can follow it."""
+        offered = offered_annotators(self.engine, self.engine.models[name].family)
+        followed = values[self.annotator]
+        value = followed if followed in {known for _, known in offered} else OFF
+        return super().for_model(name, values) | {self.annotator: gr.update(choices=offered, value=value)}

@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from app.picture_tab import PictureTab
-from app.pictures import EMPTY, ON_PICK, info_html, pictures_html, problem_html
+from app.pictures import EMPTY, ON_STAGE, info_html, pictures_html
 from app.settings import Settings
 from yoso_core.engine import Result
 from yoso_core.requests import COUNT_LIMIT, GenerateRequest
@@ -24,7 +24,7 @@ class GenerateTab(PictureTab):
         self.settings = settings
 
     def build(self) -> None:
-        self.stage = gr.HTML(EMPTY, elem_id="stage", elem_classes="stage", js_on_load=ON_PICK)
+        self.stage = gr.HTML(EMPTY, elem_id="stage", elem_classes="stage", js_on_load=ON_STAGE)
         with gr.Row(elem_classes="under"):
             self.info = gr.HTML(elem_id="info", elem_classes="info")
             self.edit = gr.Button("Edit", elem_id="to-edit", size="sm", scale=0, min_width=80)
@@ -42,13 +42,8 @@ class GenerateTab(PictureTab):
     def show(self, result: Result) -> dict[Any, Any]:
         return {self.stage: pictures_html(result), self.info: info_html(result), self.shown: result.request}
 
-    def refuse(self, sentence: str) -> dict[Any, Any]:
-        return {self.stage: EMPTY, self.info: problem_html(sentence), self.shown: None}
-
     def restored(self, request: GenerateRequest) -> dict[Any, Any]:
         return {self.count: 1}
 
     def connect(self, private: dict[str, Any]) -> None:
-        order = self.settings.order
-        keeps = [self.settings.seed, self.settings.keep, self.count, order]
-        self.stage.select(self.settings.pick, order, keeps, **private)
+        """Its buttons are the others' to listen to."""

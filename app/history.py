@@ -11,14 +11,16 @@ import gradio as gr
 from PIL import Image
 
 from app.components import component, sent_along
+from app.lora_picker import LoraPicker
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
 from yoso_core.engine import Engine, Result
-from yoso_core.files.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
+from yoso_core.files.links import link_text
+from yoso_core.files.metadata import Restored, from_json, read_request, request_of, to_json
 from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
 
 DOWNLOADS = 60  # pictures in one zip
 EVALUATIONS = 8 * DOWNLOADS  # of the network, for one zip
-ON_COPIED = "link => { navigator.clipboard?.writeText(`${location.origin}${location.pathname}?s=${link}`); }"
+ON_COPIED = "link => { window.yosoLink(link); }"
 ON_SAVED = on_saved("download")
 
 
@@ -54,21 +56,20 @@ class History:
         self.engine = engine
 
     def build(self) -> None:
-        self.strip = component("history", elem_id="history")
+        self.strip = component("history", most=DOWNLOADS, elem_id="history")
         self.download = gr.DownloadButton(visible="hidden", elem_id="download")
-        self.link = gr.Textbox(visible="hidden")
+        self.link = gr.JSON(visible="hidden")  # the text of a link, and what it does not hold
 
     def entry(self, result: Result, stage: str) -> dict[str, Any]:
-        """What the strip keeps of the first picture of a result; `stage` is the element that shows it."""
-        return {"entry": to_json(request_of(result, 0)), "shows": f"#{stage}"}
+        """What the strip keeps of the pictures of a result; `stage` is the element that shows them."""
+        return {"entry": to_json(request_of(result, 0)), "seeds": result.seeds, "shows": f"#{stage}"}
 
     def connect(
         self,
         upload: gr.UploadButton,
-        order: Any,
-        own: Any,
-        shared: Collection[str],
-        restored: Callable[[Restored, list[str], int], dict[Any, Any]],
+        asked: set[Any],
+        picker: LoraPicker,
+        restored: Callable[[Restored, dict[Any, Any]], dict[Any, Any]],
         outputs: list[Any],
         private: dict[str, Any],
     ) -> None:
@@ -76,37 +77,39 @@ class History:
 
         Args:
             upload: the button.
-            order: counts the wishes for a picture.
-            own: ids of the LoRAs that the session added.
-            shared: ids of those that everybody sees.
+            asked: the controls whose values `restored` has to know.
+            picker: knows the LoRAs that a file may name.
             restored: what to set the page to.
             outputs: the components that it sets.
             private: queue rules of a listener that no program may call.
         """
 
-        def restore(read: Callable[[], Restored], own: list[str], order: int) -> dict[Any, Any]:
+        def restore(read: Callable[[], Restored], values: dict[Any, Any]) -> dict[Any, Any]:
             try:
-                return restored(read(), own, order)
+                return restored(read(), values)
             except RequestError as error:
                 raise gr.Error(plain(str(error)), print_exception=False) from None
 
-        def from_strip(own: list[str], order: int, event: gr.EventData) -> dict[Any, Any]:
-            return restore(lambda: Restored(from_json(_sent(event, "request"))), own, order)
+        def known(values: dict[Any, Any]) -> list[str]:
+            return [*picker.shared, *values[picker.own]]
 
-        def from_page(own: list[str], order: int, event: gr.EventData) -> dict[Any, Any]:
-            return restore(lambda: from_link(_sent(event, "link")), own, order)
+        def from_strip(values: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+            return restore(lambda: Restored(from_json(_sent(event, "request"))), values)
 
-        def from_drop(own: list[str], order: int, event: gr.EventData) -> dict[Any, Any]:
-            return restore(lambda: read_png(_dropped(_sent(event, "file")), [*shared, *own]), own, order)
+        def from_drop(values: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
+            try:
+                file = _sent(event, "file")
+                return restored(read_png(_dropped(file), known(values)), values)
+            except RequestError as error:  # a picture is of use without its settings, too
+                return {self.strip: {"offer": str(error)}}
 
-        def from_file(path: str, own: list[str], order: int) -> dict[Any, Any]:
-            return restore(lambda: read_png(path, [*shared, *own]), own, order)
+        def from_file(values: dict[Any, Any]) -> dict[Any, Any]:
+            return restore(lambda: read_png(values[upload], known(values)), values)
 
         options = private | {"show_progress": "hidden"}
-        self.strip.select(from_strip, [own, order], outputs, **options)
-        self.strip.input(from_page, [own, order], outputs, **options)
-        self.strip.upload(from_drop, [own, order], outputs, **options)
-        upload.upload(from_file, [upload, own, order], outputs, **options)
+        self.strip.select(from_strip, asked, outputs, **options)
+        self.strip.upload(from_drop, asked, [*outputs, self.strip], **options)
+        upload.upload(from_file, {*asked, upload}, outputs, **options)
         self.strip.download(self.save_entries, None, self.download, **options).success(None, js=ON_SAVED)
         self.strip.copy(self.make_link, None, self.link, **options).success(None, self.link, js=ON_COPIED)
 
@@ -137,13 +140,13 @@ class History:
             raise gr.Error("None of these pictures can be made here any more.", print_exception=False)
         return download_file(results, self.download.GRADIO_CACHE)
 
-    def make_link(self, event: gr.EventData) -> str:
+    def make_link(self, event: gr.EventData) -> dict[str, Any]:
+        """The text of a link, and what stays behind."""
         try:
-            text = link_text(from_json(_sent(event, "request")))
+            link = link_text(from_json(_sent(event, "request")))
         except RequestError as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
-        gr.Info("The link is on the clipboard.")
-        return text
+        return {"link": link.text, "without": list(link.without)}
 
 
 def _sent(event: gr.EventData, name: str) -> Any:
@@ -158,8 +161,8 @@ def _sent(event: gr.EventData, name: str) -> Any:
 
 
 def _dropped(value: Any) -> io.BytesIO:
-    if not isinstance(value, str) or not value.startswith("data:image/png;base64,") or len(value) > DATA_LIMIT:
-        raise RequestError("This file can't be read as a PNG; please choose one saved here.")
+    if not isinstance(value, str) or not value.startswith("data:image/") or len(value) > DATA_LIMIT:
+        raise RequestError("This file can't be read as a picture; please choose another.")
     try:
         return io.BytesIO(base64.b64decode(value.split(",", 1)[1], validate=True))
     except ValueError:

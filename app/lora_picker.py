@@ -2,6 +2,7 @@
 
 import html
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class LoraPicker:
         self.engine, self.downloads = engine, downloads
         self.known: dict[str, LoraEntry] = {}
         self.shared = [entry.id for entry in entries]
+        self.held: Counter[str] = Counter()  # sessions that have a file that was opened
         for entry in entries:
             self.remember(entry)
 
@@ -48,14 +50,24 @@ class LoraPicker:
         """What a session can use: its own first; runs that were discarded are gone."""
         return [self.known[name] for name in dict.fromkeys((*own, *self.shared)) if name in self.known]
 
+    def is_opened(self, name: Any) -> bool:
+        """Whether it is a file that somebody opened; who knows its id is who did."""
+        return isinstance(name, str) and name in self.known and self.known[name].origin == "uploaded"
+
+    def hold(self, names: list[str]) -> None:
+        """Another session of the same browser has them, after a reload."""
+        self.held.update(names)
+
     def forget(self, names: list[str]) -> None:
-        """What a session opened goes with it; what came from a hub stays, others may use it too."""
+        """What a session opened goes with the last that has it; what came from a hub stays, others may use it too."""
         for name in names:
-            if name in self.known and self.known[name].origin == "uploaded":
+            self.held[name] -= 1
+            if self.held[name] <= 0 and self.is_opened(name):
                 self.drop(name)
 
     def drop(self, name: str) -> None:
         self.known.pop(name, None)
+        self.held.pop(name, None)
         self.engine.remove_lora(name)
 
     def build(self, spec: ModelSpec) -> None:
@@ -94,6 +106,7 @@ class LoraPicker:
                 filter(None, [entry.trigger and f"“{entry.trigger}”", amount(entry.bytes), entry.licence])
             )
             card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
+            card["opened"] = entry.origin == "uploaded" and entry.id in own
             cards.append(card | {"thumbnail": _thumbnail(entry)})
         return sorted(cards, key=lambda card: not card["fits"])
 
@@ -151,6 +164,7 @@ class LoraPicker:
                 raise
         except (RequestError, PictureError) as error:
             return gr.skip(), gr.skip(), problem_html(str(error))
+        self.hold([entry.id])
         own = [entry.id, *(name for name in own if name != entry.id)]
         values = dict(loras) if isinstance(loras, dict) else self.start(spec)
         if len([name for name in values if name != OWN]) < LORA_LIMIT:

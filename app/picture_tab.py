@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.pictures import EMPTY
+from app.pictures import EMPTY, problem_html
 from yoso_core.engine import Result
 from yoso_core.requests import GenerateRequest
 
@@ -54,9 +54,23 @@ class PictureTab(ABC):
     def show(self, result: Result) -> dict[Any, Any]:
         """The pictures and what they took."""
 
-    @abstractmethod
     def refuse(self, sentence: str) -> dict[Any, Any]:
-        """What is wrong."""
+        """What is wrong; the pictures that are there stay, and are what is saved."""
+        return {self.info: problem_html(sentence)}
+
+    @property
+    def of_model(self) -> list[Any]:
+        """What `for_model` sets."""
+        return []
+
+    def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
+        """The controls of this tab as another model has them.
+
+        Args:
+            name: of the model.
+            values: what the controls say now.
+        """
+        return {}
 
     @abstractmethod
     def restored(self, request: Any) -> dict[Any, Any]:

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -25,10 +25,12 @@ SHOWN_SIDE = 256  # smaller pictures are enlarged before they travel: browsers d
 DATA_LIMIT = 28_000_000  # characters of a data URL: 20 MB in base64
 THUMBNAIL_SIDE = 160
 EMPTY = '<div class="pictures empty"></div>'
-ON_PICK = """
+# A picture is looked at by a click, see history.js; what it follows can be put out of the way.
+ON_STAGE = """
 element.addEventListener('click', event => {
-    const picture = event.target.closest('button[data-seed]');
-    if (picture) trigger('select', {seed: Number(picture.dataset.seed)});
+    const button = event.target.closest('button');
+    if (button?.dataset.seed) window.yosoFull(Number(button.dataset.seed));
+    else if (button?.classList.contains('map')) element.classList.toggle('no-map');
 });
 """
 
@@ -91,40 +93,36 @@ def read_data_uri(value: object, what: str, limit: int = DATA_LIMIT) -> tuple[Im
 
 
 def pictures_html(result: Result) -> str:
-    """The pictures, in as square a grid as their number allows; several can be clicked."""
+    """The pictures, in as square a grid as their number allows."""
     columns = math.ceil(math.sqrt(len(result.pictures)))
-    return f'<div class="pictures" style="--columns: {columns}">{_cells(result, data_uri)}</div>'
+    cells = "".join(_cell(result, index) for index in range(len(result.pictures)))
+    width, height = result.pictures[0].size
+    return f'<div class="pictures" style="--columns: {columns}; --ratio: {width / height:.3f}">{cells}</div>'
 
 
-def _cells(result: Result, uri: Callable[[Image.Image], str]) -> str:
-    prompt = html.escape(result.request.prompt or "no prompt")
-    images = {
-        seed: f'<img src="{uri(picture)}" alt="{prompt}, seed {seed}" draggable="false">'
-        for seed, picture in zip(result.seeds, result.pictures, strict=True)
-    }
-    if len(images) == 1:
-        return next(iter(images.values()))
-    return "".join(
-        f'<button type="button" data-seed="{seed}" title="Keep the picture of seed {seed}">{image}</button>'
-        for seed, image in images.items()
-    )
+def _cell(result: Result, index: int) -> str:
+    """A picture that a click looks at."""
+    seed, prompt = result.seeds[index], html.escape(result.request.prompt or "no prompt")
+    uri = data_uri(result.pictures[index])
+    image = f'<img data-seed="{seed}" src="{uri}" alt="{prompt}, seed {seed}" draggable="false">'
+    return f'<button type="button" data-seed="{seed}" title="Look at the picture of seed {seed}">{image}</button>'
 
 
 def result_html(result: Result) -> str:
     """What was made of a picture, with the one before on top, which the page uncovers by a slider, and the lines.
 
-    Of several pictures the first; all are in a row below, to be clicked.
+    Of several pictures the first; the others are in a row below.
     """
-    prompt = html.escape(result.request.prompt or "no prompt")
-    images = f'<img src="{data_uri(result.pictures[0])}" alt="{prompt}" draggable="false">'
+    images = _cell(result, 0)
     if result.before is not None:
         images += f'<img class="before" src="{data_uri(result.before)}" alt="before" draggable="false">'
     if result.control_map is not None:
         images += (
-            f'<img class="map" src="{data_uri(result.control_map)}" alt="what it follows" title="What it follows">'
+            '<button type="button" class="map" title="What it follows; a click hides it and brings it back">'
+            f'<img src="{data_uri(result.control_map)}" alt="what it follows" draggable="false"></button>'
         )
-    row = f'<div class="variations">{_cells(result, thumbnail_uri)}</div>' if len(result.pictures) > 1 else ""
-    return f'<div class="pictures">{images}</div>{row}'
+    cells = "".join(_cell(result, index) for index in range(1, len(result.pictures)))
+    return f'<div class="pictures">{images}</div>' + (f'<div class="variations">{cells}</div>' if cells else "")
 
 
 def info_html(result: Result) -> str:

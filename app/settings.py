@@ -6,8 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app.lora_picker import LoraPicker
-from app.pictures import plain
-from yoso_core.engine import Engine, PictureError
+from yoso_core.engine import Engine
 from yoso_core.models import ModelSpec
 from yoso_core.requests import (
     DEFAULT_MODEL,
@@ -21,7 +20,7 @@ from yoso_core.requests import (
     check_text,
 )
 
-EXAMPLES = ("a red heart", "grinning cat", "pizza", "rocket", "palm tree", "panda", "crown")
+EXAMPLES = 8  # shown, of those that the model names
 NO_STYLE = "any"
 
 # Listeners without Python behind them, so that a press acts at once. `order` counts the explicit wishes for a picture.
@@ -37,6 +36,12 @@ def with_style(prompt: str, style: str | None, styles: tuple[str, ...]) -> str:
     return ", ".join(part for part in (prompt.strip(), "" if named or style == NO_STYLE else style) if part)
 
 
+def style_of(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
+    """What `with_style` was given: the prompt, and the style at its end."""
+    words, comma, style = prompt.rpartition(", ")
+    return (words, style) if comma and style in styles else (prompt, NO_STYLE)
+
+
 def licence(spec: ModelSpec) -> str:
     return f"Licence: {spec.licence}"
 
@@ -44,14 +49,6 @@ def licence(spec: ModelSpec) -> str:
 def first_style(spec: ModelSpec) -> str:
     """What the chips start with: without a style the model mixes all of them."""
     return next(iter(spec.styles), NO_STYLE)
-
-
-def model_controls(spec: ModelSpec, style: str) -> tuple[Any, Any]:
-    """Style chips and sizes as `spec` has them."""
-    return (
-        gr.Radio(choices=[NO_STYLE, *spec.styles], value=style, visible=bool(spec.styles)),
-        gr.Radio(choices=spec.sizes, value=spec.resolution, visible=len(spec.sizes) > 1),
-    )
 
 
 class Settings:
@@ -70,7 +67,7 @@ class Settings:
         spec = self.engine.models[DEFAULT_MODEL]
         with gr.Row(elem_id="ask", equal_height=True):
             self.prompt = gr.Textbox(
-                EXAMPLES[0],
+                next(iter(spec.words.examples), ""),
                 label="Prompt",
                 show_label=False,
                 container=False,
@@ -98,23 +95,27 @@ class Settings:
     def build_panel(self) -> None:
         """The column beside the tabs: how to draw it."""
         spec = self.engine.models[DEFAULT_MODEL]
-        self.model = gr.Dropdown(
+        # What is wished for, and what is in use: they differ while a model is loaded, and where that fails.
+        self.wished = gr.Dropdown(
             [(known.title, name) for name, known in self.engine.models.items()],
             value=DEFAULT_MODEL,
             label="Model",
             info=licence(spec),
             elem_id="model",
         )
+        self.model = gr.Textbox(DEFAULT_MODEL, visible="hidden")
         self.steps = gr.Radio(
             STEPS,
             value=1,
             label="Steps",
-            info="Network evaluations a picture",
+            info="How often the network is run for a picture; more take longer",
             elem_id="steps",
             elem_classes="segments",
         )
         with gr.Row(elem_id="seeds", equal_height=True):
-            self.seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=100, scale=1)
+            self.seed = gr.Number(
+                0, label="Seed", precision=0, elem_id="seed", min_width=100, scale=1, placeholder="-1 is random"
+            )
             self.keep = gr.Checkbox(
                 False, label="Lock", container=False, elem_id="keep", elem_classes="switch", min_width=0, scale=0
             )
@@ -149,7 +150,10 @@ class Settings:
             self.upload = gr.UploadButton("Settings from a saved PNG", file_types=[".png"], size="sm", elem_id="upload")
         with gr.Row(elem_id="examples"):
             gr.HTML('<span class="label">Try</span>', elem_id="try")
-            self.examples = [gr.Button(words, size="sm", min_width=0, elem_classes="example") for words in EXAMPLES]
+            self.examples = [
+                gr.Button(words, size="sm", min_width=0, elem_classes="example", visible=bool(words))
+                for words in examples_of(spec)
+            ]
         self.order = gr.Number(0, visible="hidden", precision=0)
 
     @property
@@ -160,25 +164,17 @@ class Settings:
             self.picker.loras,
         ]
 
-    def connect(self, private: dict[str, Any], tell_on: Any) -> None:
+    def connect(self, private: dict[str, Any]) -> None:
         """Buttons that only set other controls.
 
         Args:
             private: queue rules of a listener that no program may call.
-            tell_on: where the loading of a model is shown.
         """
         wish = [self.seed, self.order]
         gr.on([self.generate.click, self.prompt.submit], None, [self.seed, self.keep, self.order], wish, js=ON_GENERATE)
         self.dice.click(None, self.order, wish, js=ON_DICE)
         for example in self.examples:
             example.click(None, [example, self.order], [self.prompt, self.order], js=ON_EXAMPLE)
-        self.model.select(
-            self.choose_model,
-            [self.model, self.picker.loras, self.picker.own, self.order],
-            [self.model, self.style, self.size, self.picker.loras, self.order],
-            show_progress_on=tell_on,
-            **private,
-        )
         self.picker.connect(self.model, private)
 
     def values(self, values: dict[Any, Any]) -> dict[str, Any]:
@@ -198,8 +194,35 @@ class Settings:
             "loras": loras,
         }
 
+    @property
+    def of_model(self) -> list[Any]:
+        """What `for_model` sets."""
+        return [self.wished, self.model, self.style, self.size, self.picker.loras, *self.examples]
+
+    def for_model(self, name: str, style: str, loras: Any, own: list[str]) -> dict[Any, dict[str, Any]]:
+        """The controls as another model has them.
+
+        Args:
+            name: of the model.
+            style: that is chosen; it stays where the model has it.
+            loras: the LoRAs that act.
+            own: ids of those that the session added.
+        """
+        spec = self.engine.models[name]
+        style = style if style in spec.styles else first_style(spec)
+        return {
+            self.wished: gr.update(value=name, info=licence(spec)),
+            self.model: gr.update(value=name),
+            self.style: gr.update(choices=[NO_STYLE, *spec.styles], value=style, visible=bool(spec.styles)),
+            self.size: gr.update(choices=list(spec.sizes), value=spec.resolution, visible=len(spec.sizes) > 1),
+            self.picker.loras: self.picker.for_model(spec, loras, own),
+        } | {
+            button: gr.update(value=words, visible=bool(words))
+            for button, words in zip(self.examples, examples_of(spec), strict=True)
+        }
+
     def restored(self, request: GenerateRequest, own: list[str], order: int) -> tuple[dict[Any, Any], list[str]]:
-        """What to set every control to, so that it asks for `request`, and what can't be had here.
+        """Updates that set the controls as a picture was made, and what of it can't be had here.
 
         Raises:
             RequestError: its model is not here.
@@ -207,48 +230,26 @@ class Settings:
         if request.model not in self.engine.models:
             raise RequestError(f"This picture was made by {request.model!r:.60}, which is not among the models here.")
         spec = self.engine.models[request.model]
-        style, size = model_controls(spec, NO_STYLE)  # the style is in the prompt already
-        if request.size and request.size not in spec.sizes:
-            size = gr.Radio(choices=sorted({*spec.sizes, request.size}), value=request.size)
-        elif request.size:
-            size = gr.Radio(choices=spec.sizes, value=request.size)
+        prompt, style = style_of(request.prompt, spec.styles)
+        updates = self.for_model(request.model, style, {}, own)
+        updates[self.style]["value"] = style
+        if request.size:
+            updates[self.size] |= {"choices": sorted({*spec.sizes, request.size}), "value": request.size}
         loras, notes = self.picker.restored(spec, request.one_step, request.loras, own)
         steps = request.steps if request.steps in STEPS else STEPS[0]
         if request.sampler != SAMPLERS[0] or request.steps != steps:
             notes.append(f"The teacher's {request.steps} steps: the page draws in one.")
-        return {
-            self.prompt: request.prompt,
-            self.style: style,
+        return updates | {
+            self.prompt: prompt,
             self.negative: request.negative,
             self.seed: request.seed,
-            self.keep: True,
             self.steps: steps,
             self.guidance: request.guidance,
-            self.model: gr.update(value=request.model, info=licence(spec)),
-            self.size: size,
             self.picker.loras: loras,
             self.order: order + 1,
         }, notes
 
-    def pick(self, order: int, event: gr.EventData) -> tuple[int, bool, int, int]:
-        """Go on with one picture of several: its seed, which is kept, one picture, and the wish for it."""
-        return event.seed, True, 1, order + 1
 
-    def choose_model(
-        self, name: str, loras: Any, own: list[str], order: int, progress: gr.Progress = gr.Progress()
-    ) -> tuple[Any, ...]:
-        """Load a model while the page shows how far it is; back to the bundled one if it can't be."""
-        progress(0, desc="Loading")
-        try:
-            spec = self.engine.load(name, report=lambda message: progress(0.5, desc=message)).spec
-        except (RequestError, PictureError) as error:
-            gr.Warning(plain(str(error)), title="Model not loaded")
-            name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
-        style, size = model_controls(spec, first_style(spec))
-        return (
-            gr.update(value=name, info=licence(spec)),
-            style,
-            size,
-            self.picker.for_model(spec, loras, own),
-            order + 1,
-        )
+def examples_of(spec: ModelSpec) -> list[str]:
+    """As many as there are buttons; "" where the model names no more."""
+    return [*spec.words.examples, *[""] * EXAMPLES][:EXAMPLES]

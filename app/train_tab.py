@@ -121,8 +121,7 @@ class TrainTab:
         self.view.again.click(
             self.new.again, [self.owner, self.selected], [self.selected, self.view.told], **quiet
         ).then(self.new.shown, [self.owner, self.new.base], pictures, **quiet)
-        used = [self.owner, self.selected, self.settings.prompt, self.settings.style, self.settings.seed]
-        used += [picker.own, self.settings.order]
+        used = {self.owner, self.selected, *drawing.asked}
         self.view.use.click(self.use_run, used, drawing.restores, **private | {"show_progress": "hidden"})
 
     def enter(self, token: Any) -> tuple[str, str, str]:
@@ -131,6 +130,12 @@ class TrainTab:
         owner = owner_of(token, self.mode)
         going = [job.id for job in self.runs.all(owner) if job.state in ("queued", "running", "paused", "interrupted")]
         return token, owner, going[0] if going else ""
+
+    def recall(self) -> None:
+        """Make known what the runs of this machine have handed over, where all of them are one person's."""
+        if self.mode.presets and not self.mode.private:
+            for job in self.runs.all(""):
+                self.entries(job)
 
     def choose(self, event: gr.EventData) -> str:
         return str(sent_along(event).get("id", ""))
@@ -178,7 +183,8 @@ class TrainTab:
             updates[self.settings.picker.own] = [*names, *others]
             if spec is not None:
                 cards = self.settings.picker.cards(spec, [*names, *others])
-                updates[self.settings.picker.loras] = gr.HTML(value=kept, entries=cards)
+                changed = {"value": kept} if kept != loras else {}
+                updates[self.settings.picker.loras] = gr.update(entries=cards, **changed)
         updates |= self.view.look(job, scrubbed, seen) if job else {}
         return updates or gr.skip()
 
@@ -248,17 +254,16 @@ class TrainTab:
         cost, now = self.new.price(preset, model, form)
         return (gr.skip(), gr.skip()) if now == known else (cost, now)
 
-    def use_run(
-        self, owner: str, selected: str, prompt: str, style: str, seed: Any, own: list[str], order: int
-    ) -> dict[Any, Any]:
+    def use_run(self, values: dict[Any, Any]) -> dict[Any, Any]:
         """Draw with what the run has learned, on the Generate tab, with the prompt and seed that are there."""
+        owner, selected, settings = values[self.owner], values[self.selected], self.settings
         try:
             trigger = str(self.runs.get(selected, owner).config.get("trigger", ""))
-            request = self.view.request(owner, selected, prompt, seed, 1.0)
-            words = with_style(prompt, style, self.engine.models[request.model].styles)
+            request = self.view.request(owner, selected, values[settings.prompt], values[settings.seed], 1.0)
+            words = with_style(request.prompt, values[settings.style], self.engine.models[request.model].styles)
             if trigger and trigger.lower() not in words.lower():
                 words = f"{words}, {trigger}"
-            return self.restored(Restored(replace(request, prompt=words)), own, order)
+            return self.restored(Restored(replace(request, prompt=words)), values)
         except (JobError, RequestError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
 

@@ -157,7 +157,10 @@ class TranslateTab(Easel):
         fixed = self.engine.translators[name].directions[direction].prompt is not None
         kept = {self.settings.prompt: gr.skip(), self.settings.style: gr.skip()} if fixed else {}
         return kept | {
-            self.canvas: {"picture": on_canvas(request.picture, request.fit), "draw": True},
+            self.canvas: gr.update(
+                value={"picture": on_canvas(request.picture, request.fit), "draw": True},
+                **self.canvas_for(request.model),
+            ),
             self.translator: gr.Radio(**choices_of(offered, name)),
             self.direction: gr.Radio(**self.ways(name, direction)),
             self.strength: request.strength,
@@ -197,9 +200,7 @@ class TranslateTab(Easel):
     def connect(self, private: dict[str, Any]) -> None:
         super().connect(private)
         quiet = private | {"show_progress": "hidden"}
-        order, settings = self.settings.order, self.settings
-        self.stage.select(settings.pick, order, [settings.seed, settings.keep, self.count, order], **private)
-        pickers, chosen = [self.translator, self.direction], [self.translator, self.direction]
+        settings, chosen = self.settings, [self.translator, self.direction]
         self.translator.input(self.choose, self.translator, self.direction, **quiet)
         gr.on(
             [self.translator.change, self.direction.change],
@@ -208,8 +209,7 @@ class TranslateTab(Easel):
             [self.hint, self.lines],
             **quiet,
         )
-        asked = [settings.model, *chosen]
-        gr.on([settings.model.input, self.trained.change], self.offer, asked, [*pickers, self.canvas], **quiet)
+        self.trained.change(self.offer, [settings.model, *chosen], chosen, **quiet)
         self.canvas.upload(None, None, self.annotator, js="() => 'canny'")  # what is opened is seldom a sketch
         self.files.connect({*settings.typed, settings.model, *self.typed}, private)
 
@@ -220,13 +220,21 @@ class TranslateTab(Easel):
         hint, lines = self.describe(translator, direction or "")
         return hint, gr.Row(**lines)
 
-    def offer(self, model: str, translator: str | None, direction: str | None) -> tuple[Any, Any, Any]:
-        """What there is for another model, or once something was trained."""
+    @property
+    def of_model(self) -> list[Any]:
+        return [*super().of_model, self.translator, self.direction]
+
+    def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
+        translator, direction = self.offer(name, values[self.translator], values[self.direction])
+        return super().for_model(name, values) | {self.translator: translator, self.direction: direction}
+
+    def offer(self, model: str, translator: str | None, direction: str | None) -> tuple[Any, Any]:
+        """What there is for a model; what is chosen stays where there is it."""
         offered = self.offered(model)
         if translator not in {known for _, known in offered}:
             translator, direction = first_of(offered), ""
         ways = self.ways(translator, direction or "")
-        return gr.Radio(**choices_of(offered, translator)), gr.Radio(**ways), gr.HTML(**self.canvas_for(model))
+        return gr.update(**choices_of(offered, translator)), gr.update(**ways)
 
 
 def numbered(found: Choices) -> Choices:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app.compare_tab import CompareTab
+from app.desk import Desk, head
 from app.drawing import Drawing
 from app.edit_tab import EditTab
 from app.endpoints import build_endpoints
@@ -28,7 +29,6 @@ CACHE_SECONDS = 3600
 SESSIONS = 200  # whose last inputs are remembered; a session holds a few megabytes
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
 RUNS = Path("runs")  # git-ignored; where training runs are
-ON_LOAD = "(order) => { document.querySelector('#prompt textarea')?.select(); return order + 1; }"
 # One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
 LISTENING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
@@ -105,6 +105,7 @@ def launch_options(mcp: bool = False, upload: str = MODES["off"].upload) -> dict
     return {
         "mcp_server": mcp,
         "theme": build_theme(),
+        "head": head(),
         "css_paths": Path(__file__).with_name("studio.css"),
         "max_file_size": upload,
         "state_session_capacity": SESSIONS,
@@ -148,10 +149,11 @@ def build_app(
                 settings.build_panel()
         history.build()
         private = LISTENING | {"api_visibility": "private"}
-        drawing = Drawing(engine, settings, drawing_tabs, history)
+        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name])
         drawing.connect(tabs, private)
         compare.connect(private)
-        train.connect(drawing, demo.load, private)
+        desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)
+        opened = desk.connect(demo.load, private)
+        train.connect(drawing, opened.then, private)
         build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, LISTENING)
-        demo.load(None, settings.order, settings.order, js=ON_LOAD)
     return demo.queue(max_size=QUEUE_LIMIT, api_open=False, default_concurrency_limit=1)

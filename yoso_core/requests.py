@@ -6,6 +6,7 @@ The studio, the command line and the API all build these. Every refusal is one s
 import math
 import numbers
 import re
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ TEACHER_STEPS = (1, 50)
 SAMPLERS = ("consistency", "ddim")
 PROMPT_LIMIT = 2000  # characters; the token limit of any supported model is far below
 SEED_LIMIT = 2**32 - 1
+RANDOM_SEED = -1
+SEED_HINT = f"give a whole number up to {SEED_LIMIT}, or {RANDOM_SEED} for a random one"
 COUNT_LIMIT = 9
 GUIDANCE_LIMIT = 8.0
 GUIDANCE_STEP = 0.05
@@ -45,12 +48,31 @@ def check_number(name: str, value: Any, low: float, high: float, step: float | N
     except OverflowError:  # an integer of hundreds of digits
         finite = False
     if not finite:
-        raise RequestError(f"{name} must be a number from {low:g} to {high:g}, not {value!r:.40}.")
+        raise RequestError(f"{name} must be a number from {in_full(low)} to {in_full(high)}, not {value!r:.40}.")
     if not low <= value <= high:
-        raise RequestError(f"{name} must be from {low:g} to {high:g}, not {value:g}.")
+        raise RequestError(f"{name} must be from {in_full(low)} to {in_full(high)}, not {in_full(value)}.")
     if step is not None and abs((value - low) / step - round((value - low) / step)) > 1e-6:
-        raise RequestError(f"{name} goes in steps of {step:g} from {low:g}, so {value:g} is not possible.")
+        raise RequestError(
+            f"{name} goes in steps of {in_full(step)} from {in_full(low)}, so {in_full(value)} is not possible."
+        )
     return float(value)
+
+
+def in_full(value: float) -> str:
+    """A number as people write it: whole ones with all their digits."""
+    return f"{value:.0f}" if abs(value) < 1e15 and value == int(value) else f"{value:g}"
+
+
+def check_seed(value: Any) -> int:
+    """A seed; -1, as everywhere in the field, is a random one."""
+    if value == RANDOM_SEED and not isinstance(value, bool):
+        return secrets.randbelow(SEED_LIMIT + 1)
+    try:
+        return check_whole("The seed", value, 0, SEED_LIMIT)
+    except RequestError as error:
+        if value is None:
+            raise RequestError(f"The seed is empty; {SEED_HINT}.") from None
+        raise RequestError(f"{str(error).removesuffix('.')}; {SEED_HINT}.") from None
 
 
 def check_whole(name: str, value: Any, low: int, high: int, step: int = 1) -> int:
@@ -150,7 +172,7 @@ class GenerateRequest:
     Attributes:
         prompt: what to show; empty asks for an unconditional picture.
         negative: what to move away from; it acts only when guidance is above 1.
-        seed: of the first picture; picture i has seed + i.
+        seed: of the first picture; picture i has seed + i. -1 is settled as a random one.
         steps: network evaluations a picture (twice as many when guidance is above 1): 1, 2 or 4; with "ddim" 1 to 50.
         guidance: classifier-free guidance, 1 (off) to 8.
         count: 1 to 9 pictures.
@@ -182,7 +204,7 @@ class GenerateRequest:
         check_text("The prompt", self.prompt)
         check_text("The negative prompt", self.negative)
         check_text("The model's name", self.model, 500)
-        settle("seed", check_whole("The seed", self.seed, 0, SEED_LIMIT))
+        settle("seed", check_seed(self.seed))
         check_choice("The sampler", self.sampler, SAMPLERS)
         if self.sampler == "ddim":
             settle("steps", check_whole("Steps of the teacher", self.steps, *TEACHER_STEPS))

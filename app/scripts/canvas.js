@@ -1,137 +1,199 @@
-// A canvas: a picture to paint on, and a mask over it. Gradio runs this once for each, with `element` (the markup of
-// canvas.html), `props` (value: {picture, mask, file}; tab, side, brush), `trigger` and `watch`.
-const SIDE = 512, SNAPSHOTS = 24, FILE_LIMIT = 20e6;
+// A canvas: a picture, what is painted on it, and a mask over both, in the shape of whatever picture is brought. Gradio
+// runs this once for each, with `element` (the markup of canvas.html), `props` (value: {picture, mask, file}; tab, side,
+// brush), `trigger` and `watch`. What stands on it is kept by desk.js.
+const AREA = 512, LONGEST = 4, SNAPSHOTS = 24, FILE_LIMIT = 20e6, ZOOMS = [1, 2, 4], MASK = '#ff2d95', KEEP_AFTER = 400;
 const find = selector => element.querySelector(selector);
-const picture = find('.picture'), mask = find('.mask'), video = find('video');
-const paint = picture.getContext('2d', {willReadFrequently: true}), veil = mask.getContext('2d', {willReadFrequently: true});
-let tool = 'paint', colour = '#1c1917', size = props.brush, masked = false, undone = [], done = [], pending = 0, last = null;
+const video = find('video'), view = find('.canvas-view'), stack = find('.canvas-stack'), brush = find('.brush input');
+const layers = Object.fromEntries(['picture', 'ink', 'mask'].map(name => [name, find(`.${name}`)]));
+const on = Object.fromEntries(Object.entries(layers).map(([name, layer]) => [name, layer.getContext('2d', {willReadFrequently: true})]));
+const LAYER = {paint: 'ink', erase: 'ink', mask: 'mask', unmask: 'mask'};
+let width = AREA, height = AREA, tool = 'paint', colour = '#1c1917', other = '#ffffff', last = null, zoom = 1;
+let empty = {picture: true, ink: true, mask: true}, done = [], undone = [], pending = 0, keeping = 0, original = null;
+const fingers = new Map();
 
 const say = sentence => { find('.canvas-note').textContent = sentence; };
 
 // What the server sees -----------------------------------------------------------------------------------------------
-function reduced(layer, matte) {
+function reduced(names, matte) {
     const small = document.createElement('canvas'), context = small.getContext('2d');
-    const side = props.side ?? SIDE;  // what the model draws needs no more
-    small.width = small.height = side;
+    const scale = (props.side ?? AREA) / AREA;  // what the model draws needs no more
+    small.width = Math.round(width * scale); small.height = Math.round(height * scale);
     context.imageSmoothingQuality = 'high';
-    context.drawImage(layer, 0, 0, side, side);
+    for (const name of names) context.drawImage(layers[name], 0, 0, small.width, small.height);
     if (matte) {  // whatever is painted is white, the rest black
         context.globalCompositeOperation = 'source-in';
         context.fillStyle = '#fff';
-        context.fillRect(0, 0, side, side);
+        context.fillRect(0, 0, small.width, small.height);
         context.globalCompositeOperation = 'destination-over';
         context.fillStyle = '#000';
-        context.fillRect(0, 0, side, side);
+        context.fillRect(0, 0, small.width, small.height);
     }
     return small.toDataURL('image/png');
 }
 function send() {
-    pending = 0;
-    props.value = {picture: reduced(picture, false), mask: masked ? reduced(mask, true) : null};
+    clearTimeout(pending); clearTimeout(keeping);
+    pending = 0; keeping = setTimeout(keep, KEEP_AFTER);
+    props.value = {picture: reduced(['picture', 'ink'], false), mask: empty.mask ? null : reduced(['mask'], true)};
     trigger('input');
 }
 function changed() { if (!pending) pending = setTimeout(send, 40); }
+function keep() {
+    const drawn = Object.fromEntries(Object.entries(layers).map(([name, layer]) => [name, empty[name] ? null : layer.toDataURL()]));
+    window.yosoDesk.keepCanvas(props.tab, {width, height, ...drawn});
+}
 
 // Undo ---------------------------------------------------------------------------------------------------------------
-const snapshot = () => [paint.getImageData(0, 0, SIDE, SIDE), veil.getImageData(0, 0, SIDE, SIDE), masked];
-function remember() { done.push(snapshot()); undone = []; if (done.length > SNAPSHOTS) done.shift(); buttons(); }
+function snapshot(names) {
+    const pixels = names.map(name => [name, on[name].getImageData(0, 0, width, height)]);
+    return {width, height, pixels, empty: {...empty}};
+}
+const ALL = Object.keys(layers);
+function remember(names = ALL) { done.push(snapshot(names)); undone = []; if (done.length > SNAPSHOTS) done.shift(); buttons(); }
 function travel(from, to) {
     if (!from.length) return;
-    to.push(snapshot());
-    const [colours, veiled, was] = from.pop();
-    paint.putImageData(colours, 0, 0); veil.putImageData(veiled, 0, 0); masked = was;
+    const before = from.pop();
+    to.push(snapshot(before.pixels.map(([name]) => name)));
+    shape(before.width, before.height);
+    for (const [name, pixels] of before.pixels) on[name].putImageData(pixels, 0, 0);
+    empty = before.empty;
     buttons(); changed();
 }
 function buttons() {
     find('[data-do=undo]').disabled = !done.length;
     find('[data-do=redo]').disabled = !undone.length;
-    find('[data-do=unmask]').disabled = !masked;
+    find('[data-do=nomask]').disabled = empty.mask;
+    find('.invite').hidden = !(empty.picture && empty.ink && empty.mask) || !video.hidden;
+}
+
+// Layers -------------------------------------------------------------------------------------------------------------
+// The same number of pixels in the shape of these; what stood on the layers is gone where it differs.
+function shape(w, h) {
+    const ratio = Math.sqrt(Math.min(LONGEST, Math.max(1 / LONGEST, w / h)));
+    w = Math.round(AREA * ratio); h = Math.round(AREA / ratio);
+    if (w === width && h === height) return;
+    width = w; height = h;
+    for (const layer of Object.values(layers)) { layer.width = width; layer.height = height; }
+    stack.style.aspectRatio = `${width} / ${height}`;
+}
+function blank(name) {
+    on[name].globalCompositeOperation = 'source-over';
+    on[name].clearRect(0, 0, width, height);
+    if (name === 'picture') { on.picture.fillStyle = '#fff'; on.picture.fillRect(0, 0, width, height); }
+    empty[name] = true;
+}
+async function loaded(source) {
+    const image = new Image();
+    image.src = source;
+    await image.decode();
+    return image;
+}
+function place(name, image) {
+    on[name].globalCompositeOperation = 'source-over';
+    on[name].imageSmoothingQuality = 'high';
+    on[name].drawImage(image, 0, 0, width, height);
+    empty[name] = false;
+}
+async function show(source) {
+    const image = await loaded(source);
+    shape(image.naturalWidth, image.naturalHeight);
+    ALL.forEach(blank);
+    place('picture', image);
+    buttons();
 }
 
 // Strokes ------------------------------------------------------------------------------------------------------------
-function place(event) {
-    const box = picture.getBoundingClientRect();
-    return [(event.clientX - box.left) * SIDE / box.width, (event.clientY - box.top) * SIDE / box.height];
+function placeOf(event) {
+    const box = stack.getBoundingClientRect();
+    return [(event.clientX - box.left) * width / box.width, (event.clientY - box.top) * height / box.height];
 }
-function stroke(from, to) {
-    const context = tool === 'paint' ? paint : veil;
-    context.globalCompositeOperation = tool === 'erase' ? 'destination-out' : 'source-over';
-    context.strokeStyle = tool === 'paint' ? colour : '#ff2d95';
-    context.lineWidth = size; context.lineCap = context.lineJoin = 'round';
-    context.beginPath(); context.moveTo(...from); context.lineTo(to[0] + .01, to[1]); context.stroke();
-    if (tool === 'mask') masked = true;
+function stroke(from, to, pressure = 1) {
+    const context = on[LAYER[tool]], size = Number(brush.value) * pressure, rubs = tool === 'erase' || tool === 'unmask';
+    const dye = LAYER[tool] === 'mask' ? MASK : colour;
+    context.globalCompositeOperation = rubs ? 'destination-out' : 'source-over';
+    if (find('.soft input').checked && LAYER[tool] === 'ink') {
+        const [dx, dy] = [to[0] - from[0], to[1] - from[1]], count = Math.max(1, Math.ceil(Math.hypot(dx, dy) / (size / 6)));
+        for (let index = 1; index <= count; index++) {
+            const [x, y] = [from[0] + dx * index / count, from[1] + dy * index / count];
+            const dab = context.createRadialGradient(x, y, 0, x, y, size / 2);
+            dab.addColorStop(0, dye + '55'); dab.addColorStop(1, dye + '00');
+            context.fillStyle = dab;
+            context.fillRect(x - size / 2, y - size / 2, size, size);
+        }
+    } else {
+        context.strokeStyle = dye;
+        context.lineWidth = size; context.lineCap = context.lineJoin = 'round';
+        context.beginPath(); context.moveTo(...from); context.lineTo(to[0] + .01, to[1]); context.stroke();
+    }
+    if (!rubs) empty[LAYER[tool]] = false;
 }
-mask.addEventListener('pointerdown', event => {
+const isEmpty = name => !on[name].getImageData(0, 0, width, height).data.some((value, index) => index % 4 === 3 && value);
+const pressed = event => event.pointerType === 'pen' && event.pressure ? .25 + .75 * event.pressure : 1;
+function pickColour(event) {
+    const [x, y] = placeOf(event).map(Math.floor), one = document.createElement('canvas').getContext('2d');
+    for (const name of ['picture', 'ink']) one.drawImage(layers[name], -x, -y);
+    dye('#' + [...one.getImageData(0, 0, 1, 1).data.slice(0, 3)].map(value => value.toString(16).padStart(2, '0')).join(''));
+}
+layers.mask.addEventListener('pointerdown', event => {
+    fingers.set(event.pointerId, event);
     if (event.button) return;
     event.preventDefault();
-    mask.setPointerCapture(event.pointerId);
-    remember();
-    last = place(event); stroke(last, last); changed();
+    if (fingers.size > 1) { if (last) { last = null; travel(done, []); } return; }  // the second finger moves the canvas
+    layers.mask.setPointerCapture(event.pointerId);
+    if (tool === 'pick') return pickColour(event);
+    remember([LAYER[tool]]);
+    last = placeOf(event); stroke(last, last, pressed(event)); changed();
 });
-mask.addEventListener('pointermove', event => {
+layers.mask.addEventListener('pointermove', event => {
+    if (fingers.size > 1 && fingers.has(event.pointerId)) {
+        const before = fingers.get(event.pointerId);
+        view.scrollBy((before.clientX - event.clientX) / 2, (before.clientY - event.clientY) / 2);
+        fingers.set(event.pointerId, event);
+        return;
+    }
     if (!last) return;
-    for (const each of event.getCoalescedEvents?.() ?? [event]) { const next = place(each); stroke(last, next); last = next; }
+    for (const each of event.getCoalescedEvents?.() ?? [event]) { const next = placeOf(each); stroke(last, next, pressed(each)); last = next; }
     changed();
 });
-for (const kind of ['pointerup', 'pointercancel']) mask.addEventListener(kind, () => {
+for (const kind of ['pointerup', 'pointercancel']) layers.mask.addEventListener(kind, event => {
+    fingers.delete(event.pointerId);
     if (!last) return;
     last = null;
-    if (tool === 'erase') masked = veil.getImageData(0, 0, SIDE, SIDE).data.some((value, index) => index % 4 === 3 && value);
+    if (tool === 'erase' || tool === 'unmask') empty[LAYER[tool]] = isEmpty(LAYER[tool]);
     buttons(); changed();
 });
 
 // Pictures from elsewhere --------------------------------------------------------------------------------------------
-function blank() {
-    paint.globalCompositeOperation = 'source-over';
-    paint.fillStyle = '#fff'; paint.fillRect(0, 0, SIDE, SIDE);
-    veil.clearRect(0, 0, SIDE, SIDE); masked = false;
-}
-async function show(source, keepMask) {
-    const image = new Image();
-    image.src = source;
-    await image.decode();
-    if (!keepMask) blank();
-    paint.globalCompositeOperation = 'source-over';
-    paint.imageSmoothingQuality = 'high';
-    paint.drawImage(image, 0, 0, SIDE, SIDE);
-    buttons();
-}
 function upload(file) {
     if (!file?.type.startsWith('image/')) return say('That is no picture; choose a PNG, JPEG, WebP or GIF.');
     if (file.size > FILE_LIMIT) return say('That file is larger than 20 MB; choose a smaller one.');
     const reader = new FileReader();
-    reader.onload = () => { say('Opening …'); props.value = {file: reader.result}; trigger('upload'); };
+    reader.onload = () => { original = reader.result; read(); };
     reader.readAsDataURL(file);
 }
+function read() { say('Opening …'); props.value = {file: original}; trigger('upload'); }
 async function adopt() {  // what the server sent
     const value = props.value;
     if (!value?.picture) {
-        if (value?.note) { say(value.note); send(); }  // the canvas is what it was
+        if (value?.note) { say(value.note); original = null; send(); }  // the canvas is what it was
         return;
     }
     remember();
     await show(value.picture);
     if (value.mask) {
-        const image = new Image();
-        image.src = value.mask;
-        await image.decode();
-        veil.drawImage(image, 0, 0, SIDE, SIDE);  // white where masked, black elsewhere
-        const pixels = veil.getImageData(0, 0, SIDE, SIDE);
-        for (let index = 0; index < pixels.data.length; index += 4) {
-            const alpha = pixels.data[index];
-            pixels.data.set([255, 45, 149, alpha], index);
-            masked ||= alpha > 0;
-        }
-        veil.putImageData(pixels, 0, 0);
+        place('mask', await loaded(value.mask));  // white where masked, black elsewhere
+        const pixels = on.mask.getImageData(0, 0, width, height);
+        for (let index = 0; index < pixels.data.length; index += 4) pixels.data.set([255, 45, 149, pixels.data[index]], index);
+        on.mask.putImageData(pixels, 0, 0);
+        empty.mask = isEmpty('mask');
     }
     buttons();
     say(value.note ?? '');
     if (value.draw) send();
 }
 watch('value', adopt);
-// For buttons elsewhere on the page, see history.js; they may have been pressed before there was a canvas.
-async function take(source) { remember(); await show(source); say(''); send(); }
-(window.yosoCanvases ??= {})[props.tab] = take;
+// For others on the page, see history.js and easel.py; they may have been pressed before there was a canvas.
+async function take(source) { original = null; remember(); await show(source); say(''); send(); }
+(window.yosoCanvases ??= {})[props.tab] = {take, refit: () => { if (original) read(); }};
 
 find('input[type=file]').addEventListener('change', event => { upload(event.target.files[0]); event.target.value = ''; });
 element.addEventListener('dragover', event => { event.preventDefault(); event.stopPropagation(); });
@@ -144,22 +206,21 @@ document.addEventListener('paste', event => {
 // Camera -------------------------------------------------------------------------------------------------------------
 function stopCamera() {
     video.srcObject?.getTracks().forEach(track => track.stop());
-    video.srcObject = null; video.hidden = true; find('[data-do=camera]').textContent = 'Camera';
+    video.srcObject = null; video.hidden = true; find('[data-do=camera]').textContent = 'Camera'; buttons();
 }
-new IntersectionObserver(entries => { if (!entries[0].isIntersecting) stopCamera(); }).observe(video.parentElement);
+new IntersectionObserver(entries => { if (!entries[0].isIntersecting) stopCamera(); }).observe(stack);
 async function camera() {
     if (video.srcObject) {
-        const frame = document.createElement('canvas'), side = Math.min(video.videoWidth, video.videoHeight);
-        frame.width = frame.height = SIDE;
-        frame.getContext('2d').drawImage(
-            video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, SIDE, SIDE);
+        const frame = document.createElement('canvas');
+        frame.width = video.videoWidth; frame.height = video.videoHeight;
+        frame.getContext('2d').drawImage(video, 0, 0);
         stopCamera();
-        remember(); await show(frame.toDataURL()); send();
+        await take(frame.toDataURL());
         return;
     }
     try {
         video.srcObject = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'user'}});
-        video.hidden = false; await video.play(); find('[data-do=camera]').textContent = 'Take it';
+        video.hidden = false; await video.play(); find('[data-do=camera]').textContent = 'Take it'; buttons();
     } catch { say('No camera can be used here; allow it in the browser, or open a file.'); }
 }
 
@@ -169,15 +230,23 @@ function choose(next) {
     for (const button of element.querySelectorAll('[data-tool]')) button.setAttribute('aria-pressed', button.dataset.tool === tool);
 }
 function dye(next) {
-    colour = next; choose('paint');
+    if (next !== colour) other = colour;
+    colour = next;
+    if (LAYER[tool] !== 'ink' || tool === 'erase') choose('paint');
     for (const button of element.querySelectorAll('[data-colour]')) button.setAttribute('aria-pressed', button.dataset.colour === colour);
+    find('input[type=color]').value = colour;
 }
 const deeds = {
     undo: () => travel(done, undone),
     redo: () => travel(undone, done),
-    clear: () => { remember(); blank(); buttons(); send(); },
-    unmask: () => { remember(); veil.clearRect(0, 0, SIDE, SIDE); masked = false; buttons(); send(); },
+    clear: () => { original = null; remember(); shape(1, 1); ALL.forEach(blank); buttons(); say(''); send(); },
+    nomask: () => { remember(['mask']); blank('mask'); buttons(); send(); },
     open: () => find('input[type=file]').click(),
+    zoom: () => {
+        zoom = ZOOMS[(ZOOMS.indexOf(zoom) + 1) % ZOOMS.length];
+        stack.style.width = `${100 * zoom}%`;
+        find('[data-do=zoom]').textContent = `Zoom ${zoom}×`;
+    },
     camera,
 };
 element.addEventListener('click', event => {
@@ -187,14 +256,31 @@ element.addEventListener('click', event => {
     else if (button?.dataset.do) deeds[button.dataset.do]();
 });
 find('input[type=color]').addEventListener('input', event => dye(event.target.value));
-find('input[type=range]').addEventListener('input', event => { size = Number(event.target.value); });
+const keys = {
+    '[': () => { brush.value = Number(brush.value) - 6; }, ']': () => { brush.value = Number(brush.value) + 6; },
+    x: () => dye(other), b: () => choose('paint'), e: () => choose('erase'), i: () => choose('pick'),
+    m: () => choose('mask'), u: () => choose('unmask'),
+};
 document.addEventListener('keydown', event => {
-    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== 'z' || !element.offsetParent) return;
-    if (event.target.matches('input:not([type=range]), textarea')) return;
-    event.preventDefault();
-    deeds[event.shiftKey ? 'redo' : 'undo']();
+    if (!element.offsetParent || document.querySelector('dialog[open]')) return;
+    if (event.target.matches('input:not([type=range], [type=radio], [type=checkbox]), textarea, select')) return;
+    const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
+    if (control && key === 'z') { event.preventDefault(); deeds[event.shiftKey ? 'redo' : 'undo'](); }
+    else if (!control && !event.altKey && keys[key] && find(`[data-tool=${{m: 'mask', u: 'unmask'}[key] ?? 'paint'}]`).offsetParent) keys[key]();
 });
-blank(); buttons();
-find('.brush input').value = size;
-const waiting = window.yosoWaiting?.[props.tab];
-if (waiting) { delete window.yosoWaiting[props.tab]; take(waiting); } else adopt();
+
+async function begin() {
+    ALL.forEach(blank); buttons();
+    brush.value = props.brush;
+    const waiting = window.yosoWaiting?.[props.tab];
+    if (waiting) { delete window.yosoWaiting[props.tab]; return take(waiting); }
+    if (props.value?.picture || props.value?.note) return adopt();
+    const kept = await window.yosoDesk.canvas(props.tab);
+    if (!kept || done.length) return;
+    shape(kept.width, kept.height);
+    ALL.forEach(blank);
+    for (const name of ALL) if (kept[name]) place(name, await loaded(kept[name]));
+    buttons();
+    if (ALL.some(name => kept[name])) send();
+}
+begin();

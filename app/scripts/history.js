@@ -1,111 +1,242 @@
-// What was made, kept in this browser and nowhere else. The page sends the settings of each picture as `value`
-// ({entry, shows}); a picture is kept once it has stood still for a moment, so that dragging a slider leaves one.
-const KEY = 'yoso-studio-history', LIMIT = 60, BYTES = 4e6, STILL = 1200, FILE_LIMIT = 20e6;
+// What was made, kept in this browser and nowhere else. The page sends each result as `value` ({entry, seeds, shows}: the
+// settings of its first picture, all seeds, the element that shows them); pictures are kept once they have stood still
+// for a moment, so that dragging a slider leaves one. Tabs of a browser share what is kept, one record a picture.
+const LIMIT = 200, STILL = 1200, FILE_LIMIT = 20e6, OLD = 'yoso-studio-history', SEVERAL = 7;
 const find = selector => element.querySelector(selector);
-let kept = read(), chosen = null, waiting = null;
-
-function read() {
-    try {
-        const stored = JSON.parse(localStorage.getItem(KEY));
-        return Array.isArray(stored) ? stored.filter(one => one?.entry && typeof one.picture === 'string') : [];
-    } catch { return []; }
-}
-function write() {
-    const stored = [...kept];
-    for (;;) {
-        const text = JSON.stringify(stored);
-        try {
-            if (text.length > BYTES) throw new Error('full');
-            localStorage.setItem(KEY, text);
-            return;
-        } catch { if (!stored.length) return; stored.pop(); }  // the oldest is kept by this page alone
-    }
-}
+const dialog = find('dialog'), search = find('input[type=search]'), zoom = find('.full-foot input');
+const others = 'BroadcastChannel' in window ? new BroadcastChannel('yoso-pictures') : null;
+let kept = [], chosen = null, pinned = null, waiting = null, favourites = false;
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
-async function thumbnail(selector) {
-    const image = document.querySelector(`${selector} img`);
-    if (!image) return null;
-    await image.decode().catch(() => {});
-    const small = document.createElement('canvas');
-    small.width = small.height = 160;
-    const context = small.getContext('2d');
-    context.imageSmoothingQuality = 'high';
-    context.drawImage(image, 0, 0, 160, 160);
-    return small.toDataURL('image/webp', .85);
+async function load() {
+    const stored = await window.yosoStore.all('pictures');
+    if (stored) kept = stored.sort((a, b) => b.time - a.time);
+    chosen = kept.find(one => one.id === chosen?.id) ?? null;
+    draw();
 }
-async function keep({entry, shows}) {
-    const picture = await thumbnail(shows);
-    if (!picture) return;
-    kept = [{entry, picture}, ...kept.filter(old => !same(old.entry, entry))].slice(0, LIMIT);
-    if (!kept.includes(chosen)) chosen = null;
-    write(); draw();
+async function put(...records) {
+    await window.yosoStore.put('pictures', ...records);
+    others?.postMessage('changed');
+}
+async function remove(...records) {
+    const ids = new Set(records.map(one => one.id));
+    kept = kept.filter(one => !ids.has(one.id));
+    if (ids.has(chosen?.id)) chosen = null;
+    if (ids.has(pinned?.id)) pinned = null;
+    draw();
+    await window.yosoStore.remove('pictures', ...ids);
+    others?.postMessage('changed');
+    window.yosoSay(records.length > 1 ? `${records.length} pictures forgotten.` : 'Picture removed.', {
+        Undo: async () => { kept = [...kept, ...records].sort((a, b) => b.time - a.time); draw(); await put(...records); },
+    });
+}
+others?.addEventListener('message', load);
+
+// Keeping ------------------------------------------------------------------------------------------------------------
+async function keep({entry, seeds, shows}) {
+    clearTimeout(waiting);
+    waiting = null;
+    const images = new Map();
+    for (const image of document.querySelectorAll(`${shows} img[data-seed]`)) {
+        const seed = Number(image.dataset.seed);
+        if (!images.has(seed)) images.set(seed, image.src);
+    }
+    const now = Date.now(), made = [];
+    seeds.forEach((seed, index) => {
+        if (!images.has(seed)) return;  // replaced meanwhile
+        const settings = {...entry, seed}, known = kept.find(one => same(one.entry, settings));
+        const record = known ?? {id: window.yosoUnique(), entry: settings, favourite: false};
+        made.push({...record, picture: images.get(seed), time: now - index});
+    });
+    if (!made.length) return;
+    const ids = new Set(made.map(one => one.id));
+    kept = [...made, ...kept.filter(one => !ids.has(one.id))];
+    const old = kept.slice(LIMIT).filter(one => !one.favourite);
+    kept = kept.filter(one => !old.includes(one));
+    chosen = kept.find(one => one.id === chosen?.id) ?? null;
+    draw();
+    await put(...made);
+    if (old.length) await window.yosoStore.remove('pictures', ...old.map(one => one.id));
 }
 watch('value', () => {
-    clearTimeout(waiting);
     const value = props.value;
-    if (value?.entry && !same(kept[0]?.entry, value.entry)) waiting = setTimeout(() => keep(value), STILL);
+    if (value?.offer) offer(value.offer);
+    if (!value?.entry) return;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => keep(value), STILL);
 });
 
+// The strip ----------------------------------------------------------------------------------------------------------
+const title = ({entry}) => `${entry.prompt || 'no prompt'}, seed ${entry.seed}`;
+function seen() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    return kept.filter(one => (!favourites || one.favourite) && words.every(word => title(one).toLowerCase().includes(word)));
+}
 function draw() {
-    const strip = find('.strip');
-    strip.replaceChildren(...kept.map((one, index) => {
-        const {entry, picture} = one;
+    const strip = find('.strip'), focused = strip.contains(document.activeElement), shown = seen();
+    strip.replaceChildren(...shown.map((one, index) => {
         const button = document.createElement('button');
         button.type = 'button';
-        button.dataset.index = index;
-        button.setAttribute('aria-pressed', one === chosen);
-        button.title = `${entry.prompt || 'no prompt'}, seed ${entry.seed}`;
+        button.dataset.id = one.id;
+        button.setAttribute('role', 'option');
+        button.setAttribute('aria-selected', one === chosen);
+        button.tabIndex = (chosen && shown.includes(chosen) ? one === chosen : index === 0) ? 0 : -1;
+        button.title = title(one) + (one.favourite ? ', favourite' : '');
         const image = document.createElement('img');
-        image.src = picture; image.alt = button.title; image.draggable = false;
+        image.src = one.picture; image.alt = button.title; image.draggable = false; image.loading = 'lazy';
         button.append(image);
+        if (one.favourite) button.classList.add('favourite');
         return button;
     }));
+    if (focused) strip.querySelector('[tabindex="0"]')?.focus();
     find('.empty').hidden = kept.length > 0;
-    find('.all').hidden = !kept.length;
+    for (const name of ['favourites', 'save-all', 'clear']) find(`[data-do=${name}]`).hidden = !kept.length;
+    find('.all').hidden = false;
+    search.hidden = kept.length < SEVERAL;
+    find('[data-do=favourites]').setAttribute('aria-pressed', favourites);
     find('.one').hidden = chosen === null;
-    if (chosen !== null) find('.about').textContent = chosen.entry.prompt || 'no prompt';
+    if (chosen !== null) find('.one .about').textContent = chosen.entry.prompt || 'no prompt';
+    if (dialog.open) drawFull();
 }
+function choose(one) { if (one !== chosen) find('.link').hidden = true; chosen = one; draw(); }
+function step(by) {
+    const shown = seen(), place = shown.indexOf(chosen);
+    const next = shown[Math.min(shown.length - 1, Math.max(0, place + by))];
+    if (next) choose(next);
+}
+
+// Full view ----------------------------------------------------------------------------------------------------------
+function figure(one) {
+    const made = document.createElement('figure'), image = document.createElement('img');
+    image.src = one.picture; image.alt = title(one); image.draggable = false;
+    made.append(image);
+    made.style.setProperty('--zoom', zoom.value);
+    return made;
+}
+function drawFull() {
+    if (!chosen) return dialog.close();
+    const pair = pinned && pinned !== chosen ? [pinned, chosen] : [chosen];
+    find('.full-pictures').replaceChildren(...pair.map(figure));
+    find('.full .about').textContent = pair.map(title).join('  |  ');
+    find('[data-do=favourite]').setAttribute('aria-pressed', chosen.favourite);
+    find('[data-do=beside]').setAttribute('aria-pressed', pinned !== null);
+}
+function full(one) {
+    if (!one) return;
+    zoom.value = 1; pinned = null;
+    choose(one);
+    if (!dialog.open) dialog.showModal();
+    drawFull();
+}
+// A picture on a stage is looked at: it is kept at once.
+window.yosoFull = async seed => {
+    if (waiting !== null) await keep(props.value);
+    full(kept.find(one => one.entry.seed === seed && one.picture === document.querySelector(`.stage img[data-seed="${seed}"]`)?.src)
+        ?? kept.find(one => one.entry.seed === seed));
+};
+dialog.addEventListener('keydown', event => {
+    if (event.target.matches('input')) return;
+    const deed = {ArrowLeft: () => step(-1), ArrowRight: () => step(1), f: () => deeds.favourite(), '+': () => enlarge(.5), '-': () => enlarge(-.5)}[event.key];
+    if (deed) { event.preventDefault(); deed(); }
+});
+function enlarge(by) { zoom.value = Number(zoom.value) + by; zoom.dispatchEvent(new Event('input')); }
+zoom.addEventListener('input', () => {
+    for (const each of find('.full-pictures').children) each.style.setProperty('--zoom', zoom.value);
+});
+find('.full-pictures').addEventListener('wheel', event => {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    enlarge(event.deltaY < 0 ? .5 : -.5);
+}, {passive: false});
+find('.full-pictures').addEventListener('dblclick', () => enlarge(zoom.value > 1 ? -8 : 2));
+dialog.addEventListener('click', event => { if (event.target === dialog) dialog.close(); });
+dialog.addEventListener('close', () => find('.strip [tabindex="0"]')?.focus({preventScroll: true}));
+
+// Deeds --------------------------------------------------------------------------------------------------------------
 // Put what a picture shows onto the canvas of a tab, which may never have been open.
 window.yosoToCanvas = (source, tab = 'edit') => {
-    const take = window.yosoCanvases?.[tab];
+    const take = window.yosoCanvases?.[tab]?.take;
     if (source && take) take(source);
     else if (source) (window.yosoWaiting ??= {})[tab] = source;
 };
+function bring(source, tab) { window.yosoToCanvas(source, tab); trigger('edit', {tab}); dialog.close(); }
 const deeds = {
-    restore: ({entry}) => trigger('select', {request: entry}),
-    canvas: ({picture}) => { window.yosoToCanvas(picture); trigger('edit'); },
-    link: ({entry}) => trigger('copy', {request: entry}),
-    save: ({entry}) => trigger('download', {requests: [entry]}),
-    remove: () => { kept = kept.filter(one => one !== chosen); chosen = null; write(); draw(); },
-    'save-all': () => trigger('download', {requests: kept.map(each => each.entry)}),
-    clear: () => { kept = []; chosen = null; write(); draw(); },
+    restore: () => { trigger('select', {request: chosen.entry}); dialog.close(); },
+    full: () => full(chosen),
+    edit: () => bring(chosen.picture, 'edit'),
+    translate: () => bring(chosen.picture, 'translate'),
+    link: () => trigger('copy', {request: chosen.entry}),
+    save: () => trigger('download', {requests: [chosen.entry]}),
+    remove: () => { const gone = chosen; if (dialog.open) step(seen().at(-1) === gone ? -1 : 1); if (chosen === gone) chosen = null; remove(gone); },
+    favourite: () => { chosen.favourite = !chosen.favourite; draw(); put(chosen); },
+    favourites: () => { favourites = !favourites; draw(); },
+    beside: () => { pinned = pinned ? null : chosen; drawFull(); },
+    previous: () => step(-1),
+    next: () => step(1),
+    close: () => dialog.close(),
+    'save-all': () => trigger('download', {requests: seen().map(each => each.entry).slice(0, props.most)}),
+    clear: () => remove(...kept),
+    afresh: () => window.yosoDesk.afresh(),
 };
 element.addEventListener('click', event => {
     const button = event.target.closest('button');
-    if (button?.dataset.index) {
-        const one = kept[Number(button.dataset.index)];
-        chosen = chosen === one ? null : one;
-        draw();
-    } else if (button?.dataset.do) deeds[button.dataset.do](chosen);
+    if (button?.dataset.id) {
+        const one = kept.find(each => each.id === button.dataset.id);
+        choose(chosen === one ? null : one);
+    } else if (button?.dataset.do) deeds[button.dataset.do]();
 });
-find('.strip').addEventListener('dblclick', event => {
+const strip = find('.strip');
+strip.addEventListener('dblclick', event => {
     const button = event.target.closest('button');
-    if (button) { chosen = kept[Number(button.dataset.index)]; draw(); deeds.restore(chosen); }
+    if (button) full(kept.find(each => each.id === button.dataset.id));
 });
+strip.addEventListener('keydown', event => {  // one stop of the Tab key; arrows go on from there
+    const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+    if (by) { event.preventDefault(); step(chosen ? by : 0); }
+    if (event.key === 'Enter' && chosen) { event.preventDefault(); full(chosen); }
+    if (event.key === 'Delete' && chosen) deeds.remove();
+});
+search.addEventListener('input', draw);
 
-// A PNG dropped anywhere on the page brings its settings back, but where something else takes it.
+// The link is shown; that it is on the clipboard is said where it is.
+window.yosoLink = async ({link, without}) => {
+    const row = find('.link'), field = row.querySelector('input'), said = row.querySelector('p');
+    field.value = `${location.origin}${location.pathname}#s=${link}`;
+    row.hidden = false;
+    const lacks = without.length ? ` It does not hold ${without.join(' and ')}.` : '';
+    let copied = false;
+    try { await navigator.clipboard.writeText(field.value); copied = true; } catch { /* plain http, or not allowed */ }
+    said.textContent = (copied ? 'The link is on the clipboard.' : 'Copy this link.') + lacks;
+    field.focus(); field.select();
+};
+
+// A picture dropped anywhere on the page brings its settings back, but where something else takes it; one without
+// settings is still a picture.
+let dropped = null;
+function offer(sentence) {
+    window.yosoSay(sentence, {'Edit it': () => bring(dropped, 'edit'), 'Translate it': () => bring(dropped, 'translate')}, 30);
+}
 document.addEventListener('dragover', event => event.preventDefault());
 document.addEventListener('drop', event => {
     const taken = event.defaultPrevented || event.target.closest?.('.takes-files');
     event.preventDefault();
     if (taken) return;
     const file = event.dataTransfer.files[0];
-    if (!file || file.size > FILE_LIMIT) return;
+    if (!file) return;
+    if (!file.type.startsWith('image/')) return window.yosoSay('That is no picture; LoRAs and data have places of their own on the page.');
+    if (file.size > FILE_LIMIT) return window.yosoSay('That file is larger than 20 MB; choose a smaller one.');
     const reader = new FileReader();
-    reader.onload = () => trigger('upload', {file: reader.result});
+    reader.onload = () => { dropped = reader.result; trigger('upload', {file: reader.result}); };
     reader.readAsDataURL(file);
 });
-const link = new URLSearchParams(location.search).get('s');
-if (link) trigger('input', {link});
+
+async function begin() {
+    try {  // as the studio kept them once
+        const old = JSON.parse(localStorage.getItem(OLD)) ?? [], now = Date.now();
+        await put(...old.map((one, index) => ({id: window.yosoUnique(), time: now - index, favourite: false, ...one})));
+        localStorage.removeItem(OLD);
+    } catch { /* there are none */ }
+    await load();
+}
 draw();
+begin();

@@ -35,6 +35,7 @@ function draw() {
     list.replaceChildren(...entries.map(card));
     find('.nothing').hidden = entries.length > 0;
     search.hidden = (props.entries ?? []).length < 7;
+    window.yosoDesk.put('own', (props.entries ?? []).filter(entry => entry.opened).map(entry => entry.id));
 }
 function set(values) { props.value = values; trigger('change'); }
 list.addEventListener('click', event => {

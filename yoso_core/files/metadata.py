@@ -1,4 +1,4 @@
-"""What is written into a PNG, or into a link, so that its picture can be made again.
+"""What is written into a PNG so that its picture can be made again.
 
 Two text chunks: ``parameters``, the line format that other tools of the field write and read, and ``yoso``, our request
 as JSON, with the pictures that it edits and follows.
@@ -43,7 +43,6 @@ KINDS = {"generate": GenerateRequest, "edit": EditRequest, "translate": Translat
 PNG_URL = "data:image/png;base64,"
 PICTURE_LIMIT = 24_000_000  # characters of one picture in JSON
 JSON_LIMIT = 48_000_000  # characters in all; PIL reads no more than 64 MB of text from a PNG
-LINK_LIMIT = 8000  # characters; servers refuse longer addresses
 PARAMETERS_LIMIT = 50_000  # characters
 LISTED = 8  # things named in one note
 NEGATIVE = "Negative prompt:"
@@ -51,7 +50,6 @@ SETTING = re.compile(r'([A-Za-z][\w /-]{0,60}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|
 TAG = r"<(lora|lyco|hypernet):([^<>\n]*)>"
 # With the spaces and commas around; the look-behind begins each run of them once, however long it is.
 TAGS = re.compile(rf"(?<![\s,])[\s,]*(?:{TAG}[\s,]*)+")
-KEPT_BACK = {"picture": "the picture that it began with", "control": "the control picture"}  # by field; not in links
 
 
 @dataclass(frozen=True)
@@ -191,52 +189,6 @@ def _parse(text: str, limit: int) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"The settings can't be read ({error!s:.80}).") from None
-
-
-def link_text(request: GenerateRequest) -> str:
-    """A request as URL-safe text, without what is as by default, and without pictures.
-
-    Raises:
-        RequestError: it is too long for a link.
-    """
-    request = for_others(request)
-    values = {
-        field.name: _plain(getattr(request, field.name))
-        for field in fields(GenerateRequest)
-        if field.name not in KEPT_BACK and getattr(request, field.name) != field.default
-    }
-    kept_back = [name for name in KEPT_BACK if getattr(request, name, None) is not None]
-    if kept_back:
-        values["without"] = kept_back
-    compact = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-    text = base64.urlsafe_b64encode(compact.encode()).decode().rstrip("=")
-    if len(text) > LINK_LIMIT:
-        raise RequestError("These settings are too long for a link; please shorten the prompt.")
-    return text
-
-
-def from_link(text: Any) -> Restored:
-    """What `link_text` wrote. What began with a picture comes back as a plain request, because that stayed behind.
-
-    Raises:
-        RequestError: it is no such text, or its settings are not valid.
-    """
-    broken = RequestError("This link can't be read, part of it may be missing; please copy the whole link.")
-    # The decoder would skip what does not belong.
-    if not isinstance(text, str) or len(text) > LINK_LIMIT or not re.fullmatch(r"[\w-]+=*", text, re.ASCII):
-        raise broken
-    try:
-        decoded = base64.urlsafe_b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4)).decode()
-        values = json.loads(decoded)
-    except (ValueError, RecursionError):
-        raise broken from None
-    if not isinstance(values, dict):
-        raise broken
-    kept_back = values.pop("without", [])
-    if not isinstance(kept_back, list) or not all(isinstance(name, str) and name in KEPT_BACK for name in kept_back):
-        raise broken
-    notes = [f"{KEPT_BACK[name]} can't travel in a link: choose it again" for name in dict.fromkeys(kept_back)]
-    return Restored(_build(GenerateRequest, values), tuple(notes))
 
 
 def parameters_text(result: Result, index: int) -> str:
