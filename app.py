@@ -14,7 +14,7 @@ from app.server.uploads import FolderError, own_folder
 from app.train_mode import MODES, usual_mode
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine, PictureError
-from yoso_core.library import bundled, distinct, in_folder, trained
+from yoso_core.lora.library import bundled, distinct, in_folder, trained
 from yoso_core.models import MODELS as KNOWN
 from yoso_core.models import local_model
 from yoso_core.requests import DEFAULT_MODEL, RequestError

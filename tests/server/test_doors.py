@@ -1,4 +1,4 @@
-"""What a request may take: bytes, time, places; what is closed; and that errors are sentences. On the loopback alone."""
+"""What a request may take: bytes, time, places; what is closed; and that errors are sentences. All on the loopback."""
 
 import errno
 import json
