@@ -45,7 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of training runs")
     parser.add_argument("--train", choices=MODES, help="who may train what; default: by address, off on a public Space")
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as tools for language models")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.host = options.host.strip("[]")  # as addresses of IPv6 are written before a port
+    return options
 
 
 def check_address(host: str, port: int) -> None:
@@ -100,7 +102,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):  # uploads are to be cleared away
         signal.signal(number, end)
     try:
-        check_address(options.host.strip("[]"), options.port)
+        check_address(options.host, options.port)
         root = os.environ.get("GRADIO_TEMP_DIR")
         with own_folder(Path(root) if root else None) as folder:
             os.environ["GRADIO_TEMP_DIR"] = str(folder)
