@@ -17,7 +17,7 @@ from app.pictures import plain
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.links import from_link
-from yoso_core.library import public_name
+from yoso_core.lora.library import public_name
 from yoso_core.requests import DEFAULT_MODEL, LORA_WEIGHT_RANGE, PROMPT_LIMIT, RequestError
 
 ON_OPEN = "(saved, order) => [window.yosoDesk.opening(), order]"
@@ -116,7 +116,8 @@ class Desk:
         """Updates that set what was kept, and what of it is gone, in words."""
         settings, picker, notes = self.settings, self.settings.picker, []
         self.recall()
-        own = [name for name in saved.get("own") or [] if picker.is_opened(name)]
+        own = saved.get("own")
+        own = [name for name in own if picker.is_opened(name)] if isinstance(own, list) else []
         picker.hold(own)
         model = self._model(saved.get("model"), notes)
         values = {control: saved.get(name, control.value) for name, control in self.controls.items()}
@@ -124,7 +125,7 @@ class Desk:
         updates[picker.loras] = self._loras(model, saved.get("loras"), own, notes)
         for name, control in self.controls.items():
             update = updates.get(control, {})
-            if control in (picker.loras, settings.model) or name not in saved:
+            if control in (picker.loras, settings.model, self.drawing.active) or name not in saved:
                 continue
             if fits(control, update, saved[name]):
                 updates[control] = {**update, **gr.update(value=saved[name])}

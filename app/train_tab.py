@@ -24,7 +24,7 @@ from train.presets import model_of
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored
-from yoso_core.library import CARD_FILE, LoraEntry, of_run
+from yoso_core.lora.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.models import LORA_FILE, ModelError, ModelSpec, Source
 from yoso_core.requests import RequestError
 from yoso_core.translate import CONFIG, read_translator
@@ -184,7 +184,7 @@ class TrainTab:
             if spec is not None:
                 cards = self.settings.picker.cards(spec, [*names, *others])
                 changed = {"value": kept} if kept != loras else {}
-                updates[self.settings.picker.loras] = gr.update(entries=cards, **changed)
+                updates[self.settings.picker.loras] = gr.HTML(entries=cards, **changed)
         updates |= self.view.look(job, scrubbed, seen) if job else {}
         return updates or gr.skip()
 

@@ -21,10 +21,12 @@ from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
+from app.server.queueing import PLACES
 from app.settings import with_style
-from app.ui import QUEUE_LIMIT, build_app, launch_options
+from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
-from yoso_core.files.metadata import Restored, from_json, from_link, link_text, to_json
+from yoso_core.files.links import from_link, link_text
+from yoso_core.files.metadata import Restored, from_json, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
@@ -60,9 +62,9 @@ def client(url) -> Client:
 
 def values_of(drawing: Drawing, tab: str = "generate", order: int = 0, **changes) -> dict:
     """What Gradio hands to `draw` when the controls hold their first values, `changes` apart."""
-    settings, values = drawing.settings, {drawing.active: tab, drawing.drawn: 0}
+    settings, values = drawing.settings, {drawing.active: tab, drawing.drawn: 0, drawing.refused: False}
     controls = {name: getattr(settings, name) for name in ("prompt", "negative", "seed", "style", "steps")}
-    controls |= {name: getattr(settings, name) for name in ("guidance", "size", "live", "model")}
+    controls |= {name: getattr(settings, name) for name in ("guidance", "size", "live", "keep", "model")}
     controls["loras"] = settings.picker.loras
     values |= {control: changes.pop(name, control.value) for name, control in controls.items()}
     for one in drawing.tabs.values():
@@ -110,14 +112,35 @@ def test_draw_waits_for_generate_when_not_live(drawing):
     assert "a dog" in updates[tab.stage]
     states = {drawing.drawn: 1, tab.shown: updates[tab.shown]}
     again = drawing.draw(values_of(drawing, prompt="a dog", live=False, order=1, states=states))
-    assert again == {drawing.drawn: 1}
+    assert again == {drawing.drawn: 1, drawing.refused: False}
 
 
-@pytest.mark.parametrize("bad", [{"seed": None}, {"steps": 3}, {"prompt": "a" * 100_000}, {"guidance": float("nan")}])
-def test_draw_tells_problems_in_place_of_the_picture(drawing, bad):
+def test_a_wish_for_the_same_picture_says_what_is_in_the_way(drawing):
     tab = drawing.tabs["generate"]
-    updates = drawing.draw(values_of(drawing, **bad))
-    assert "<img" not in updates[tab.stage] and 'role="alert"' in updates[tab.info] and updates[tab.shown] is None
+    drawn = drawing.draw(values_of(drawing, prompt="a dog", order=1))
+    states = {drawing.drawn: 1, tab.shown: drawn[tab.shown]}
+    again = drawing.draw(values_of(drawing, prompt="a dog", order=2, keep=True, states=states))
+    assert "The seed is locked" in again[tab.info]
+    assert "The seed is locked" not in drawing.draw(values_of(drawing, prompt="a cat", order=2, keep=True))[tab.info]
+
+
+def settings_asked(drawing):
+    """What `restored` and `choose_model` are told of the page as it begins."""
+    values = {control: control.value for control in drawing.asked} | {drawing.settings.picker.own: []}
+    return values | {drawing.settings.order: 0, drawing.settings.wished: DEFAULT_MODEL}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"seed": None}, {"seed": 2**32}, {"steps": 3}, {"prompt": "a" * 100_000}, {"guidance": float("nan")}]
+)
+def test_draw_tells_problems_and_the_picture_stays(drawing, bad):
+    tab = drawing.tabs["generate"]
+    shown = drawing.draw(values_of(drawing))[tab.shown]
+    updates = drawing.draw(values_of(drawing, **bad, states={tab.shown: shown}))
+    assert 'role="alert"' in updates[tab.info] and not {tab.stage, tab.shown} & {*updates}
+    assert not re.search(r"\de[+-]", updates[tab.info])
+    mended = drawing.draw(values_of(drawing, states={tab.shown: shown, drawing.refused: updates[drawing.refused]}))
+    assert 'role="alert"' not in mended[tab.info]
 
 
 BAD_LORAS = [None, "line-art", {"nowhere": 1.0}, {"waves": 3.0}, {"waves": float("nan")}, {"waves": True}]
@@ -191,11 +214,11 @@ def test_cut_prompts_and_empty_prompts_are_told(engine):
     assert "Without a prompt" in info_html(engine.run(GenerateRequest("")))
 
 
-def test_several_pictures_can_be_picked(engine, drawing):
-    stage = pictures_html(engine.run(GenerateRequest("a cat", seed=3, count=4)))
-    assert re.findall(r'data-seed="(\d+)"', stage) == ["3", "4", "5", "6"]
-    event = gr.EventData(None, {"seed": 5})
-    assert drawing.settings.pick(8, event) == (5, True, 1, 9)
+def test_several_pictures_can_be_looked_at_and_are_all_kept(engine, drawing):
+    result = engine.run(GenerateRequest("a cat", seed=3, count=4))
+    assert re.findall(r'<button type="button" data-seed="(\d+)"', pictures_html(result)) == ["3", "4", "5", "6"]
+    entry = drawing.history.entry(result, "stage")
+    assert entry["seeds"] == [3, 4, 5, 6] and from_json(entry["entry"]) == GenerateRequest("a cat", seed=3)
 
 
 def test_saved_png_holds_its_request(engine, tmp_path):
@@ -209,26 +232,28 @@ def test_saved_png_holds_its_request(engine, tmp_path):
 def test_restore_sets_the_controls_of_the_right_tab(drawing):
     settings, edit = drawing.settings, drawing.tabs["edit"]
     request = GenerateRequest("a crown", negative="red", seed=2, steps=4, one_step=0.5, loras=(LoraUse("waves", 0.3),))
-    updates = drawing.restored(Restored(request), [], 0)
-    names = ("prompt", "negative", "seed", "keep", "steps")
-    assert [updates[getattr(settings, name)] for name in names] == ["a crown", "red", 2, True, 4]
+    updates = drawing.restored(Restored(request), settings_asked(drawing))
+    assert settings.keep not in updates
+    names = ("prompt", "negative", "seed", "steps")
+    assert [updates[getattr(settings, name)] for name in names] == ["a crown", "red", 2, 4]
+    assert updates[settings.style]["value"] == "any"
     assert updates[settings.picker.loras].value == {OWN: 0.5, "waves": 0.3}
     picture = Image.new("RGB", (64, 64), "red")
-    updates = drawing.restored(Restored(EditRequest("a", picture=picture, strength=0.2, grow=0.5)), [], 0)
+    request = EditRequest("a", picture=picture, strength=0.2, grow=0.5)
+    updates = drawing.restored(Restored(request), settings_asked(drawing))
     assert (updates[edit.strength], updates[edit.grow]) == (0.2, 0.5)
-    assert read_canvas(updates[edit.canvas])[0].getpixel((9, 9)) == (255, 0, 0)
+    assert read_canvas(updates[edit.canvas]["value"])[0].getpixel((9, 9)) == (255, 0, 0)
     assert updates[drawing.selected].selected == "edit"
 
 
 def test_what_is_drawn_from_restored_settings_is_the_same_request(drawing):
     """Everything that a request of the page can say comes back from a picture of it."""
     request = GenerateRequest("a crown, 3d", seed=9, steps=2, guidance=1.5, size=64, loras=(LoraUse("waves", 0.5),))
-    updates = drawing.restored(Restored(request), [], 4)
+    updates = drawing.restored(Restored(request), settings_asked(drawing))
     settings = drawing.settings
-    loras = updates[settings.picker.loras].value
-    again = drawing.draw(
-        values_of(drawing, prompt=updates[settings.prompt], seed=9, steps=2, guidance=1.5, loras=loras, style="any")
-    )
+    loras, style = updates[settings.picker.loras].value, updates[settings.style]["value"]
+    assert (updates[settings.prompt], style) == ("a crown", "3d")  # as they were set
+    again = drawing.draw(values_of(drawing, prompt="a crown", seed=9, steps=2, guidance=1.5, loras=loras, style=style))
     assert again[drawing.tabs["generate"].shown] == request
 
 
@@ -250,12 +275,28 @@ def test_history_saves_what_it_holds(drawing, engine):
             drawing.history.save_entries(gr.EventData(None, bad))
 
 
-def test_a_model_that_fails_gives_way_to_the_bundled_one(drawing, monkeypatch):
-    warnings = []
+def test_a_model_that_fails_changes_nothing(drawing, monkeypatch):
+    warnings, settings = [], drawing.settings
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-    picker, *_, order = drawing.settings.choose_model("broken", {OWN: 1.0}, [], 4, progress=lambda *_, **__: None)
-    assert picker["value"] == DEFAULT_MODEL and order == 5
+    wish = settings_asked(drawing) | {settings.wished: "broken"}
+    updates = drawing.choose_model(wish, progress=lambda *_, **__: None)
+    assert updates == {settings.wished: DEFAULT_MODEL}
     assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
+    monkeypatch.setattr(drawing.engine, "load", lambda *_, **__: 1 / 0)
+    assert drawing.choose_model(wish, progress=lambda *_, **__: None) == {settings.wished: DEFAULT_MODEL}
+
+
+def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monkeypatch):
+    other = replace(engine.models[DEFAULT_MODEL], family="other", sizes=(64,))
+    monkeypatch.setitem(engine.models, "other", other)
+    settings, edit = drawing.settings, drawing.tabs["edit"]
+    asked = settings_asked(drawing) | {settings.wished: "other", edit.annotator: "canny"}
+    updates = drawing.choose_model(asked, progress=lambda *_, **__: None)
+    assert updates[settings.model]["value"] == "other" and updates[settings.order] == 1
+    assert updates[edit.annotator] == gr.update(choices=[("Off", "off")], value="off")
+    assert updates[settings.size]["visible"] is False
+    back = drawing.choose_model(asked | {settings.wished: DEFAULT_MODEL}, progress=lambda *_, **__: None)
+    assert back[edit.annotator]["value"] == "canny"
 
 
 def test_uploaded_loras_are_the_sessions_own(drawing, tiny_lora, tmp_path):
@@ -278,6 +319,8 @@ def test_what_does_not_fit_is_not_kept_and_sessions_forget(drawing, tiny_lora, t
     _, _, told = picker.add_file(str(wide), DEFAULT_MODEL, {}, [])
     assert 'role="alert"' in told and set(picker.known) == known
     _, own, _ = picker.add_file(str(tiny_lora.path), DEFAULT_MODEL, {}, [])
+    picker.hold(own)  # the same browser, after a reload
+    picker.forget(own)
     use = GenerateRequest("a", loras=(LoraUse(own[0]),))
     drawing.engine.run(use)
     picker.forget([*own, "waves"])
@@ -293,7 +336,7 @@ def test_pictures_and_links_do_not_give_away_uploads(drawing, tiny_lora, tmp_pat
     secret = own[0].split("-waves")[0].removeprefix("upload-")
     path = download_file([drawing.engine.run(request)], str(tmp_path))
     assert secret.encode() not in Path(path).read_bytes()
-    assert from_link(link_text(request)).request.loras == (LoraUse("upload-waves", 0.5),)
+    assert from_link(link_text(request).text).request.loras == (LoraUse("upload-waves", 0.5),)
     restored, notes = picker.restored(drawing.engine.models[DEFAULT_MODEL], 1.0, read_png(path).request.loras, own)
     assert restored.value[own[0]] == 0.5 and not notes  # whose it is still gets it
     assert picker.restored(drawing.engine.models[DEFAULT_MODEL], 1.0, read_png(path).request.loras, [])[1]
@@ -302,7 +345,8 @@ def test_pictures_and_links_do_not_give_away_uploads(drawing, tiny_lora, tmp_pat
 def test_toasts_show_no_markup(drawing, monkeypatch):
     told = []
     monkeypatch.setattr(gr, "Info", lambda message, **_: told.append(message))
-    drawing.restored(Restored(GenerateRequest("a", loras=(LoraUse("<img src=x>"),))), [], 0)
+    request = GenerateRequest("a", loras=(LoraUse("<img src=x>"),))
+    drawing.restored(Restored(request), settings_asked(drawing))
     assert "&lt;img" in told[0] and "<img" not in told[0]
 
 
@@ -351,7 +395,7 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     # Batches find their own place or are refused, so that none waits in the queue that all share.
     assert {fn.concurrency_limit for fn in python if fn.name != "translate_all"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
-    assert not demo.api_open and demo._queue.max_size == QUEUE_LIMIT
+    assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
 
 
@@ -369,6 +413,12 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     assert about["evaluations"] == 0 and "cropped" in about["notes"][0]
     with Image.open(files[0]) as made:
         assert made.size == (64, 64) and json.loads(made.text["yoso"])["kind"] == "edit"
+    layer = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
+    layer.paste("white", (20, 20, 60, 50))  # a stroke as editors save them
+    layer.save(tmp_path / "mask.png")
+    files, about = client.predict(picture=picture, mask=handle_file(tmp_path / "mask.png"), api_name="/edit")
+    with Image.open(files[0]) as made:
+        assert from_json(json.loads(made.text["yoso"])).mask.getbbox() == (20, 20, 60, 50)
     with Image.open(client.predict(picture=picture, api_name="/control_map")) as found:
         assert found.size == (64, 64)
     _, rungs = client.predict(prompt="a", api_name="/ladder")
@@ -392,7 +442,7 @@ def test_api_reads_no_file_that_was_not_uploaded(client, url, tmp_path):
 
 
 BAD = [
-    {"seed": -1},
+    {"seed": -2},
     {"seed": True},
     {"seed": "NaN"},
     {"steps": 3},

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from yoso_core.requests import GenerateRequest, LoraUse, RequestError
+from yoso_core.requests import SEED_LIMIT, GenerateRequest, LoraUse, RequestError
 
 BAD = [
     {"prompt": None},
@@ -13,7 +13,7 @@ BAD = [
     {"prompt": "half a pair \ud800"},
     {"seed": 10**400},
     {"negative": 3},
-    {"seed": -1},
+    {"seed": -2},
     {"seed": 2**32},
     {"seed": 1.5},
     {"seed": True},
@@ -68,3 +68,15 @@ def test_every_guidance_of_the_slider_is_taken():
 
 def test_an_empty_prompt_is_a_request():
     assert GenerateRequest("").prompt == ""
+
+
+def test_a_seed_of_minus_one_is_a_random_one():
+    seeds = {GenerateRequest("a", seed=-1).seed for _ in range(20)}
+    assert len(seeds) > 1 and all(0 <= seed <= SEED_LIMIT for seed in seeds)
+
+
+@pytest.mark.parametrize("seed", [None, 2**32, 1.5, -2, True, "7"])
+def test_what_is_no_seed_is_told_in_plain_numbers(seed):
+    with pytest.raises(RequestError, match="up to 4294967295, or -1 for a random one") as caught:
+        GenerateRequest("a", seed=seed)
+    assert "e+" not in str(caught.value)

@@ -81,6 +81,14 @@ def tab_of(demo: gr.Blocks) -> TrainTab:
     return next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "look")
 
 
+def use_run(tab: TrainTab, owner: str, selected: str, prompt="a", style="any", seed=0, own=(), order=0) -> dict:
+    """What "Use in Generate" sets on a page that says this."""
+    drawing, settings = tab.restored.__self__, tab.settings
+    values = {control: control.value for control in drawing.asked}
+    values |= {tab.owner: owner, tab.selected: selected, settings.picker.own: list(own), settings.order: order}
+    return tab.use_run(values | {settings.prompt: prompt, settings.style: style, settings.seed: seed})
+
+
 class Page:
     """What a browser holds of the tab, and what the last look changed."""
 
@@ -96,7 +104,8 @@ class Page:
         picker = tab.settings.picker
         self.told, self.seen = updates.get(tab.told, self.told), updates.get(tab.view.seen, self.seen)
         self.own = updates.get(picker.own, self.own)
-        self.loras = updates[picker.loras].value if picker.loras in updates else self.loras
+        if picker.loras in updates:
+            self.loras = updates[picker.loras].constructor_args.get("value", self.loras)
         if tab.view.scrub in updates:  # what is not given stays as it is on the page
             self.scrubbed = updates[tab.view.scrub].constructor_args.get("value", self.scrubbed)
         return updates
@@ -246,7 +255,7 @@ def test_nobody_reaches_a_run_of_somebody_else(make_tab, send):
     assert shown == SKIPPED and "no such run" in told
     assert ["no such run" in told for told in view.draw_checkpoints(me, sent, "a cat", 0)] == [True]
     assert "no such run" in tab.new.again(me, sent)[1]
-    for act in (lambda: view.pack_run(me, sent), lambda: tab.use_run(me, sent, "a cat", "any", 0, [], 0)):
+    for act in (lambda: view.pack_run(me, sent), lambda: use_run(tab, me, sent)):
         with pytest.raises(gr.Error, match="no such run"):
             act()
     page = Page(tab, me, sent)
@@ -812,7 +821,7 @@ def test_a_sample_is_drawn_with_what_was_learned_by_now(tab):
     drawn = [view.draw_sample("", job.id, "a <b>cat</b>", 3, weight) for weight in (1.0, 0.0, 1.0)]
     assert len({stage for stage, _ in drawn}) == 2 and "1 network evaluation" in words(drawn[0][1])
     assert 'alt="a &lt;b&gt;cat&lt;/b&gt;, seed 3"' in drawn[0][0]
-    for odd in ({"weight": 3.0}, {"weight": None}, {"seed": None}, {"seed": -1}, {"prompt": "a" * 3000}, {"prompt": 5}):
+    for odd in ({"weight": 3.0}, {"weight": None}, {"seed": None}, {"seed": -2}, {"prompt": "a" * 3000}, {"prompt": 5}):
         stage, told = view.draw_sample("", job.id, **({"prompt": "a", "seed": 0, "weight": 1.0} | odd))
         assert stage == SKIPPED and 'role="alert"' in told
     empty = hand_made(tab.runs.root, name="empty")
@@ -832,7 +841,7 @@ def test_checkpoints_are_compared_with_the_untouched_model(tab):
     titles = re.findall(r"<b>(.*?)</b>", shown[-1])
     assert titles[:2] == ["before", "step 1"] and titles[-1] == "step 12" and len(titles) == 9
     assert [markup.count("<img") for markup in shown] == list(range(1, 10))
-    assert 'role="alert"' in next(tab.view.draw_checkpoints("", job.id, "a cat", -1))
+    assert 'role="alert"' in next(tab.view.draw_checkpoints("", job.id, "a cat", -2))
 
 
 def test_a_run_without_snapshots_has_nothing_to_compare(tab):
@@ -877,9 +886,9 @@ def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, style, e
     hand_over(job, 5)
     page = Page(tab, "", job.id)
     page.look()
-    updates, settings = tab.use_run("", job.id, prompt, style, 7, page.own, 3), tab.settings
+    updates, settings = use_run(tab, "", job.id, prompt, style, 7, page.own, 3), tab.settings
     entry = tab.entries(job)[0].id
-    assert (updates[settings.prompt], updates[settings.seed], updates[settings.keep]) == (expected, 7, True)
+    assert (updates[settings.prompt], updates[settings.seed]) == (expected, 7)
     assert updates[settings.picker.loras].value == {"one-step": one_step, entry: 1.0}
     assert updates[drawing.selected].selected == updates[drawing.active] == "generate"
     assert updates[settings.order] == 4 and updates[settings.model]["value"] == DEFAULT_MODEL
@@ -888,11 +897,11 @@ def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, style, e
 
 def test_use_in_generate_tells_what_is_in_the_way(tab):
     with pytest.raises(gr.Error, match="learned nothing"):
-        tab.use_run("", hand_made(tab.runs.root, name="nothing").id, "a", "any", 0, [], 0)
+        use_run(tab, "", hand_made(tab.runs.root, name="nothing").id)
     job = hand_made(tab.runs.root, name="odd", model="<img src=x>")
     hand_over(job, 5)
     with pytest.raises(gr.Error) as caught:  # which is shown as HTML
-        tab.use_run("", job.id, "a", "any", 0, [], 0)
+        use_run(tab, "", job.id)
     assert "<img" not in caught.value.message
 
 

@@ -19,7 +19,7 @@ from app.translate_files import AT_ONCE, Shown, problems_html
 from app.translate_tab import numbered
 from app.ui import build_app, launch_options
 from tests.handed import stored
-from tests.test_app import shown, values_of
+from tests.test_app import settings_asked, shown, values_of
 from tests.tiny_translate import write_translator
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored
@@ -109,19 +109,20 @@ def test_choosing_a_translator_offers_its_directions(drawing, tab):
 
 
 def test_another_model_has_other_translators(drawing, tab):
-    translators, directions, canvas = tab.offer("other", "lines", "a2b")
-    assert not translators.visible and translators.value is None and not directions.visible
-    assert canvas.props == {"side": 256, "brush": 12, "tab": "translate"}  # Gradio takes them as one
+    updates = tab.for_model("other", {tab.translator: "lines", tab.direction: "a2b"})
+    translators, directions, canvas = (updates[each] for each in (tab.translator, tab.direction, tab.canvas))
+    assert not translators["visible"] and translators["value"] is None and not directions["visible"]
+    assert canvas == gr.update(side=256, brush=12, tab="translate")  # Gradio takes them as one
     assert "no translator" in tab.tell(None, None)[0]
     updates = draw(drawing, translator=None, direction=None)
     assert 'role="alert"' in updates[tab.info] and "no translator" in updates[tab.info]
-    translators, directions, _ = tab.offer(DEFAULT_MODEL, "both", "b2a")
-    assert (translators.value, directions.value) == ("both", "b2a") and translators.visible
+    translators, directions = tab.offer(DEFAULT_MODEL, "both", "b2a")
+    assert (translators["value"], directions["value"]) == ("both", "b2a") and translators["visible"]
 
 
 def test_variations_are_a_row_to_choose_from(drawing, tab):
     updates = draw(drawing, strength=0.5, count=3, seed=4)
-    assert re.findall(r'data-seed="(\d+)"', updates[tab.stage]) == ["4", "5", "6"]
+    assert re.findall(r'<img data-seed="(\d+)"', updates[tab.stage]) == ["4", "5", "6"]
     assert updates[tab.stage].count('class="before"') == 1 and "variations" in updates[tab.stage]
     alone = draw(drawing, strength=1, count=3)
     assert "variations" not in alone[tab.stage] and "lower it for variations" in shown(alone, tab.info)
@@ -132,7 +133,7 @@ def test_variations_are_a_row_to_choose_from(drawing, tab):
 )
 def test_what_is_not_possible_is_told(drawing, tab, bad):
     updates = draw(drawing, **bad)
-    assert 'role="alert"' in updates[tab.info] and updates[tab.shown] is None
+    assert 'role="alert"' in updates[tab.info] and tab.shown not in updates
 
 
 def test_a_saved_picture_comes_back_to_the_tab(drawing, tab, engine, tmp_path):
@@ -151,14 +152,14 @@ def test_a_saved_picture_comes_back_to_the_tab(drawing, tab, engine, tmp_path):
     )
     saved = read_png(download_file([engine.run(request)], str(tmp_path)))
     assert isinstance(saved.request, TranslateRequest) and not saved.notes
-    updates = drawing.restored(saved, [], 0)
+    updates = drawing.restored(saved, settings_asked(drawing))
     assert updates[drawing.selected].selected == "translate" and updates[drawing.active] == "translate"
     names = ("strength", "count", "annotator", "low", "high")
     again = {name: updates[getattr(tab, name)] for name in names}
     again |= {"translator": updates[tab.translator].value, "direction": updates[tab.direction].value}
-    again |= {"prompt": updates[drawing.settings.prompt], "style": "any", "seed": 5}
+    again |= {"prompt": updates[drawing.settings.prompt], "style": "3d", "seed": 5}
     again["loras"] = updates[drawing.settings.picker.loras].value
-    picture, _ = read_canvas(updates[tab.canvas])
+    picture, _ = read_canvas(updates[tab.canvas]["value"])
     small = {"picture": data_uri(picture.resize((64, 64)))}
     found = drawing.draw(values_of(drawing, "translate", canvas=small, **again))[tab.shown]
     assert replace(found, picture=PICTURE) == replace(request, picture=PICTURE)
@@ -166,10 +167,10 @@ def test_a_saved_picture_comes_back_to_the_tab(drawing, tab, engine, tmp_path):
 
 def test_what_is_restored_leaves_the_prompt_alone_where_it_does_not_matter(drawing, engine):
     request = TranslateRequest("b2a", picture=PICTURE, translator="both", direction="b2a")
-    updates = drawing.restored(Restored(request), [], 0)
+    updates = drawing.restored(Restored(request), settings_asked(drawing))
     assert updates[drawing.settings.prompt] == gr.skip()
     with pytest.raises(RequestError, match="not here"):
-        drawing.restored(Restored(replace(request, translator="gone")), [], 0)
+        drawing.restored(Restored(replace(request, translator="gone")), settings_asked(drawing))
 
 
 def test_titles_and_prompts_show_no_markup(engine, tab):

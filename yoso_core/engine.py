@@ -26,9 +26,11 @@ from yoso_core.conditioning import (
     map_tensor,
 )
 from yoso_core.denoiser import Denoise, Denoiser, guided
+from yoso_core.devices import device_named
 from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
 from yoso_core.files.pictures import OWN_SIDE, own_size, square, square_note, whole
-from yoso_core.lora import Lora, admit
+from yoso_core.lora.spellings import admit
+from yoso_core.lora.stack import Lora
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
 from yoso_core.sampling import (
@@ -177,7 +179,7 @@ class Engine:
     ) -> None:
         self.models, self.controls = dict(models), dict(controls)
         self.translators = find_translators() if translators is None else dict(translators)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device_named(device)
         self.dtype = dtype
         self.lock = threading.Lock()
         self.annotate = Annotations()

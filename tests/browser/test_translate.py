@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.test_edit import drop, expect_change, move_slider, source, stroke
 
-RESULT = "#translate-result .pictures > img:first-child"
+RESULT = "#translate-result .pictures > button:first-child img"
 CANVAS = "#translate-canvas"
 
 
@@ -38,7 +38,9 @@ def test_the_picture_follows_strokes_strength_and_direction_and_comes_back(trans
     move_slider(page, "#translate-strength", 0.5)
     expect_change(page, back, RESULT)
     move_slider(page, "#translate-count", 3)
-    page.locator("#translate-result .variations button").nth(2).click()
+    page.locator("#translate-result .variations button").nth(1).click()
+    expect(page.locator("dialog .about")).to_contain_text("seed 2")
+    page.click("dialog [data-do=restore]")
     expect(page.locator("#translate-info")).to_contain_text("seed 2")
     expect(page.locator("#translate-result .variations")).to_have_count(0)
     final = source(page, RESULT)
@@ -57,8 +59,8 @@ def test_the_picture_follows_strokes_strength_and_direction_and_comes_back(trans
         "b2a",
         2,
     )
-    page.reload()
-    page.wait_for_selector("#stage img")
+    move_slider(page, "#translate-strength", 0.9)
+    page.locator("#direction label", has_text="Way a2b").click()
     drop(page, "#header", saved)
     expect(page.locator("#translate-strength input[type=number]")).to_have_value("0.5")
     expect(page.locator("#direction label.selected")).to_have_text("Way b2a")
@@ -71,7 +73,7 @@ def test_each_tab_has_a_canvas_of_its_own(translate):
     stroke(page, (0.2, 0.2), (0.8, 0.8), canvas=CANVAS)
     drawn = expect_change(page, "", RESULT)
     page.get_by_role("tab", name="Edit").click()
-    page.wait_for_selector("#result .pictures > img")
+    page.wait_for_selector("#result .pictures img")
     white = source(page)
     stroke(page, (0.2, 0.8), (0.8, 0.2))
     edited = expect_change(page, white)

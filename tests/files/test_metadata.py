@@ -16,12 +16,9 @@ from tests.tiny_translate import write_translator
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine, Result
 from yoso_core.files.metadata import (
-    LINK_LIMIT,
     PARAMETERS_LIMIT,
     PNG_URL,
     from_json,
-    from_link,
-    link_text,
     parameters_text,
     read_parameters,
     read_request,
@@ -137,8 +134,6 @@ def test_the_png_of_a_translation_makes_its_picture_again(tiny_spec, tmp_path, w
     made = engine.run(again).pictures[0]  # of a large picture in the size that the network draws
     assert np.array_equal(pixels, made.resize(pixels.shape[1::-1], Image.Resampling.LANCZOS))
     assert f"Translator: x{' b2a' * ('direction' in changes)}, Translation strength" in parameters_text(result, 0)
-    link = from_link(link_text(request))
-    assert type(link.request) is GenerateRequest and "choose it again" in link.notes[0]
 
 
 def test_pictures_that_are_not_far_too_large_keep_their_shape():
@@ -215,7 +210,7 @@ BOMB = png_url(Image.new("1", (6000, 6000)))
         {},
         {"prompt": 3},
         {"prompt": "a", "os": 1},
-        {"prompt": "a", "seed": -1},
+        {"prompt": "a", "seed": -2},
         {"prompt": "a", "seed": float("nan")},
         {"prompt": "a", "steps": [1]},
         {"prompt": "a", "sampler": ["ddim"]},
@@ -396,75 +391,3 @@ def test_hostile_parameters_are_read_in_no_time(piece):
         read_parameters(text + "a")
     with pytest.raises(RequestError, match="no text"):
         read_parameters("a\0")
-
-
-def test_a_link_carries_what_is_not_as_by_default():
-    assert len(link_text(GenerateRequest("a red heart"))) < 40
-    request = GenerateRequest(
-        "ein Herz ♥?&=+/\n",
-        "blau",
-        seed=2**32 - 1,
-        steps=25,
-        guidance=1.35,
-        count=9,
-        model="m",
-        size=64,
-        loras=(LoraUse("x", 0.5), LoraUse("y")),
-        one_step=0.5,
-        sampler="ddim",
-    )
-    text = link_text(request)
-    assert text.isascii() and text.replace("-", "").replace("_", "").isalnum()
-    restored = from_link(text)
-    assert restored.request == request and restored.notes == ()
-
-
-def test_pictures_stay_behind_when_a_link_is_made():
-    restored = from_link(link_text(edit(steps=2)))
-    assert restored.request == GenerateRequest("a crown", seed=3, steps=2)
-    assert len(restored.notes) == 2 and all("can't travel in a link" in note for note in restored.notes)
-    plain = link_text(GenerateRequest("a", control=ControlUse(picture=noise(8, 8))))
-    assert from_link(plain).notes == ("the control picture can't travel in a link: choose it again",)
-
-
-def test_a_link_has_a_limit():
-    assert len(link_text(GenerateRequest("ä" * PROMPT_LIMIT))) < LINK_LIMIT
-    with pytest.raises(RequestError, match="shorten the prompt"):
-        link_text(GenerateRequest("♥" * PROMPT_LIMIT))
-
-
-def link_of(text):
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        3,
-        "",
-        "=",
-        "a",
-        "%%%",
-        "a b",
-        "é",
-        "AAAA\n",
-        "A" * (LINK_LIMIT + 1),
-        link_text(GenerateRequest("a red heart"))[:-3],
-        link_of("[]"),
-        link_of("{}"),
-        link_of("[" * 5900),
-        link_of("3" * 5900),
-        link_of('{"prompt": "a", "without": 3}'),
-        link_of('{"prompt": "a", "without": ["mask", {}]}'),
-        link_of('{"prompt": "a", "kind": "edit"}'),
-        link_of('{"prompt": "a", "picture": "x"}'),
-        link_of('{"prompt": "\\ud800"}'),
-        base64.urlsafe_b64encode(b'{"prompt": "\xff"}').decode(),
-    ],
-    ids=lambda text: repr(text)[:40],
-)
-def test_bad_links_are_one_sentence(text):
-    with pytest.raises(RequestError) as caught:
-        from_link(text)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith(".") and len(str(caught.value)) < 200

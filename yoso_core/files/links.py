@@ -15,7 +15,7 @@ from yoso_core.requests import EditRequest, GenerateRequest, RequestError, Trans
 
 LINK_LIMIT = 16_000  # characters, behind the # of an address, which no server sees
 PICTURE_LIMIT = 7_000  # characters of one picture; a drawing in a few colours takes 2,000
-TRIES = ((256, 100, True), (256, 80, False), (160, 75, False), (128, 60, False))  # longer side, quality, lossless
+TRIES = ((256, 100, True), (256, 80, False), (160, 75, False))  # longer side, quality, lossless
 KEPT_BACK = {"picture": "the picture that it began with", "mask": "the mask", "control": "the control picture"}
 
 
