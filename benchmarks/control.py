@@ -23,8 +23,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.one_step import say
-from train.data.latents import encode_texts, load_pictures, not_held_out
+from train.data.latents import encode_texts, load_pictures
 from train.data.lines import CANNY_THRESHOLDS, scribble, varied
+from train.data.reader import not_held_out
 from train.loop.console import run_command
 from train.loop.randomness import Use, generator_for
 from train.measure.evaluate import load_generator, through_autoencoder, to_levels

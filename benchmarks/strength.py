@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.one_step import say
-from train.data.latents import encode_texts, load_pictures, not_held_out, to_unit_range
+from train.data.latents import encode_texts, load_pictures, to_unit_range
+from train.data.reader import not_held_out
 from train.loop.console import run_command
 from train.loop.randomness import Use, generator_for
 from train.measure.evaluate import load_generator, to_levels

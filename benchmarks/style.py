@@ -23,7 +23,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from train.data.datasets import OWN, Dataset
-from train.data.latents import grid, not_held_out, read_listing
+from train.data.latents import grid
+from train.data.reader import not_held_out, read_listing
 from train.loop.randomness import Use, generator_for
 from train.measure.evaluator import Evaluator
 from train.measure.metrics import frechet_distance, retrieval

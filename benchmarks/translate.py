@@ -25,7 +25,8 @@ from torch import Tensor
 from benchmarks.control import BATCH, TOLERANCE, maps_of
 from benchmarks.one_step import say
 from benchmarks.plain import PlainGenerator
-from train.data.latents import encode_texts, grid, load_pictures, not_held_out, to_unit_range
+from train.data.latents import encode_texts, grid, load_pictures, to_unit_range
+from train.data.reader import not_held_out
 from train.loop.config import load_config
 from train.loop.console import follow, run_command
 from train.loop.randomness import Use, generator_for

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from train.data.intake import INCOMING, PHRASINGS, Intake, Limits, bytes_of, files_in
-from train.data.latents import LISTING, Problem, Seen, inside, list_files, open_usable, scan, with_captions, words_of
+from train.data.reader import LISTING, Problem, Seen, inside, list_files, open_usable, scan, with_captions, words_of
 from train.loop.config import ConfigError
 from yoso_core.pictures import square
 from yoso_core.requests import RequestError, check_text
@@ -152,7 +152,7 @@ class Dataset:
         return change.problems
 
     def add_folder(self, path: str | Path) -> list[Problem]:
-        """Take in the pictures of a folder of this machine, as `train.data.latents.list_files` finds them.
+        """Take in the pictures of a folder of this machine, as `train.data.reader.list_files` finds them.
 
         They are hard-linked where that is possible, else copied; the folder stays as it is.
 

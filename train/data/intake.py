@@ -21,7 +21,7 @@ from zipfile import ZipFile
 
 from PIL import Image
 
-from train.data.latents import (
+from train.data.reader import (
     AHEAD,
     LISTING,
     NO_PICTURES,

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.data.latents import encode_texts, load_pictures, not_held_out, read_listing, to_unit_range
+from train.data.latents import encode_texts, load_pictures, to_unit_range
+from train.data.reader import not_held_out, read_listing
 from train.loop.config import ConfigError, Settings, setting
 from train.loop.randomness import Use, generator_for
 from train.measure.evaluator import Evaluator, Seen
@@ -214,7 +215,7 @@ class Reference:
         device: torch.device | str = "cpu",
         report: Callable[[str], None] = lambda message: None,
     ) -> "Reference":
-        """Read a folder of captioned pictures, see `train.data.latents.read_listing`.
+        """Read a folder of captioned pictures, see `train.data.reader.read_listing`.
 
         Args:
             folder: of the corpus.

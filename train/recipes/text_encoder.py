@@ -21,7 +21,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from train.data.latents import digest_of, read_listing
+from train.data.latents import digest_of
+from train.data.reader import read_listing
 from train.loop.config import RunConfig, parse, setting, with_defaults
 from train.loop.console import follow, run_command
 from train.loop.randomness import Draws

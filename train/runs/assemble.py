@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from train.data.latents import (
     CaptionedLatents,
     GeneratedLatents,
-    Problem,
     encode_captions,
     encode_texts,
     load_pictures,
     weights_fingerprint,
 )
+from train.data.reader import Problem
 from train.handover.export import Card, keep_snapshot, save_controlnet, save_lora, save_network, save_translator
 from train.loop.config import ConfigError
 from train.loop.console import follow

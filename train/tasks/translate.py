@@ -33,14 +33,12 @@ from train.data.latents import (
     digest_of,
     drop_prompts,
     grid,
-    list_files,
     load_pictures,
-    open_usable,
-    read_listing,
     to_unit_range,
     weights_fingerprint,
 )
 from train.data.lines import bent, maps_of, sketch, varied
+from train.data.reader import list_files, open_usable, read_listing
 from train.loop.config import ConfigError, setting, with_defaults
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player

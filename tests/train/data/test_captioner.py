@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
-from train import captioner
+from train.data import captioner
 from train.data.captioner import CAPTIONER_HUB, FILES, Captioner, why_not
 from yoso_core.models import ModelError
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from tests.handed import colour, hand, metadata, on_disk, picture, stored
-from train import data as data_module
-from train import datasets
+from train.data import datasets, reader
 from train.data.datasets import OWN, SHARED, Dataset
-from train.data.latents import load_pictures, read_listing
+from train.data.latents import load_pictures
+from train.data.reader import read_listing
 from train.loop.config import ConfigError
 
 
@@ -272,7 +272,7 @@ def test_pixels_are_not_kept(dataset, monkeypatch):
         __eq__ = object.__eq__
 
     monkeypatch.setattr(datasets, "scan", scan)
-    monkeypatch.setattr(data_module.np, "asarray", lambda picture: np.array(picture).view(Pixels))
+    monkeypatch.setattr(reader.np, "asarray", lambda picture: np.array(picture).view(Pixels))
     assert len(dataset.check(16).rows) == 30 and max(most) <= 3
 
 

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.handed import colour, encrypted, hand, lying, metadata, on_disk, picture, special, stored, zipped
-from train import intake
+from train.data import intake
 from train.data.datasets import SHARED, Dataset
 from train.data.intake import PHRASINGS, Limits
-from train.data.latents import Problem, read_listing
+from train.data.reader import Problem, read_listing
 from train.loop.config import ConfigError
 
 SMALL = Limits(pictures=5, file_bytes=3000, total_bytes=10_000, zip_members=8)

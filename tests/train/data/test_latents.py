@@ -19,27 +19,22 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from tests.tiny import TOKENIZER, build_autoencoder, build_text_encoder
-from train import data as data_module
+from train.data import reader
 from train.data.latents import (
-    AHEAD,
-    CORPUS,
     CaptionedLatents,
     GeneratedLatents,
-    Listing,
     digest_of,
     encode_folder,
     encode_texts,
     grid,
-    list_files,
     load_pictures,
     read_captions,
-    read_listing,
-    scan,
     to_unit_range,
-    with_captions,
 )
+from train.data.reader import AHEAD, Listing, list_files, read_listing, scan, with_captions
 from train.loop.config import ConfigError
 from train.loop.randomness import Draws
+from train.recipes.corpus.emoji import CORPUS
 
 SIZE = 16
 
@@ -330,7 +325,7 @@ def test_a_missing_folder_is_refused_with_what_to_do(tmp_path):
 def test_the_bundled_corpus_is_told_how_to_build_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in (CORPUS, tmp_path / CORPUS):
-        with pytest.raises(ConfigError, match=r"build the bundled corpus with python -m train\.emoji$"):
+        with pytest.raises(ConfigError, match=r"build the bundled corpus with python -m train\.recipes\.corpus\.emoji$"):
             load_pictures(Path(place), SIZE)
 
 
@@ -424,8 +419,8 @@ class CountingAutoencoder(nn.Module):
 
 def test_a_large_folder_is_never_whole_in_memory(tmp_path, frozen, monkeypatch):
     count, opened = 6 * AHEAD, []
-    original = data_module.open_picture
-    monkeypatch.setattr(data_module, "open_picture", lambda path: opened.append(path) or original(path))
+    original = reader.open_picture
+    monkeypatch.setattr(reader, "open_picture", lambda path: opened.append(path) or original(path))
     autoencoder = CountingAutoencoder(lambda: len(opened))
     encoded = encode_folder(many(tmp_path, count), SIZE, autoencoder, *frozen[1:])
     usable = [index for index in range(count) if index % 7]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from train import publish
+from train.handover import publish
 from train.handover.export import KOHYA_FILE
 from train.handover.publish import login, pack, push
 from train.loop.config import ConfigError

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.test_trainer import CONFIG, LineTask
+from tests.train.loop.test_trainer import CONFIG, LineTask
 from train.loop.config import ConfigError
 from train.loop.console import follow, run_command
 from train.loop.trainer import Trainer, TrainingError

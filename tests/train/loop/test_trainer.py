@@ -291,7 +291,7 @@ def report_error(folder: Path, limit: int, answers) -> None:
 def processes():
     """Processes that fork from a clean one which has imported everything: milliseconds each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_trainer", "torch._dynamo"])
+    context.set_forkserver_preload(["tests.train.loop.test_trainer", "torch._dynamo"])
     return context
 
 

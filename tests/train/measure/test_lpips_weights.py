@@ -13,8 +13,8 @@ import torch
 from lpips import LPIPS
 from safetensors.torch import load_file, save_file
 
-from train import lpips_weights
 from train.loop.config import ConfigError
+from train.measure import lpips_weights
 from train.measure.lpips_weights import CHECKPOINTS, PUBLISHED, convert, load_lpips, write
 
 
@@ -100,7 +100,7 @@ def test_torchvision_s_own_file_is_taken_where_it_is(reference, tmp_path):
 
 
 def test_weights_that_are_nowhere_are_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"alex\.safetensors: run python -m train\.lpips_weights"):
+    with pytest.raises(ConfigError, match=r"alex\.safetensors: run python -m train\.measure\.lpips_weights"):
         load_lpips("alex", tmp_path)
 
 

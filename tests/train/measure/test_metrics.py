@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from train import metrics
 from train.loop.randomness import generator_for
+from train.measure import metrics
 from train.measure.metrics import edge_f1, frechet_distance, kernel_distance, precision_recall, retrieval
 
 

@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from train import estimates as module
 from train.__main__ import RUNS
+from train.runs import estimates as module
 from train.runs.estimates import INDIFFERENT, Estimate, Estimates, measure
 from train.tasks.diffusion import DiffusionConfig
 from train.tasks.translate import TranslateConfig

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from tqdm import tqdm
 
-from train.data.latents import not_held_out, read_listing
+from train.data.reader import not_held_out, read_listing
 from train.loop.console import run_command
 from train.recipes.corpus.emoji import CORPUS
 from yoso_core.pictures import open_picture, square

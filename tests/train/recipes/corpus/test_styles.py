@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from train.data.latents import load_pictures, read_listing
+from train.data.latents import load_pictures
+from train.data.reader import read_listing
 from train.loop.config import ConfigError
 from train.recipes.corpus.styles import SIDE, STYLES, build, line_art
 
