@@ -10,7 +10,7 @@ from app.picture_tab import PictureTab
 from app.pictures import plain, run
 from app.settings import Settings
 from yoso_core.engine import Engine
-from yoso_core.metadata import Restored
+from yoso_core.files.metadata import Restored
 from yoso_core.requests import RequestError
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"

@@ -10,8 +10,8 @@ from app.picture_tab import PictureTab
 from app.pictures import EMPTY, ON_PICK, info_html, png_uri, problem_html, read_data_uri, result_html
 from app.settings import Settings
 from yoso_core.engine import Engine, Result
+from yoso_core.files.pictures import square, square_note
 from yoso_core.models import ModelSpec
-from yoso_core.pictures import square, square_note
 from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError
 
 CANVAS_SIDE = 512  # pixels, of canvas.js

@@ -13,7 +13,7 @@ from app.lora_picker import LoraPicker
 from app.pictures import png_files, run, save_picture
 from yoso_core import sheets
 from yoso_core.engine import Engine, PictureError, Result
-from yoso_core.pictures import open_picture
+from yoso_core.files.pictures import open_picture
 from yoso_core.requests import (
     DEFAULT_MODEL,
     SIZE_RANGE,

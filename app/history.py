@@ -13,7 +13,7 @@ from PIL import Image
 from app.components import component, sent_along
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
 from yoso_core.engine import Engine, Result
-from yoso_core.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
+from yoso_core.files.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
 from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
 
 DOWNLOADS = 60  # pictures in one zip

@@ -15,8 +15,8 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
 from yoso_core.engine import Engine, PictureError, Result
-from yoso_core.metadata import png_info
-from yoso_core.pictures import open_picture, square
+from yoso_core.files.metadata import png_info
+from yoso_core.files.pictures import open_picture, square
 from yoso_core.requests import GenerateRequest, RequestError
 
 LOG = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from app.pictures import data_uri, download_file, info_html, pictures_html, save
 from app.settings import with_style
 from app.ui import QUEUE_LIMIT, build_app, launch_options
 from yoso_core.engine import Engine
-from yoso_core.metadata import Restored, from_json, from_link, link_text, to_json
+from yoso_core.files.metadata import Restored, from_json, from_link, link_text, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.handed import colour, encrypted, lying, picture, special, stored, zipped
 from yoso_core import batch
-from yoso_core.archives import open_zip
 from yoso_core.batch import Done, Limits, Names, gathered, into_folder, into_zip, run_files
 from yoso_core.engine import PictureError, Result
-from yoso_core.metadata import read_request
+from yoso_core.files.archives import open_zip
+from yoso_core.files.metadata import read_request
 from yoso_core.requests import EditRequest, RequestError
 
 
@@ -173,6 +173,9 @@ def test_what_concerns_all_of_them_ends_it_and_nan_does_not(tmp_path):
     with pytest.raises(RequestError, match="no such translator"):
         fail(RequestError("There is no such translator."))
     assert [one.problem for one in fail(PictureError("NaN."))] == ["NaN.", "NaN."]
+    assert [one.problem for one in fail(RuntimeError("odd"))] == [
+        "Nothing could be made of it (RuntimeError: odd)."
+    ] * 2
 
 
 def test_the_zip_holds_every_picture_with_its_settings(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps
 
 from yoso_core.editing import feathered, grown, latent_mask, lay_out, put_together
-from yoso_core.pictures import square
+from yoso_core.files.pictures import square
 from yoso_core.requests import FITS, EditRequest
 
 

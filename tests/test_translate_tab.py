@@ -22,7 +22,7 @@ from tests.handed import stored
 from tests.test_app import shown, values_of
 from tests.tiny_translate import write_translator
 from yoso_core.engine import Engine
-from yoso_core.metadata import Restored
+from yoso_core.files.metadata import Restored
 from yoso_core.requests import DEFAULT_MODEL, LoraUse, RequestError, TranslateRequest
 
 PICTURE = Image.radial_gradient("L").convert("RGB").resize((64, 64))

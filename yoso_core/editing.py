@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from yoso_core.pictures import square, square_note
+from yoso_core.files.pictures import square, square_note
 from yoso_core.requests import EditRequest
 
 TOUCHED = 31  # of 255: how much of a pixel is painted where it counts, so that thin strokes on large pictures do

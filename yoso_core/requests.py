@@ -69,7 +69,7 @@ def check_text(name: str, value: Any, limit: int = PROMPT_LIMIT) -> str:
 
 
 def check_picture(name: str, value: Any, mode: str) -> Image.Image:
-    """A picture in memory; files are read, turned upright and converted by `yoso_core.pictures`."""
+    """A picture in memory; files are read, turned upright and converted by `yoso_core.files.pictures`."""
     if not isinstance(value, Image.Image) or value.mode != mode:
         raise RequestError(f"{name} must be a picture in mode {mode}.")
     if not 0 < value.width * value.height <= PIXEL_LIMIT:

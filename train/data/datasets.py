@@ -20,9 +20,19 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from train.data.intake import INCOMING, PHRASINGS, Intake, Limits, bytes_of, files_in
-from train.data.reader import LISTING, Problem, Seen, inside, list_files, open_usable, scan, with_captions, words_of
+from train.data.reader import (
+    LISTING,
+    Problem,
+    Seen,
+    inside,
+    list_files,
+    open_usable,
+    scan,
+    with_captions,
+    words_of,
+)
 from train.loop.config import ConfigError
-from yoso_core.pictures import square
+from yoso_core.files.pictures import square
 from yoso_core.requests import RequestError, check_text
 
 WAITING = ".captions.json"  # of pictures that have not come yet

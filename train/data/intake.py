@@ -35,7 +35,7 @@ from train.data.reader import (
     rows_in,
 )
 from train.loop.config import ConfigError
-from yoso_core.archives import (
+from yoso_core.files.archives import (
     UnreadableError,
     amount,
     members,
@@ -46,7 +46,7 @@ from yoso_core.archives import (
     too_large,
     too_many,
 )
-from yoso_core.pictures import FORMATS
+from yoso_core.files.pictures import FORMATS
 from yoso_core.requests import RequestError
 
 INCOMING = ".incoming"  # what is on its way

@@ -14,7 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from train.data.reader import AHEAD, Keep, Listing, Problem, Seen, list_files, not_held_out, read_listing, scan, some
+from train.data.reader import (
+    AHEAD,
+    Keep,
+    Listing,
+    Problem,
+    Seen,
+    list_files,
+    not_held_out,
+    read_listing,
+    scan,
+    some,
+)
 from train.loop.config import ConfigError
 from train.loop.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode

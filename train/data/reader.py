@@ -16,7 +16,7 @@ import numpy as np
 
 from train.loop.config import ConfigError
 from train.recipes.corpus.emoji import CORPUS
-from yoso_core.pictures import Opened, open_picture, square, square_note
+from yoso_core.files.pictures import Opened, open_picture, square, square_note
 from yoso_core.requests import RequestError, check_text
 
 SHORTEST_SIDE = 16  # pixels; what is smaller shows nothing

@@ -47,8 +47,8 @@ from train.measure.evaluator import words_of
 from train.tasks.base import LORA_TARGETS, ModelRunConfig
 from train.tasks.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.tasks.perception import PERCEPTIONS, Perception, PictureDiscriminator
+from yoso_core.files.pictures import square
 from yoso_core.models import LoadedModel
-from yoso_core.pictures import square
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.translate import BACK, FORWARD, INKS, Direction, Skips, Translator, TranslatorSpec, in_ink

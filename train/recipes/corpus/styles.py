@@ -18,7 +18,7 @@ from tqdm import tqdm
 from train.data.reader import not_held_out, read_listing
 from train.loop.console import run_command
 from train.recipes.corpus.emoji import CORPUS
-from yoso_core.pictures import open_picture, square
+from yoso_core.files.pictures import open_picture, square
 
 SIDE = 128  # pixels; training takes what it needs
 INK, PAPER = (38, 34, 30), (255, 255, 255)  # white, because the bundled autoencoder knows no other ground

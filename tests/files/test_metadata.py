@@ -15,7 +15,7 @@ from tests.tiny_control import write_tiny_control
 from tests.tiny_translate import write_translator
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine, Result
-from yoso_core.metadata import (
+from yoso_core.files.metadata import (
     LINK_LIMIT,
     PARAMETERS_LIMIT,
     PNG_URL,
@@ -264,10 +264,10 @@ def test_more_text_than_any_request_takes_is_refused_unread(monkeypatch):
     chunk = json.dumps(to_json(edit(8, 8)))
     from_json(json.loads(chunk))
     with monkeypatch.context() as patch:
-        patch.setattr("yoso_core.metadata.PICTURE_LIMIT", 100)
+        patch.setattr("yoso_core.files.metadata.PICTURE_LIMIT", 100)
         with pytest.raises(RequestError, match="picture"):
             from_json(json.loads(chunk))
-    monkeypatch.setattr("yoso_core.metadata.JSON_LIMIT", len(chunk) - 1)
+    monkeypatch.setattr("yoso_core.files.metadata.JSON_LIMIT", len(chunk) - 1)
     with pytest.raises(RequestError, match="characters"):
         read_request(png_with(yoso=chunk))
 

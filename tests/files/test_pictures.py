@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from yoso_core.pictures import PIXEL_LIMIT, PictureFileError, open_picture, own_size, square, whole
+from yoso_core.files.pictures import PIXEL_LIMIT, PictureFileError, open_picture, own_size, square, whole
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 

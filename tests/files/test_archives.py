@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 from tests.handed import encrypted, lying, patched, special, zipped
-from yoso_core.archives import CHUNK, UnreadableError, amount, members, open_file, open_zip, read_parts, safe_stem
+from yoso_core.files.archives import CHUNK, UnreadableError, amount, members, open_file, open_zip, read_parts, safe_stem
 
 DEFLATED = {"compression": zipfile.ZIP_DEFLATED}
 
