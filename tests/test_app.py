@@ -369,6 +369,12 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     assert about["evaluations"] == 0 and "cropped" in about["notes"][0]
     with Image.open(files[0]) as made:
         assert made.size == (64, 64) and json.loads(made.text["yoso"])["kind"] == "edit"
+    layer = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
+    layer.paste("white", (20, 20, 60, 50))  # a stroke as editors save them
+    layer.save(tmp_path / "mask.png")
+    files, about = client.predict(picture=picture, mask=handle_file(tmp_path / "mask.png"), api_name="/edit")
+    with Image.open(files[0]) as made:
+        assert from_json(json.loads(made.text["yoso"])).mask.getbbox() == (20, 20, 60, 50)
     with Image.open(client.predict(picture=picture, api_name="/control_map")) as found:
         assert found.size == (64, 64)
     _, rungs = client.predict(prompt="a", api_name="/ladder")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from yoso_core.files.pictures import open_picture
+from yoso_core.files.pictures import open_mask, open_picture
 from yoso_core.requests import (
     DEFAULT_MODEL,
     FITS,
@@ -62,7 +62,7 @@ def find_lora(text: str) -> LoraFile:
         place, weight = text, 1.0  # the colon belongs to the path
     if Path(place).is_file():
         return LoraFile(Path(place).stem, Path(place), weight)
-    from yoso_core.library import bundled
+    from yoso_core.lora.library import bundled
 
     known = {entry.id: entry.path for entry in bundled()}
     if place not in known:
@@ -87,6 +87,13 @@ def read_picture(path: Path) -> Image.Image:
     for note in opened.notes:
         say(f"{path}: {note}")
     return opened.picture
+
+
+def read_mask(path: Path) -> Image.Image:
+    try:
+        return open_mask(path)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
 
 
 def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -161,8 +168,7 @@ def prepare(options: argparse.Namespace):
         request = GenerateRequest(**settings)
     else:
         if "mask" in edits:
-            grey = read_picture(options.mask).convert("L")
-            edits["mask"] = grey.point(lambda value: 255 if value > 127 else 0)  # JPEG's black is not quite black
+            edits["mask"] = read_mask(options.mask)
         request = EditRequest(**settings, **edits, **given(options, ("fit",)), picture=picture)
     engine = Engine({model: spec}, controls=controls)
     for lora in loras:
@@ -290,7 +296,7 @@ def add_threshold_options(command: argparse.ArgumentParser) -> None:
 
 def add_edit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--strength", type=float, help="0 gives the picture back, 1 is pure generation; default: 0.5")
-    command.add_argument("--mask", type=Path, help="a picture of the same size, white where to repaint")
+    command.add_argument("--mask", type=Path, help="of the same size, white and opaque where to repaint")
     command.add_argument("--feather", type=float, help="soft rim of the mask, as a part of the side; default: 0.05")
     command.add_argument("--grow", type=float, help="widen the canvas on every side by this part of the picture")
 

@@ -22,6 +22,7 @@ from yoso_core.commands.common import (
     say,
     summary_of,
 )
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import LoraUse, RequestError, TranslateRequest
 
 
@@ -77,7 +78,7 @@ def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace)
         RequestError: something that concerns all of them, or that some of them could not be read.
     """
     from yoso_core.batch import gathered, into_folder, run_files
-    from yoso_core.lora import one_line
+    from yoso_core.lora.reading import one_line
 
     out = options.out or Path("translated")
     if out.exists() and not out.is_dir():
@@ -110,7 +111,5 @@ def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace)
 
 def pictures_in(folder: Path) -> list[Path]:
     """The files in a folder that are called as pictures are, without hidden ones, in the order of their names."""
-    from yoso_core.batch import PICTURE_SUFFIXES
-
-    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     return sorted(path for path in found if not path.name.startswith(".") and not path.is_dir())
