@@ -21,8 +21,9 @@ from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
+from app.server.queueing import PLACES
 from app.settings import with_style
-from app.ui import QUEUE_LIMIT, build_app, launch_options
+from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored, from_json, from_link, link_text, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
@@ -351,7 +352,7 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     # Batches find their own place or are refused, so that none waits in the queue that all share.
     assert {fn.concurrency_limit for fn in python if fn.name != "translate_all"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
-    assert not demo.api_open and demo._queue.max_size == QUEUE_LIMIT
+    assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
 
 

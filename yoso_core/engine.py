@@ -26,6 +26,7 @@ from yoso_core.conditioning import (
     map_tensor,
 )
 from yoso_core.denoiser import Denoise, Denoiser, guided
+from yoso_core.devices import device_named
 from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
 from yoso_core.files.pictures import OWN_SIDE, own_size, square, square_note, whole
 from yoso_core.lora.spellings import admit
@@ -178,7 +179,7 @@ class Engine:
     ) -> None:
         self.models, self.controls = dict(models), dict(controls)
         self.translators = find_translators() if translators is None else dict(translators)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device_named(device)
         self.dtype = dtype
         self.lock = threading.Lock()
         self.annotate = Annotations()
