@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from app.server.hosts import LOOPBACK
-from train.datasets import OWN, SHARED, Limits
+from train.data.datasets import OWN, SHARED, Limits
 from yoso_core.requests import DEFAULT_MODEL
 
 ALL = ("quick", "good", "one-step", "controlnet", "lines", "looks")
