@@ -9,14 +9,15 @@ import gradio as gr
 
 from app.picture_tab import PictureTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
-from app.settings import Settings
+from app.settings import NO_STYLE, Settings
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.lora.library import public_name
-from yoso_core.requests import GenerateRequest, RequestError
+from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, RequestError
 from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
 
 EXAMPLES = {
     "prompt": "a cat | a dog | a panda",
+    "style": "3d | flat",
     "seed": "0, 1, 2, 3",
     "steps": "1, 2, 4",
     "guidance": "1, 1.5, 2, 3",
@@ -26,6 +27,9 @@ EXAMPLES = {
     "lora": "0:1:3",
     "adapter": "none | line-art | blueprint-ink",
 }
+LADDER = """<h3>Ladder</h3><p>What more time would buy: the same prompt and seed in 1, 2 and 4 steps, in the 25 of the
+teacher that the model learned from, and in one step without what it learned.</p>"""
+SHOWN = 5  # prompts of the grid that the page begins with
 NAMED = "lora"  # the kind of axis that names a LoRA
 
 
@@ -74,18 +78,18 @@ class CompareTab:
             elem_classes="segments",
         )
         with gr.Row(elem_classes="compare-head"):
-            gr.HTML("<h3>Ladder</h3><p>The same prompt and seed in 1, 2 and 4 steps, and the teacher's way.</p>")
+            gr.HTML(LADDER)
             self.climb = gr.Button("Draw", elem_id="climb", scale=0, min_width=120)
         self.ladder = gr.HTML(elem_id="ladder")
         with gr.Row(elem_classes="compare-head"):
             gr.HTML("<h3>Grid</h3><p>Any two settings against each other, up to 64 pictures.</p>")
             self.fill = gr.Button("Draw", elem_id="fill", scale=0, min_width=120)
         with gr.Row(elem_id="axes"):
-            self.x, self.x_values = self.build_axis("Across", "seed")
-            self.y, self.y_values = self.build_axis("Down", "one-step")
+            self.x, self.x_values = self.build_axis("Across", "prompt")
+            self.y, self.y_values = self.build_axis("Down", "style")
+        self.told = gr.HTML(elem_classes="info", elem_id="compare-told")
         self.grid = gr.HTML(elem_id="grid")
         with gr.Row(elem_classes="under"):
-            self.told = gr.HTML(elem_classes="info")
             self.save = gr.Button("Save PNG", size="sm", scale=0, min_width=110, visible=False)
             self.download = gr.DownloadButton(visible="hidden", elem_id="sheet-download")
 
@@ -95,13 +99,20 @@ class CompareTab:
                 self.kinds([]), value=kind, label=label, elem_id=f"axis-{label.lower()}", elem_classes="axis"
             )
             values = gr.Textbox(
-                EXAMPLES[kind],
+                self.example(kind),
                 label="Values",
-                info="1, 2, 4 or FROM:TO:COUNT; prompts and LoRAs apart by |",
+                info="1, 2, 4 or FROM:TO:COUNT; prompts, styles and LoRAs apart by |",
                 max_length=4000,
                 elem_id=f"values-{label.lower()}",
             )
         return chosen, values
+
+    def example(self, kind: str, model: str = DEFAULT_MODEL) -> str:
+        """Values that show something, of a kind of axis; the words are those of the model, where it names some."""
+        kind = kind.partition(".")[0]
+        words = self.engine.models[model].words
+        own = {"prompt": words.examples[:SHOWN], "style": tuple(words.styles)}.get(kind)
+        return " | ".join(own) if own else EXAMPLES[kind]
 
     def kinds(self, own: list[str]) -> list[tuple[str, str]]:
         """What an axis can change: title and name."""
@@ -121,11 +132,15 @@ class CompareTab:
         self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **private)
         own = self.settings.picker.own
         self.fill.click(
-            self.draw_grid, asked | axes | {own}, [self.grid, self.told, self.save, self.download], **private
+            self.draw_grid,
+            asked | axes | {own},
+            [self.grid, self.told, self.save, self.download],
+            show_progress_on=self.grid,
+            **private,
         )
         self.save.click(None, js=on_saved("sheet-download"))
         for kind, typed in ((self.x, self.x_values), (self.y, self.y_values)):
-            kind.input(lambda name: EXAMPLES[name.partition(".")[0]], kind, typed, show_progress="hidden", **private)
+            kind.input(self.example, [kind, self.settings.model], typed, show_progress="hidden", **private)
         own.change(lambda own: [gr.Dropdown(choices=self.kinds(own))] * 2, own, [self.x, self.y], **private)
 
     def axis(self, kind: str, values: str, own: list[str]) -> Axis:
@@ -164,7 +179,7 @@ class CompareTab:
                 results.append(result)
                 yield ladder_html(sheet, results), ""
         except (RequestError, PictureError) as error:
-            yield "", problem_html(str(error))
+            yield gr.skip(), problem_html(str(error))
 
     def draw_grid(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:
         """All of it, as one labelled picture."""
@@ -172,6 +187,8 @@ class CompareTab:
             own = values.get(self.settings.picker.own) or []
             x = self.axis(values[self.x], values[self.x_values], own)
             y = self.axis(values[self.y], values[self.y_values], own)
+            if "style" in (x.kind, y.kind):
+                values = values | {self.settings.style: NO_STYLE}
             sheet = grid(self.asked(values), x, y)
             results = []
             for result in run(self.engine, sheet):

@@ -14,6 +14,11 @@ def sent_along(event: gr.EventData) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def script(name: str) -> str:
+    """What ``scripts/NAME.js`` does once a component of the page is there."""
+    return (SCRIPTS / f"{name}.js").read_text("utf-8")
+
+
 def component(name: str, value: Any = None, **options: Any) -> gr.HTML:
     """A component from ``scripts/NAME.html`` and ``scripts/NAME.js``.
 
@@ -25,7 +30,7 @@ def component(name: str, value: Any = None, **options: Any) -> gr.HTML:
     return gr.HTML(
         value,
         html_template=(SCRIPTS / f"{name}.html").read_text("utf-8"),
-        js_on_load=(SCRIPTS / f"{name}.js").read_text("utf-8"),
+        js_on_load=script(name),
         apply_default_css=False,
         **options,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import SCRIPTS
+from app.components import script
 from app.drawing import Drawing
 from app.lora_picker import OWN
 from app.pictures import plain
@@ -26,7 +26,7 @@ ON_OPENED = "() => window.yosoDesk.opened()"
 
 def head() -> str:
     """What the page's head has to hold for all of it."""
-    return f"<script>{(SCRIPTS / 'desk.js').read_text('utf-8')}</script>"
+    return f"<script>{script('desk')}</script>"
 
 
 class Desk:
@@ -83,7 +83,7 @@ class Desk:
         settings, drawing = self.settings, self.drawing
         shared = {name: control for name, control in vars(settings).items() if control in [*settings.typed]}
         found = shared | {"loras": settings.picker.loras, "model": settings.model, "tab": drawing.active}
-        found |= {"keep": settings.keep, "live": settings.live}
+        found |= {"keep": settings.keep, "live": settings.live, "enlarge": settings.enlarge}
         for tab in drawing.tabs.values():
             kept = [control for control in tab.typed if not isinstance(control, gr.HTML)]
             found |= {f"{tab.name}.{name}": control for name, control in vars(tab).items() if control in kept}

@@ -91,12 +91,18 @@ class Drawing:
         for tab in self.tabs.values():
             tab.connect(private)
             tab.save.click(
-                self.history.save, tab.shown, self.history.download, show_progress="hidden", **private
+                self.history.save,
+                [tab.shown, settings.enlarge],
+                self.history.download,
+                show_progress="hidden",
+                **private,
             ).success(None, js=ON_SAVED)
         # What `restored` sets, and what it has to know.
         self.restores = list(dict.fromkeys([*typed, *settings.of_model, *self.of_model, settings.order, *opened]))
         self.asked = {settings.model, settings.order, settings.picker.own, *typed}
-        self.history.connect(settings.upload, self.asked, settings.picker, self.restored, self.restores, private)
+        self.history.connect(
+            settings.upload, self.asked, settings.picker, settings.enlarge, self.restored, self.restores, private
+        )
 
     @property
     def of_model(self) -> list[Any]:

@@ -5,14 +5,14 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.components import component
+from app.components import component, script
 from app.picture_tab import PictureTab
-from app.pictures import EMPTY, ON_STAGE, data_uri_file, info_html, png_uri, read_data_uri, result_html
+from app.pictures import EMPTY, data_uri_file, info_html, png_uri, read_data_uri, result_html
 from app.settings import Settings
 from yoso_core.engine import Engine, Result
-from yoso_core.files.pictures import open_mask, square, square_note
+from yoso_core.files.pictures import fit_note, fitted, open_mask, shape_of
 from yoso_core.models import ModelSpec
-from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError
+from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError, check_choice
 
 CANVAS_SIDE = 512  # pixels, of canvas.js
 CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
@@ -34,16 +34,12 @@ class Easel(PictureTab):
         prefix: of the ids of its elements; two tabs may not have the same.
         masks: whether its canvas has a mask.
         brush: width that its brush begins with, in pixels of the canvas.
-        fits: what may become of pictures that are not square, the first by default.
-        fit_hint: says the same to people.
-        fit: which; made by `build_fit`.
+        fit: what becomes of pictures that are not square; made by `build_fit`.
     """
 
     prefix = ""
     masks = True
     brush = 26
-    fits = FITS
-    fit_hint = "Crop to the middle, fit by squeezing, or pad with white"
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine, self.settings = engine, settings
@@ -64,17 +60,17 @@ class Easel(PictureTab):
                     self.onward = gr.Button("To canvas", elem_id=self.id("onward"), size="sm", scale=0, min_width=100)
                     self.save = gr.Button("Save PNG", elem_id=f"save-{self.name}", size="sm", scale=0, min_width=100)
                 self.stage = gr.HTML(
-                    EMPTY, elem_id=self.id("result"), elem_classes=["stage", "result"], js_on_load=ON_STAGE
+                    EMPTY, elem_id=self.id("result"), elem_classes=["stage", "result"], js_on_load=script("stage")
                 )
                 self.info = gr.HTML(elem_classes="info", elem_id=f"{self.name}-info")
         self.shown = gr.State(None)
 
     def build_fit(self) -> None:
         self.fit = gr.Radio(
-            self.fits,
-            value=self.fits[0],
+            FITS,
+            value=FITS[0],
             label="Pictures that are not square",
-            info=self.fit_hint,
+            info="Keep their shape; or make them square: crop to the middle, fit by squeezing, pad with white",
             elem_id=self.id("fit"),
             elem_classes="segments",
         )
@@ -111,22 +107,17 @@ class Easel(PictureTab):
         """A file that was opened, pasted or dropped, as the canvas takes it, and a word on what was done to it."""
         try:
             picture, notes = read_data_uri(value.get("file") if isinstance(value, dict) else None, "This file")
-            if fit not in self.fits:
-                raise RequestError(f"Choose what becomes of the picture: {', '.join(self.fits)}.")
+            check_choice("What becomes of the picture", fit, FITS)
         except RequestError as error:
             return {"note": str(error)}
-        notes = [*notes, *filter(None, [square_note(picture, on_square(fit))])]
+        notes = [*notes, *filter(None, [fit_note(picture, CANVAS_SIDE, fit)])]
         return {"picture": on_canvas(picture, fit), "note": "; ".join(notes), "draw": True}
 
 
-def on_square(fit: str) -> str:
-    """What "keep" comes to on a canvas, which is square: nothing is lost."""
-    return "pad" if fit == "keep" else fit
-
-
 def on_canvas(picture: Image.Image, fit: str) -> str:
-    """A picture as canvas.js takes it."""
-    return png_uri(square(picture, CANVAS_SIDE, on_square(fit)).convert("RGB"))
+    """A picture as canvas.js takes it: of as many pixels as a canvas has, in its own shape or as a square."""
+    size = shape_of(picture.size, CANVAS_SIDE, 1) if fit == "keep" else CANVAS_SIDE
+    return png_uri(fitted(picture, size, fit).convert("RGB"))
 
 
 def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:

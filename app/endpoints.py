@@ -78,7 +78,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         return {name: getattr(result, name) for name in names} | {"notes": notes}
 
     def control_of(
-        picture: Image.Image | None, annotator: str, strength: float, fit: str = "crop"
+        picture: Image.Image | None, annotator: str, strength: float, fit: str = "keep"
     ) -> ControlUse | None:
         if not annotator:
             return None
@@ -117,9 +117,12 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         control: gr.FileData | None = None,
         annotator: str = "",
         control_strength: float = 1.0,
+        width: int | None = None,
+        height: int | None = None,
     ) -> tuple[list[gr.FileData], dict]:
         """Make pictures from a prompt: PNG files with their settings inside, and a JSON object about them.
 
+        `size` is the side of a square; `width` and `height` together take its place.
         `loras` is such as "line-art:0.8, blueprint-ink:0.4"; `control` with `annotator` ("canny", "scribble", "map")
         is a picture whose lines to follow.
         """
@@ -132,7 +135,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             guidance,
             count,
             model,
-            size,
+            size if width is None and height is None else (width, height),
             parse_loras(loras),
             one_step,
             control=control_of(given and given.picture, annotator, control_strength),
@@ -147,7 +150,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         mask: gr.FileData | None = None,
         feather: float = 0.05,
         grow: float = 0.0,
-        fit: str = "crop",
+        fit: str = "keep",
         negative: str = "",
         seed: int = 0,
         steps: int = 1,

@@ -4,8 +4,9 @@ from typing import Any
 
 import gradio as gr
 
+from app.components import script
 from app.picture_tab import PictureTab
-from app.pictures import EMPTY, ON_STAGE, info_html, pictures_html
+from app.pictures import EMPTY, info_html, pictures_html
 from app.settings import Settings
 from yoso_core.engine import Result
 from yoso_core.requests import COUNT_LIMIT, GenerateRequest
@@ -24,7 +25,7 @@ class GenerateTab(PictureTab):
         self.settings = settings
 
     def build(self) -> None:
-        self.stage = gr.HTML(EMPTY, elem_id="stage", elem_classes="stage", js_on_load=ON_STAGE)
+        self.stage = gr.HTML(EMPTY, elem_id="stage", elem_classes="stage", js_on_load=script("stage"))
         with gr.Row(elem_classes="under"):
             self.info = gr.HTML(elem_id="info", elem_classes="info")
             self.edit = gr.Button("Edit", elem_id="to-edit", size="sm", scale=0, min_width=80)

@@ -13,6 +13,7 @@ from PIL import Image
 from app.components import component, sent_along
 from app.lora_picker import LoraPicker
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
+from app.settings import ENLARGEMENTS
 from yoso_core.engine import Engine, Result
 from yoso_core.files.links import link_text
 from yoso_core.files.metadata import Restored, from_json, read_request, request_of, to_json
@@ -69,6 +70,7 @@ class History:
         upload: gr.UploadButton,
         asked: set[Any],
         picker: LoraPicker,
+        enlarge: Any,
         restored: Callable[[Restored, dict[Any, Any]], dict[Any, Any]],
         outputs: list[Any],
         private: dict[str, Any],
@@ -79,6 +81,7 @@ class History:
             upload: the button.
             asked: the controls whose values `restored` has to know.
             picker: knows the LoRAs that a file may name.
+            enlarge: says how many times as large pictures are saved.
             restored: what to set the page to.
             outputs: the components that it sets.
             private: queue rules of a listener that no program may call.
@@ -110,16 +113,16 @@ class History:
         self.strip.select(from_strip, asked, outputs, **options)
         self.strip.upload(from_drop, asked, [*outputs, self.strip], **options)
         upload.upload(from_file, {*asked, upload}, outputs, **options)
-        self.strip.download(self.save_entries, None, self.download, **options).success(None, js=ON_SAVED)
+        self.strip.download(self.save_entries, enlarge, self.download, **options).success(None, js=ON_SAVED)
         self.strip.copy(self.make_link, None, self.link, **options).success(None, self.link, js=ON_COPIED)
 
-    def save(self, request: GenerateRequest | None) -> str:
+    def save(self, request: GenerateRequest | None, times: Any = 1) -> str:
         """Make pictures once more from their request, which a session remembers in place of their pixels."""
         if request is None:
             raise gr.Error("There is no picture to save yet.", print_exception=False)
-        return download_file([run(self.engine, request)], self.download.GRADIO_CACHE)
+        return download_file([run(self.engine, request)], self.download.GRADIO_CACHE, _times(times))
 
-    def save_entries(self, event: gr.EventData) -> str:
+    def save_entries(self, times: Any, event: gr.EventData) -> str:
         """One PNG, or a zip of all."""
         try:
             sent = _sent(event, "requests")
@@ -138,7 +141,7 @@ class History:
                 gr.Warning(error.message)
         if not results:
             raise gr.Error("None of these pictures can be made here any more.", print_exception=False)
-        return download_file(results, self.download.GRADIO_CACHE)
+        return download_file(results, self.download.GRADIO_CACHE, _times(times))
 
     def make_link(self, event: gr.EventData) -> dict[str, Any]:
         """The text of a link, and what stays behind."""
@@ -147,6 +150,10 @@ class History:
         except RequestError as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
         return {"link": link.text, "without": list(link.without)}
+
+
+def _times(value: Any) -> int:
+    return value if value in dict(ENLARGEMENTS).values() else 1
 
 
 def _sent(event: gr.EventData, name: str) -> Any:

@@ -1,6 +1,7 @@
 """The LoRAs that act on every tab: a list to choose from, each with a weight."""
 
 import html
+import re
 import secrets
 from collections import Counter
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import component
+from app.components import component, sent_along
 from app.pictures import data_uri, problem_html
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.archives import amount
-from yoso_core.files.pictures import open_picture, square
+from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.lora.library import LoraEntry, from_hub, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
@@ -88,8 +89,20 @@ class LoraPicker:
     def connect(self, model: Any, private: dict[str, Any]) -> None:
         inputs, outputs = [model, self.loras, self.own], [self.loras, self.own, self.told]
         self.upload.upload(self.add_file, [self.upload, *inputs], outputs, show_progress="minimal", **private)
+        self.loras.clear(self.take_out, inputs, outputs, show_progress="hidden", **private)
         fetching = private | {"concurrency_id": "hub"}  # a download must not hold up who draws
         self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **fetching)
+
+    def take_out(self, model: str, loras: Any, own: list[str], event: gr.EventData) -> tuple[Any, ...]:
+        """Forget a file that this session opened."""
+        name = sent_along(event).get("id")
+        if name not in own or not self.is_opened(name):
+            return gr.skip(), gr.skip(), gr.skip()
+        self.forget([name])
+        own = [each for each in own if each != name]
+        kept = {each: weight for each, weight in (loras or {}).items() if each != name}
+        cards = self.cards(self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]), own)
+        return gr.HTML(value=kept, entries=cards), own, ""
 
     def start(self, spec: ModelSpec) -> dict[str, float]:
         return {OWN: 1.0} if spec.lora is not None else {}
@@ -106,7 +119,7 @@ class LoraPicker:
                 filter(None, [entry.trigger and f"“{entry.trigger}”", amount(entry.bytes), entry.licence])
             )
             card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
-            card["opened"] = entry.origin == "uploaded" and entry.id in own
+            card |= {"opened": self.is_opened(entry.id), "run": run_of(entry), "step": step_of(entry)}
             cards.append(card | {"thumbnail": _thumbnail(entry)})
         return sorted(cards, key=lambda card: not card["fits"])
 
@@ -173,10 +186,24 @@ class LoraPicker:
         return gr.HTML(value=values, entries=self.cards(spec, own)), own, told
 
 
+def run_of(entry: LoraEntry) -> str:
+    """The folder of the run that made it, by name, so that its snapshots are one card; "" of all others."""
+    if entry.origin != "trained":
+        return ""
+    inside = next((folder for folder in entry.path.parents if folder.name in ("output", "snapshots")), None)
+    return inside.parent.name if inside else ""
+
+
+def step_of(entry: LoraEntry) -> int | None:
+    """After how many steps of its run a snapshot was taken; None of what was handed over last."""
+    found = re.search(r", step (\d+)$", entry.title)
+    return int(found[1]) if found and run_of(entry) else None
+
+
 def _thumbnail(entry: LoraEntry) -> str | None:
     if entry.thumbnail is None:
         return None
     try:
-        return data_uri(square(open_picture(entry.thumbnail).picture, THUMBNAIL))
+        return data_uri(fitted(open_picture(entry.thumbnail).picture, THUMBNAIL))
     except RequestError:
         return None

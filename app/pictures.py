@@ -16,7 +16,7 @@ from PIL import Image
 
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.files.metadata import png_info
-from yoso_core.files.pictures import open_picture, square
+from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.requests import GenerateRequest, RequestError
 
 LOG = logging.getLogger(__name__)
@@ -24,15 +24,8 @@ LOSSLESS_SIDE = 256  # up to this many pixels a PNG costs next to nothing; above
 SHOWN_SIDE = 256  # smaller pictures are enlarged before they travel: browsers do it bilinearly, which looks soft
 DATA_LIMIT = 28_000_000  # characters of a data URL: 20 MB in base64
 THUMBNAIL_SIDE = 160
+SAVED_SIDE = 4096  # pixels; no picture is enlarged to more
 EMPTY = '<div class="pictures empty"></div>'
-# A picture is looked at by a click, see history.js; what it follows can be put out of the way.
-ON_STAGE = """
-element.addEventListener('click', event => {
-    const button = event.target.closest('button');
-    if (button?.dataset.seed) window.yosoFull(Number(button.dataset.seed));
-    else if (button?.classList.contains('map')) element.classList.toggle('no-map');
-});
-"""
 
 
 def plain(sentence: str) -> str:
@@ -65,7 +58,7 @@ def data_uri(picture: Image.Image) -> str:
 
 def thumbnail_uri(picture: Image.Image) -> str:
     """The picture where many are on the page, its shape kept."""
-    return _uri(square(picture, THUMBNAIL_SIDE, "pad"), "JPEG", quality=88)
+    return _uri(fitted(picture, THUMBNAIL_SIDE, "pad"), "JPEG", quality=88)
 
 
 def _uri(picture: Image.Image, kind: str, **options: int) -> str:
@@ -144,6 +137,8 @@ def info_html(result: Result) -> str:
         for name, seconds in result.seconds.items()
         if round(seconds * 1000) or name == "text"
     ]
+    width, height = result.pictures[0].size
+    parts.append(f"{width} x {height} pixels")
     parts.append(f"seeds {seeds[0]} to {seeds[-1]}" if several else f"seed {seeds[0]}")
     lines = [f'<p class="figures">{" · ".join(f"<span>{part}</span>" for part in parts)}</p>']
     notes = list(result.notes)
@@ -173,12 +168,18 @@ def saved_name(request: GenerateRequest, seed: int) -> str:
     return f"{words or 'picture'}-{seed}.png"
 
 
-def png_files(result: Result, folder: str) -> list[str]:
-    """Paths of the pictures as PNG with metadata, in Gradio's cache `folder`, which is cleaned up by age."""
+def png_files(result: Result, folder: str, times: int = 1) -> list[str]:
+    """Paths of the pictures as PNG with metadata, in Gradio's cache `folder`, which is cleaned up by age.
+
+    Args:
+        result: has the pictures.
+        folder: of the cache.
+        times: how many times as wide and high they are saved, by resampling.
+    """
     paths = []
     for index, seed in enumerate(result.seeds):
         buffer = io.BytesIO()
-        result.pictures[index].save(buffer, "PNG", pnginfo=png_info(result, index))
+        enlarged(result.pictures[index], times).save(buffer, "PNG", pnginfo=png_info(result, index))
         paths.append(save_bytes_to_cache(buffer.getvalue(), saved_name(result.request, seed), folder))
     return paths
 
@@ -195,9 +196,16 @@ def save_picture(picture: Image.Image, name: str, folder: str) -> str:
     return save_bytes_to_cache(buffer.getvalue(), name, folder)
 
 
-def download_file(results: Sequence[Result], folder: str) -> str:
+def enlarged(picture: Image.Image, times: int) -> Image.Image:
+    """A picture so many times as wide and high, the longer side at most `SAVED_SIDE`."""
+    times = max(1, min(times, SAVED_SIDE // max(picture.size)))
+    size = (picture.width * times, picture.height * times)
+    return picture if times == 1 else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def download_file(results: Sequence[Result], folder: str, times: int = 1) -> str:
     """Path of what "Save" hands out: one PNG, or a zip of several."""
-    paths = [path for result in results for path in png_files(result, folder)]
+    paths = [path for result in results for path in png_files(result, folder, times)]
     if len(paths) == 1:
         return paths[0]
     buffer = io.BytesIO()

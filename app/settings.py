@@ -5,8 +5,10 @@ from typing import Any
 
 import gradio as gr
 
+from app.components import component
 from app.lora_picker import LoraPicker
 from yoso_core.engine import Engine
+from yoso_core.files.pictures import shape_of
 from yoso_core.models import ModelSpec
 from yoso_core.requests import (
     DEFAULT_MODEL,
@@ -14,16 +16,24 @@ from yoso_core.requests import (
     GUIDANCE_STEP,
     PROMPT_LIMIT,
     SAMPLERS,
+    SIZE_STEP,
     STEPS,
     GenerateRequest,
     RequestError,
+    check_choice,
+    check_size,
     check_text,
 )
+from yoso_core.words import COMMON
 
 EXAMPLES = 8  # shown, of those that the model names
 NO_STYLE = "any"
 
 # Listeners without Python behind them, so that a press acts at once. `order` counts the explicit wishes for a picture.
+RATIOS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "tall": (9, 16), "wide": (16, 9)}
+OWN_SHAPE = "own"
+ENLARGEMENTS = [("As drawn", 1), ("2 x", 2), ("4 x", 4), ("8 x", 8)]
+ON_SHAPE = "shape => { document.body.dataset.shape = shape; }"
 FRESH_SEED = "Math.floor(Math.random() * 1000000)"
 ON_GENERATE = f"(seed, keep, order) => [keep ? seed : {FRESH_SEED}, order + 1]"
 ON_DICE = f"(order) => [{FRESH_SEED}, order + 1]"
@@ -42,8 +52,10 @@ def style_of(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
     return (words, style) if comma and style in styles else (prompt, NO_STYLE)
 
 
-def licence(spec: ModelSpec) -> str:
-    return f"Licence: {spec.licence}"
+def about(spec: ModelSpec) -> str:
+    """What the page says of a model: what it draws, and whose it is."""
+    sides = f"{spec.resolution} x {spec.resolution} pixels" + (", squares only" if spec.aspect == 1 else "")
+    return f"Draws {sides}. Licence: {spec.licence}"
 
 
 def first_style(spec: ModelSpec) -> str:
@@ -79,6 +91,7 @@ class Settings:
                 scale=1,
             )
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0, min_width=132)
+        self.words = component("words", words_of(spec), elem_id="words")
         with gr.Row(elem_id="how"):
             self.style = gr.Radio(
                 [NO_STYLE, *spec.styles],
@@ -100,7 +113,7 @@ class Settings:
             [(known.title, name) for name, known in self.engine.models.items()],
             value=DEFAULT_MODEL,
             label="Model",
-            info=licence(spec),
+            info=about(spec),
             elem_id="model",
         )
         self.model = gr.Textbox(DEFAULT_MODEL, visible="hidden")
@@ -120,6 +133,7 @@ class Settings:
                 False, label="Lock", container=False, elem_id="keep", elem_classes="switch", min_width=0, scale=0
             )
             self.dice = gr.Button("Roll", elem_id="dice", scale=0, min_width=0)
+        self.build_shape(spec)
         self.picker.build(spec)
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self.guidance = gr.Slider(
@@ -139,12 +153,12 @@ class Settings:
                 max_length=PROMPT_LIMIT,
                 elem_id="negative",
             )
-            self.size = gr.Radio(
-                spec.sizes,
-                value=spec.resolution,
-                label="Size in pixels",
-                visible=len(spec.sizes) > 1,
-                elem_id="size",
+            self.enlarge = gr.Radio(
+                ENLARGEMENTS,
+                value=1,
+                label="Saved pictures",
+                info="Enlarged by resampling, for where many pixels are wanted; no detail is added",
+                elem_id="enlarge",
                 elem_classes="segments",
             )
             self.upload = gr.UploadButton("Settings from a saved PNG", file_types=[".png"], size="sm", elem_id="upload")
@@ -156,11 +170,47 @@ class Settings:
             ]
         self.order = gr.Number(0, visible="hidden", precision=0)
 
+    def build_shape(self, spec: ModelSpec) -> None:
+        """Width and height, as far as the model draws others than its own."""
+        with gr.Column(elem_id="shapes"):
+            self.size = gr.Radio(
+                spec.sizes,
+                value=spec.resolution,
+                label="Size in pixels",
+                visible=len(spec.sizes) > 1,
+                elem_id="size",
+                elem_classes="segments",
+            )
+            self.shape = gr.Radio(
+                [*RATIOS, OWN_SHAPE],
+                value="square",
+                label="Shape",
+                visible=spec.aspect > 1,
+                elem_id="shape",
+                elem_classes="segments",
+            )
+            with gr.Row(elem_id="own-shape"):
+                self.width, self.height = (
+                    gr.Number(spec.resolution, label=label, precision=0, step=SIZE_STEP, min_width=90)
+                    for label in ("Width", "Height")
+                )
+
+    def drawn_size(self, values: dict[Any, Any], spec: ModelSpec | None) -> Any:
+        """What the size of a request is by the controls."""
+        shape, side = values[self.shape], values[self.size]
+        if spec is None or spec.aspect == 1 or shape == "square":
+            return side
+        if shape == OWN_SHAPE:
+            return (values[self.width], values[self.height])
+        check_choice("The shape", shape, tuple(RATIOS))
+        return shape_of(RATIOS[shape], check_size(side), SIZE_STEP)
+
     @property
     def typed(self) -> list[Any]:
         """The controls whose every change asks for a picture."""
         return [
-            *(self.prompt, self.negative, self.seed, self.style, self.steps, self.guidance, self.size),
+            *(self.prompt, self.negative, self.seed, self.style, self.steps, self.guidance),
+            *(self.size, self.shape, self.width, self.height),
             self.picker.loras,
         ]
 
@@ -175,6 +225,7 @@ class Settings:
         self.dice.click(None, self.order, wish, js=ON_DICE)
         for example in self.examples:
             example.click(None, [example, self.order], [self.prompt, self.order], js=ON_EXAMPLE)
+        self.shape.change(None, self.shape, js=ON_SHAPE)
         self.picker.connect(self.model, private)
 
     def values(self, values: dict[Any, Any]) -> dict[str, Any]:
@@ -189,7 +240,7 @@ class Settings:
             "steps": values[self.steps],
             "guidance": values[self.guidance],
             "model": values[self.model],
-            "size": values[self.size],
+            "size": self.drawn_size(values, spec),
             "one_step": one_step,
             "loras": loras,
         }
@@ -197,7 +248,8 @@ class Settings:
     @property
     def of_model(self) -> list[Any]:
         """What `for_model` sets."""
-        return [self.wished, self.model, self.style, self.size, self.picker.loras, *self.examples]
+        shapes = [self.size, self.shape, self.width, self.height]
+        return [self.wished, self.model, self.style, *shapes, self.words, self.picker.loras, *self.examples]
 
     def for_model(self, name: str, style: str, loras: Any, own: list[str]) -> dict[Any, dict[str, Any]]:
         """The controls as another model has them.
@@ -211,10 +263,14 @@ class Settings:
         spec = self.engine.models[name]
         style = style if style in spec.styles else first_style(spec)
         return {
-            self.wished: gr.update(value=name, info=licence(spec)),
+            self.wished: gr.update(value=name, info=about(spec)),
             self.model: gr.update(value=name),
             self.style: gr.update(choices=[NO_STYLE, *spec.styles], value=style, visible=bool(spec.styles)),
             self.size: gr.update(choices=list(spec.sizes), value=spec.resolution, visible=len(spec.sizes) > 1),
+            self.shape: gr.update(value="square", visible=spec.aspect > 1),
+            self.width: gr.update(value=spec.resolution),
+            self.height: gr.update(value=spec.resolution),
+            self.words: gr.update(value=words_of(spec)),
             self.picker.loras: self.picker.for_model(spec, loras, own),
         } | {
             button: gr.update(value=words, visible=bool(words))
@@ -233,8 +289,10 @@ class Settings:
         prompt, style = style_of(request.prompt, spec.styles)
         updates = self.for_model(request.model, style, {}, own)
         updates[self.style]["value"] = style
-        if request.size:
+        if isinstance(request.size, int):
             updates[self.size] |= {"choices": sorted({*spec.sizes, request.size}), "value": request.size}
+        elif request.size:
+            updates |= {self.shape: OWN_SHAPE, self.width: request.size[0], self.height: request.size[1]}
         loras, notes = self.picker.restored(spec, request.one_step, request.loras, own)
         steps = request.steps if request.steps in STEPS else STEPS[0]
         if request.sampler != SAMPLERS[0] or request.steps != steps:
@@ -253,3 +311,10 @@ class Settings:
 def examples_of(spec: ModelSpec) -> list[str]:
     """As many as there are buttons; "" where the model names no more."""
     return [*spec.words.examples, *[""] * EXAMPLES][:EXAMPLES]
+
+
+def words_of(spec: ModelSpec) -> dict[str, Any]:
+    """What words.js completes from, and what it knows to be known."""
+    words = spec.words
+    known = sorted(words.known | COMMON | {*words.styles}) if words.known else []
+    return {"names": list(words.names), "known": known, "emoji": dict(words.emoji)}

@@ -26,6 +26,7 @@ from train.tasks.base import ModelRunConfig
 from train.tasks.translate import domain_of
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
+from yoso_core.words import COMMON, Words, words_in
 
 SHOWN = 200  # pictures of a set on the page
 TITLE_LIMIT = 60
@@ -33,6 +34,13 @@ WORD_LIMIT = 40
 FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
 NOTHING = Report((), 0, 0)
 NAMES = {preset.name for preset in PRESETS.values()}
+FEW = 20  # pictures
+TOO_FEW = (
+    "a run learns them by heart rather than their style, and its previews look better than what other prompts give. "
+    "Twenty and more of them, or more variety, help."
+)
+PREVIEW_ROW = 8  # preview pictures in a row
+PROBES = 40  # names of the model that are looked at for prompts that a run has not seen
 WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."
 
 
@@ -250,6 +258,8 @@ class NewRun:
             for row in report.rows[:SHOWN]
         ]
         said = [html.escape(sentence) for sentence in report.sentences()] if report.rows else [WAITING]
+        if 0 < (used := sum(row.used for row in report.rows)) < FEW:
+            said.append(f"<b>{used} {'is' if used == 1 else 'are'} few:</b> {TOO_FEW}")
         lines = "".join(f"<p>{sentence}</p>" for sentence in said)
         lines += "".join(f'<p class="problem">{html.escape(str(problem))}</p>' for problem in problems)
         more = max(0, len(report.rows) - SHOWN)
@@ -260,16 +270,18 @@ class NewRun:
             tuple(row.captions for row in report.rows if row.used),
         )
 
-    def again(self, owner: str, selected: str) -> tuple[Any, str]:
-        """Another run with the pictures of this one."""
+    def again(self, owner: str, selected: str) -> tuple[Any, str, Any, Any]:
+        """Another run with the pictures of this one, under its name and with its trigger."""
         try:
-            place = pictures_of(self.runs.get(selected, owner).config)
+            job = self.runs.get(selected, owner)
+            place = pictures_of(job.config)
             if not place:
                 raise JobError("This run was not trained on pictures.")
             problems = self.dataset(owner).add_folder(place)
         except (ConfigError, JobError, RequestError) as error:
-            return gr.skip(), problem_html(str(error))
-        return "", "".join(problem_html(str(problem)) for problem in problems)
+            return gr.skip(), problem_html(str(error)), gr.skip(), gr.skip()
+        told = "".join(problem_html(str(problem)) for problem in problems)
+        return "", told, job.title, str(job.config.get("trigger", ""))
 
     # What to train
 
@@ -367,6 +379,11 @@ class NewRun:
                     raise ConfigError("There are no pictures yet; drop some at the top of the page")
                 refuse_empty_domains(used, config.words, trigger)
                 self._refuse_too_many(owner)
+                if PRESETS[preset].task == "teacher" and not config.preview_prompts:
+                    captions = [caption for row in used for caption in row.captions]
+                    config = replace(
+                        config, preview_prompts=previewed(captions, trigger, self.engine.models[model].words)
+                    )
                 if trigger:
                     dataset.add_words(trigger)
                 job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config), config.takes)
@@ -380,6 +397,27 @@ class NewRun:
             raise ConfigError(f"You have {len(jobs) - 1} runs, which is the most here; discard one first")
         if sum(job.bytes() for job in jobs) > self.mode.bytes:
             raise ConfigError(f"Your runs take more than {self.mode.bytes / 1e9:g} GB; discard one first")
+
+
+def previewed(captions: Sequence[str], trigger: str, words: Words) -> tuple[str, ...]:
+    """Prompts of the preview pictures: captions that are trained, and then as many that are not.
+
+    What is trained looks well however little was learned of anything else.
+
+    Args:
+        captions: that are trained.
+        trigger: words that call what is learned; "" for none.
+        words: of the model; where it names nothing there is nothing else to ask for.
+    """
+    seen = set(words_in(" ".join(captions))) - COMMON
+    others = (*words.examples, *words.names[:: max(1, len(words.names) // PROBES)])
+    unseen = [name for name in others if not seen.intersection(words_in(name))][:PREVIEW_ROW]
+    if len(unseen) < PREVIEW_ROW:
+        return ()
+    spread = [captions[index * len(captions) // PREVIEW_ROW] for index in range(PREVIEW_ROW)]
+    return tuple(
+        prompt if trigger.lower() in prompt.lower() else f"{prompt}, {trigger}" for prompt in (*spread, *unseen)
+    )
 
 
 def folder_named(place: str) -> Path:

@@ -17,6 +17,7 @@ from app.compare_tab import ladder_html
 from app.components import component
 from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
 from app.train_mode import Mode
+from app.train_new import PREVIEW_ROW
 from train.handover.export import SNAPSHOTS
 from train.handover.publish import login, pack, push
 from train.loop.config import ConfigError
@@ -44,7 +45,9 @@ WORDS = {
 }
 PLACES = {"controlnet": "the Edit tab under “Follow lines”", "translate": "the Translate tab"}  # by task
 ON_DISCARD = "(owner, run, _) => [owner, run, confirm('Remove this run with everything it has learned?')]"
-ON_KEEP = "(owner, run, _) => [owner, run, confirm('Keep what it has learned, and nothing to go on from?')]"
+ON_KEEP = "(owner, run, _) => [owner, run, confirm('Stop, and keep what it has learned and nothing to go on from?')]"
+ON_THIN = "(owner, run, _) => [owner, run, confirm('Keep what it has learned, and nothing to go on from?')]"
+ROWS = '<p class="quiet">Above: captions of your pictures. Below: prompts that it has not seen.</p>'
 
 
 class RunView:
@@ -67,6 +70,7 @@ class RunView:
             self.pause = gr.Button("Pause", size="sm", min_width=0, scale=0, elem_id="pause")
             self.resume = gr.Button("Resume", size="sm", min_width=0, scale=0, elem_id="resume", variant="primary")
             self.keep = gr.Button("Stop and keep", size="sm", min_width=0, scale=0, elem_id="keep-run")
+            self.thin = gr.Button("Delete its checkpoints", size="sm", min_width=0, scale=0, elem_id="thin-run")
             self.again = gr.Button("New run with these pictures", size="sm", min_width=0, scale=0, elem_id="again")
             self.discard = gr.Button("Discard", size="sm", min_width=0, scale=0, elem_id="discard")
         self.told = gr.HTML()
@@ -121,7 +125,7 @@ class RunView:
     def parts(self) -> list[Any]:
         """What `look` sets."""
         return [
-            *(self.head, self.pause, self.resume, self.keep, self.discard, self.preview, self.scrub),
+            *(self.head, self.pause, self.resume, self.keep, self.thin, self.discard, self.preview, self.scrub),
             *(self.curves, self.trial, self.using, self.how, self.use, self.log, self.seen),
         ]
 
@@ -140,7 +144,8 @@ class RunView:
         for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run)):
             button.click(act, own, self.told, **hidden).then(**look)
         self.sure = gr.Checkbox(visible="hidden")  # what the person answers to a question of the browser
-        self.keep.click(self.keep_run, [*own, self.sure], self.told, js=ON_KEEP, **hidden).then(**look)
+        for button, question in ((self.keep, ON_KEEP), (self.thin, ON_THIN)):
+            button.click(self.keep_run, [*own, self.sure], self.told, js=question, **hidden).then(**look)
         self.discard.click(self.discard_run, [*own, self.sure], [selected, self.told], js=ON_DISCARD, **hidden).then(
             **look
         )
@@ -201,16 +206,14 @@ class RunView:
             updates |= {
                 self.pause: gr.Button(visible=going),
                 self.resume: gr.Button("Resume" if checkpoint else "Start", visible=idle),
-                self.keep: gr.Button(
-                    "Stop and keep" if going else "Delete its checkpoints",
-                    visible=(going and handed_over) or (checkpoint and state in (*CAN_GO_ON, "finished")),
-                ),
+                self.keep: gr.Button(visible=going and handed_over),
+                self.thin: gr.Button(visible=not going and checkpoint and state in (*CAN_GO_ON, "finished")),
                 self.discard: gr.Button(visible=True),
             }
         if "curves" in changed:
             updates[self.curves] = {"terms": progress.curves(), "steps": steps}
         if "previews" in changed:
-            updates |= self._previews(previews, scrubbed, before.get("previews"))
+            updates |= self._previews(job, previews, scrubbed, before.get("previews"))
         if "loras" in changed:
             updates |= {
                 self.trial: gr.Column(visible=bool(loras)),
@@ -225,7 +228,7 @@ class RunView:
     def progress(self, job: Job) -> Progress:
         return self.readers.setdefault(job.folder, Progress(job.folder)).update()
 
-    def _previews(self, previews: list[Path], scrubbed: float, before: int | None) -> dict[Any, Any]:
+    def _previews(self, job: Job, previews: list[Path], scrubbed: float, before: int | None) -> dict[Any, Any]:
         """The newest preview, unless somebody is looking at an older one; `before` is how many there were."""
         if not previews:
             return {self.preview: EMPTY, self.scrub: gr.Slider(visible=False)}
@@ -234,14 +237,14 @@ class RunView:
         slider = {"minimum": 0, "maximum": max(steps[-1], 1), "step": math.gcd(*steps) or 1, "visible": len(steps) > 1}
         if stays:
             return {self.scrub: gr.Slider(**slider)}
-        return {self.scrub: gr.Slider(**slider, value=steps[-1]), self.preview: preview_html(previews[-1])}
+        return {self.scrub: gr.Slider(**slider, value=steps[-1]), self.preview: preview_html(job, previews[-1])}
 
     def show_preview(self, owner: str, selected: str, step: float) -> Any:
         try:
-            previews = self.progress(self.runs.get(selected, owner)).previews()
+            previews = self.progress(job := self.runs.get(selected, owner)).previews()
         except JobError:
             return gr.skip()
-        return preview_html(min(previews, key=lambda path: abs(int(path.stem) - step))) if previews else EMPTY
+        return preview_html(job, min(previews, key=lambda path: abs(int(path.stem) - step))) if previews else EMPTY
 
     # Hold
 
@@ -387,7 +390,7 @@ def how_html(job: Job, has_loras: bool, private: bool) -> str:
     return f'<p class="quiet">{said}</p>'
 
 
-def preview_html(path: Path) -> str:
+def preview_html(job: Job, path: Path) -> str:
     try:
         with Image.open(path) as picture:
             shown = picture.convert("RGB")
@@ -395,7 +398,9 @@ def preview_html(path: Path) -> str:
         return EMPTY
     if shown.width > PREVIEW_WIDTH:
         shown = shown.resize((PREVIEW_WIDTH, PREVIEW_WIDTH * shown.height // shown.width), Image.Resampling.LANCZOS)
-    return f'<img src="{data_uri(shown)}" alt="What the run drew after {int(path.stem):,} steps" draggable="false">'
+    image = f'<img src="{data_uri(shown)}" alt="What the run drew after {int(path.stem):,} steps" draggable="false">'
+    probed = job.about.get("task") == "teacher" and len(job.config.get("preview_prompts") or ()) == 2 * PREVIEW_ROW
+    return image + (ROWS if probed else "")
 
 
 def _is_path(value: Any) -> bool:

@@ -119,7 +119,10 @@ class TrainTab:
         self.new.connect(self.owner, self.selected, reading)
         self.view.connect(self.owner, self.selected, look, train)
         self.view.again.click(
-            self.new.again, [self.owner, self.selected], [self.selected, self.view.told], **quiet
+            self.new.again,
+            [self.owner, self.selected],
+            [self.selected, self.view.told, self.new.title, self.new.trigger],
+            **quiet,
         ).then(self.new.shown, [self.owner, self.new.base], pictures, **quiet)
         used = {self.owner, self.selected, *drawing.asked}
         self.view.use.click(self.use_run, used, drawing.restores, **private | {"show_progress": "hidden"})

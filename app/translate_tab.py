@@ -14,7 +14,6 @@ from yoso_core.requests import (
     COUNT_LIMIT,
     DEFAULT_MODEL,
     THRESHOLD_LIMIT,
-    TRANSLATION_FITS,
     RequestError,
     TranslateRequest,
 )
@@ -36,8 +35,6 @@ class TranslateTab(Easel):
     name, kind = "translate", TranslateRequest
     prefix = "translate-"
     masks, brush = False, 12
-    fits = TRANSLATION_FITS
-    fit_hint = "Keep their size and shape; or make them square: crop to the middle, fit by squeezing, pad with white"
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(engine, settings)
@@ -111,7 +108,9 @@ class TranslateTab(Easel):
         picture, _ = read_canvas(values[self.canvas])
         if all(low == high for low, high in picture.getextrema()):
             return None
-        return self.request_of(values, picture, count=values[self.count], fit="crop")  # a canvas is square
+        # A square comes in the size that is drawn, and other shapes in that of the canvas, which they keep.
+        fit = "crop" if picture.width == picture.height else "keep"
+        return self.request_of(values, picture, count=values[self.count], fit=fit)
 
     def request_of(self, values: dict[Any, Any], picture: Image.Image, **changes: Any) -> TranslateRequest:
         """What the controls ask of any picture.

@@ -32,7 +32,7 @@ from train.runs.jobs import Job, Runs
 from train.runs.presets import PRESETS, settings
 from yoso_core.autoencoder import decode, encode, to_tensor
 from yoso_core.engine import Engine
-from yoso_core.files.pictures import open_picture, square
+from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.lora.library import of_run
 from yoso_core.models import MODELS
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse
@@ -60,7 +60,7 @@ class Source:
     path: Path
 
     def styled(self, side: int) -> Image.Image:
-        return stencil(square(open_picture(self.path).picture, SIDE)).resize((side, side), Image.Resampling.LANCZOS)
+        return stencil(fitted(open_picture(self.path).picture, SIDE)).resize((side, side), Image.Resampling.LANCZOS)
 
 
 def sources(corpus: Path) -> tuple[list[Source], list[Source]]:

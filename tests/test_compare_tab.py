@@ -8,8 +8,9 @@ import pytest
 
 from app.compare_tab import EXAMPLES, CompareTab
 from app.lora_picker import LoraPicker
-from yoso_core.requests import RequestError
+from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.sheets import AXES, parse_axis
+from yoso_core.words import Words
 
 SECRET = "upload-Zx81_-abcdefghij-ink"
 
@@ -20,7 +21,9 @@ def tab(tiny_lora):
     picker = LoraPicker(SimpleNamespace(add_lora=lambda name, path: None), [tiny_lora], Path())
     picker.remember(replace(tiny_lora, id=SECRET, title="Ink, step 200"))
     tabs = [SimpleNamespace(name="generate"), SimpleNamespace(name="edit")]
-    return CompareTab(None, SimpleNamespace(picker=picker), tabs)
+    words = Words(styles={"ink": ""}, examples=("a fox", "a hen"))
+    engine = SimpleNamespace(models={DEFAULT_MODEL: SimpleNamespace(words=words)})
+    return CompareTab(engine, SimpleNamespace(picker=picker), tabs)
 
 
 def test_every_kind_of_axis_has_an_example(tab):
@@ -28,6 +31,10 @@ def test_every_kind_of_axis_has_an_example(tab):
     for kind, values in EXAMPLES.items():
         assert parse_axis(f"{kind}{'.x' if kind == 'lora' else ''}={values}").labels
     assert ("LoRA", "adapter") in tab.kinds([]) and ("Waves weight", "lora.waves") in tab.kinds([])
+
+
+def test_examples_are_of_the_words_of_the_model(tab):
+    assert (tab.example("prompt"), tab.example("style"), tab.example("lora.waves")) == ("a fox | a hen", "ink", "0:1:3")
 
 
 def test_loras_go_by_titles_and_public_names(tab):

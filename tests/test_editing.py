@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps
 
 from yoso_core.editing import NOTHING_PAINTED, feathered, grown, latent_mask, lay_out, put_together
-from yoso_core.files.pictures import square
+from yoso_core.files.pictures import fitted
 from yoso_core.requests import FITS, EditRequest
 
 
@@ -182,7 +182,7 @@ def test_growing_keeps_the_picture_in_the_middle_and_repaints_the_rest(size, gro
     inner = round(size / (1 + 2 * grow))
     before = (size - inner) // 2
     middle = (slice(before, before + inner),) * 2
-    assert np.array_equal(np.asarray(canvas.picture)[middle], np.asarray(square(picture, inner)))
+    assert np.array_equal(np.asarray(canvas.picture)[middle], np.asarray(fitted(picture, inner)))
     mask = np.asarray(canvas.mask)
     assert not mask[middle].any() and (mask == 255).sum() == size**2 - inner**2
     assert f"{inner} of {size} pixels" in canvas.notes[-1]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from yoso_core.requests import SEED_LIMIT, GenerateRequest, LoraUse, RequestError
+from yoso_core.requests import SEED_LIMIT, GenerateRequest, LoraUse, RequestError, parse_size
 
 BAD = [
     {"prompt": None},
@@ -80,3 +80,15 @@ def test_what_is_no_seed_is_told_in_plain_numbers(seed):
     with pytest.raises(RequestError, match="up to 4294967295, or -1 for a random one") as caught:
         GenerateRequest("a", seed=seed)
     assert "e+" not in str(caught.value)
+
+
+def test_a_size_is_a_side_or_width_and_height():
+    assert GenerateRequest("a", size=[96, 64]).size == (96, 64)
+    assert GenerateRequest("a", size=(64.0, 64)).size == 64
+    assert parse_size("512") == 512 and parse_size(" 640 x 384 ") == (640, 384)
+    for bad in ((64,), (64, 64, 64), (63, 64), (64, 2048), ("64", 64), "64x64"):
+        with pytest.raises(RequestError):
+            GenerateRequest("a", size=bad)
+    for text in ("", "x", "64x", "64x64x64", "-64", "100000", "1e3"):
+        with pytest.raises(RequestError):
+            parse_size(text)

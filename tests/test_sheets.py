@@ -142,6 +142,13 @@ def test_no_secret_is_drawn_into_a_grid():
     assert parse_axis("lora.upload-Zx81_-abcdefghij-ink=0,1").title == "weight of upload-ink"
 
 
+def test_a_style_goes_behind_the_prompt_whichever_axis_it_has():
+    x, y = parse_axis("prompt=a cat|a dog"), parse_axis("style=3d|flat")
+    prompts = ["a cat, 3d", "a dog, 3d", "a cat, flat", "a dog, flat"]
+    assert [each.prompt for each in grid(GenerateRequest("x"), x, y).requests] == prompts
+    assert [each.prompt for each in grid(GenerateRequest("x"), y, x).requests] == [prompts[i] for i in (0, 2, 1, 3)]
+
+
 def test_every_kind_of_axis_changes_its_own():
     control = ControlUse(picture=PICTURE)
     request = EditRequest("a", picture=PICTURE, control=control)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from app.pictures import problem_html
 from app.train_mode import ALL, MODES, owner_of
+from app.train_new import previewed
 from app.train_run import command_of
 from app.train_tab import TrainTab
 from app.ui import build_app
@@ -33,10 +34,11 @@ from train.runs.presets import PRESETS
 from yoso_core.engine import Engine
 from yoso_core.models import LORA_FILE
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest
+from yoso_core.words import Words
 
 BEGIN = Job.start  # what really starts a process
 SKIPPED = gr.skip()
-BUTTONS = ("pause", "resume", "keep", "discard")
+BUTTONS = ("pause", "resume", "keep", "thin", "discard")
 
 
 @pytest.fixture(autouse=True)
@@ -508,7 +510,7 @@ def test_another_run_begins_with_the_same_pictures(tab, tmp_path):
     tab.new.take_files("", "small", pictures(tmp_path / "in"))
     tab.new.add_trigger("", "small", "mint")
     name, _ = begin(tab)
-    assert tab.new.again("", name) == ("", "")
+    assert tab.new.again("", name)[:2] == ("", "")
     assert [row["caption"] for row in tab.new.shown("", "small")[2].props["pictures"]] == [
         f"a {word} thing, mint" for word in ("red", "blue", "green")
     ] or len(tab.new.dataset("").captions()) == 3
@@ -557,12 +559,12 @@ STATES = {  # what its process said, what is in its folder -> what is told, whic
     "training": ("running", "alive events", "Training.", "pause discard"),
     "training, with a LoRA": ("running", "alive events lora checkpoint", "Training.", "pause keep discard"),
     "stopping": ("running", "alive events lora checkpoint stop", "Stops after", "discard"),
-    "paused": ("paused", "events lora checkpoint", "Paused.", "Resume keep discard"),
+    "paused": ("paused", "events lora checkpoint", "Paused.", "Resume thin discard"),
     "paused before a checkpoint": ("paused", "", "Paused.", "Start discard"),
-    "interrupted": ("running", "events lora checkpoint", "Interrupted", "Resume keep discard"),
+    "interrupted": ("running", "events lora checkpoint", "Interrupted", "Resume thin discard"),
     "interrupted in line": ("queued", "", "Interrupted", "Start discard"),
-    "failed": ("failed", "events checkpoint", "Stopped by a problem. No <b>room</b>", "Resume keep discard"),
-    "finished": ("finished", "events lora checkpoint", "Done.", "keep discard"),
+    "failed": ("failed", "events checkpoint", "Stopped by a problem. No <b>room</b>", "Resume thin discard"),
+    "finished": ("finished", "events lora checkpoint", "Done.", "thin discard"),
     "kept": ("kept", "events lora", "Ended and kept.", "discard"),
 }
 
@@ -895,6 +897,17 @@ def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, style, e
     assert set(updates) <= set(drawing.restores)
 
 
+def test_previews_show_prompts_that_a_run_has_not_seen():
+    words = Words(
+        names=("red heart", "cat", *(f"thing {index}" for index in range(20))), examples=("a red heart", "cat")
+    )
+    prompts = previewed(["a cat, mint"] * 3 + ["a hat"] * 30, "mint", words)
+    assert len(prompts) == 16 and all("mint" in prompt for prompt in prompts)
+    assert set(prompts[:8]) == {"a cat, mint", "a hat, mint"} and prompts[8] == "a red heart, mint"
+    assert not [prompt for prompt in prompts[8:] if "cat" in prompt]
+    assert previewed(["a cat"], "", Words(names=("cat",))) == ()  # nothing else to ask for
+
+
 def test_use_in_generate_tells_what_is_in_the_way(tab):
     with pytest.raises(gr.Error, match="learned nothing"):
         use_run(tab, "", hand_made(tab.runs.root, name="nothing").id)
@@ -988,7 +1001,7 @@ def test_lines_are_made_of_the_pictures_that_were_dropped(tab, tmp_path):
     job = tab.runs.get(name, "")
     assert told == "" and job.config["pairs"] == str(job.data) and job.config["data"] == ""
     assert job.config["perceptual"] in ("lpips", "evaluator") and job.config["input"] == "lines"
-    assert tab.new.again("", name) == ("", "") and len(tab.new.dataset("").captions()) == 3
+    assert tab.new.again("", name)[:2] == ("", "") and len(tab.new.dataset("").captions()) == 3
     for field in ("pairs", "input", "domains"):
         assert f"can&#x27;t change {field}" in begin(tab, preset="lines", form={field: ["a", "b"]})[1]
 

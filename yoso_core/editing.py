@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from yoso_core.files.pictures import square, square_note
-from yoso_core.requests import EditRequest
+from yoso_core.files.pictures import fit_note, fitted
+from yoso_core.requests import EditRequest, Size, sides_of
 
 PAINTED = 128  # of 255: from here on a mask paints
 TOUCHED = 31  # of 255: how much of a pixel is painted where it counts, so that thin strokes on large pictures do
@@ -21,8 +21,8 @@ class Canvas:
     """What an edit begins with.
 
     Attributes:
-        picture: RGB, S x S.
-        mask: "L", S x S: 255 where to repaint, less on the feather, 0 where pixels stay; None to repaint everything.
+        picture: RGB.
+        mask: "L", of its size: 255 where to repaint, less on the feather, 0 where pixels stay; None to repaint all.
         notes: what was done to the picture, in words.
     """
 
@@ -31,41 +31,44 @@ class Canvas:
     notes: tuple[str, ...]
 
 
-def lay_out(request: EditRequest, size: int) -> Canvas:
-    """Make the picture of a request square, grow its canvas and feather its mask.
+def lay_out(request: EditRequest, size: Size) -> Canvas:
+    """Give the picture of a request the size of a canvas, grow that and feather its mask.
 
     Args:
-        size: side S of the canvas in pixels.
+        size: of the canvas in pixels, with the rim that it grows by.
     """
-    inner = round(size / (1 + 2 * request.grow))
-    picture, mask = square(request.picture, inner, request.fit), None
+    shape = sides_of(size)
+    inner = tuple(round(side / (1 + 2 * request.grow)) for side in shape)
+    picture, mask = fitted(request.picture, inner, request.fit), None
     if request.mask is not None:
         # By what stays, because white is what pads a picture.
         stays = request.mask.point(lambda value: 0 if value >= PAINTED else 255)
-        mask = square(stays, inner, request.fit).point(lambda value: 255 if value < 255 - TOUCHED else 0)
-    note = square_note(request.picture, request.fit)
+        mask = fitted(stays, inner, request.fit).point(lambda value: 255 if value < 255 - TOUCHED else 0)
+    note = fit_note(request.picture, inner, request.fit)
     notes = (note,) if note else ()
     if mask is not None and mask.getextrema()[1] == 0:
         notes += (NOTHING_PAINTED,)
-    if inner < size:
-        picture, mask = grown(picture, mask, size)
-        notes += (f"shrunk to {inner} of {size} pixels to make room around it",)
-    return Canvas(picture, mask and feathered(mask, request.feather * size), notes)
+    if inner != shape:
+        picture, mask = grown(picture, mask, shape)
+        told = [str(side) if side == other else f"{side} x {other}" for side, other in (inner, shape)]
+        notes += (f"shrunk to {told[0]} of {told[1]} pixels to make room around it",)
+    return Canvas(picture, mask and feathered(mask, request.feather * min(shape)), notes)
 
 
-def grown(picture: Image.Image, mask: Image.Image | None, size: int) -> tuple[Image.Image, Image.Image]:
+def grown(picture: Image.Image, mask: Image.Image | None, size: Size) -> tuple[Image.Image, Image.Image]:
     """A larger canvas around a picture, its edges drawn out to fill it, and a mask of what is new.
 
     Args:
         picture: RGB.
         mask: of it, "L", white where to repaint; None for nowhere.
-        size: side of the canvas in pixels.
+        size: of the canvas in pixels.
     """
-    before = (size - picture.width) // 2
-    rim = (before, size - picture.width - before)
-    larger = Image.fromarray(np.pad(np.asarray(picture), (rim, rim, (0, 0)), mode="edge"))
-    new = Image.new("L", (size, size), 255)
-    new.paste(mask or 0, (before, before, before + picture.width, before + picture.height))
+    shape = sides_of(size)
+    left, above = ((side - own) // 2 for side, own in zip(shape, picture.size, strict=True))
+    rims = [(start, side - own - start) for start, side, own in zip((left, above), shape, picture.size, strict=True)]
+    larger = Image.fromarray(np.pad(np.asarray(picture), (*rims[::-1], (0, 0)), mode="edge"))
+    new = Image.new("L", shape, 255)
+    new.paste(mask or 0, (left, above, left + picture.width, above + picture.height))
     return larger, new
 
 

@@ -28,11 +28,19 @@ from yoso_core.conditioning import (
 from yoso_core.denoiser import Denoise, Denoiser, guided
 from yoso_core.devices import device_named
 from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
-from yoso_core.files.pictures import OWN_SIDE, own_size, square, square_note, whole
+from yoso_core.files.pictures import OWN_SIDE, fit_note, fitted, own_size, shape_of, whole
 from yoso_core.lora.spellings import admit
 from yoso_core.lora.stack import Lora
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
-from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
+from yoso_core.requests import (
+    SIZE_STEP,
+    ControlUse,
+    EditRequest,
+    GenerateRequest,
+    RequestError,
+    TranslateRequest,
+    sides_of,
+)
 from yoso_core.sampling import (
     ddim,
     edit_timesteps,
@@ -146,7 +154,7 @@ class _Work:
     """What a request is worked on with."""
 
     model: LoadedModel
-    size: int
+    size: tuple[int, int]
     watch: Stopwatch
     report: Callable[[str], None]
 
@@ -156,6 +164,16 @@ def digest(picture: Image.Image | None) -> str:
     if picture is None:
         return ""
     return hashlib.blake2b(picture.tobytes(), key=f"{picture.mode} {picture.size}".encode()).hexdigest()
+
+
+def _kept_picture(request: GenerateRequest) -> Image.Image | None:
+    """The picture whose shape the result shall have; translations see to their own."""
+    if isinstance(request, TranslateRequest):
+        return None
+    if isinstance(request, EditRequest):
+        return request.picture if request.fit == "keep" else None
+    control = request.control
+    return control.picture if control is not None and control.fit == "keep" and request.size is None else None
 
 
 class Engine:
@@ -271,7 +289,8 @@ class Engine:
             RequestError: an unknown annotator, or one whose weights are not here.
         """
         with self.lock, memory_guard(), torch.inference_mode():
-            return self._map(use, size, report)
+            shape = shape_of(use.picture.size, size, SIZE_STEP) if use.fit == "keep" else sides_of(size)
+            return self._map(use, shape, report)
 
     def _run(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
         model = self._model(request.model, report)
@@ -298,7 +317,7 @@ class Engine:
                 use = request.control
                 control_map = self._map(use, size, work.report)
                 guide = self._guide(use, request.model, model, control_map, work.report)
-            notes += filter(None, [square_note(use.picture, use.fit)])
+            notes += filter(None, [fit_note(use.picture, size, use.fit)])
         consistent = request.sampler == "consistency"
         plain = Denoiser(model.unet, model.schedule, model.prediction, consistent, guide)
         denoise = guided(plain, request.guidance, negative)
@@ -313,7 +332,7 @@ class Engine:
 
         def draw(seed: int) -> Image.Image:
             nonlocal evaluations
-            noises = self._noises(seed, request.steps if consistent else 1, model, (size, size))
+            noises = self._noises(seed, request.steps if consistent else 1, model, size)
             with watch.stage("network"):
                 clean, evaluations = self._sample(request, model, denoise, context, noises, latent)
             with watch.stage("decode"):
@@ -362,11 +381,13 @@ class Engine:
             pictures, seeds = self._each_seed(request, work, draw)
         return Result(request, pictures, seeds, 1, watch.seconds, cut, before, lines, tuple(notes))
 
-    def _laid_out(self, request: TranslateRequest, model: LoadedModel, size: int) -> tuple[Image.Image, list[str]]:
+    def _laid_out(
+        self, request: TranslateRequest, model: LoadedModel, size: tuple[int, int]
+    ) -> tuple[Image.Image, list[str]]:
         """The picture as it is translated, and what was done to it in words."""
         if request.fit != "keep":
-            note = square_note(request.picture, request.fit)
-            return square(request.picture, size, request.fit), [note] if note else []
+            note = fit_note(request.picture, size, request.fit)
+            return fitted(request.picture, size, request.fit), [note] if note else []
         laid_out = whole(request.picture, size, model.pixels_per_latent)
         shapes = [f"{width} x {height}" for width, height in (request.picture.size, laid_out.size)]
         notes = [f"{shapes[0]}: drawn at {shapes[1]}"] if shapes[0] != shapes[1] else []
@@ -405,13 +426,21 @@ class Engine:
             (request.model, name), lambda: load_translator(self.translators[name], model, report)
         )
 
-    def _size(self, request: GenerateRequest, model: LoadedModel) -> int:
-        size, unit = request.size or model.spec.resolution, model.pixels_per_latent
-        if size > max(model.spec.sizes) or size % unit:
+    def _size(self, request: GenerateRequest, model: LoadedModel) -> tuple[int, int]:
+        """Width and height of what is drawn: as asked, or in the shape of the picture that is kept."""
+        spec, unit = model.spec, model.pixels_per_latent
+        width, height = sides_of(request.size or spec.resolution)
+        if width * height > max(spec.sizes) ** 2 or width % unit or height % unit:
             raise RequestError(
-                f"{model.spec.title} draws up to {max(model.spec.sizes)} pixels in steps of {unit}, not {size}."
+                f"{spec.title} draws as many pixels as a square of {max(spec.sizes)} in steps of {unit}, "
+                f"not {width if width == height else f'{width} x {height}'}."
             )
-        return size
+        if (kept := _kept_picture(request)) is not None:
+            return shape_of(kept.size, (width, height), unit)
+        if max(width, height) > spec.aspect * min(width, height):
+            shapes = "squares" if spec.aspect == 1 else f"pictures up to {spec.aspect:g} times as long as short"
+            raise RequestError(f"{spec.title} draws {shapes}, not {width} x {height}.")
+        return width, height
 
     def _sample(
         self,
@@ -440,7 +469,7 @@ class Engine:
         timesteps = edit_timesteps(request.steps, t, len(schedule))
         return few_step(denoise, schedule, start, context, timesteps, noises[1:]), request.steps
 
-    def _canvas(self, request: EditRequest, model: LoadedModel, size: int) -> tuple[Canvas, Tensor]:
+    def _canvas(self, request: EditRequest, model: LoadedModel, size: tuple[int, int]) -> tuple[Canvas, Tensor]:
         """The picture of an edit as it is laid out, and its latent (1, C, h, w)."""
         given = (digest(request.picture), digest(request.mask), request.feather, request.grow, request.fit)
 
@@ -452,12 +481,12 @@ class Engine:
 
         return self._latents.get((request.model, size, *given), make)
 
-    def _map(self, use: ControlUse, size: int | None, report: Callable[[str], None]) -> Image.Image:
-        """The map of a picture, made square first; `size` None: it is laid out already."""
+    def _map(self, use: ControlUse, size: tuple[int, int] | None, report: Callable[[str], None]) -> Image.Image:
+        """The map of a picture in this size; `size` None: it is laid out already."""
         key = (digest(use.picture), size, use.annotator, use.low, use.high, use.fit)
 
         def make() -> Image.Image:
-            laid_out = use.picture if size is None else square(use.picture, size, use.fit)
+            laid_out = use.picture if size is None else fitted(use.picture, size, use.fit)
             return self.annotate(laid_out, use, report)
 
         return self._maps.get(key, make)

@@ -58,7 +58,8 @@ class ModelSpec:
         tiny_decoder: an AutoencoderTiny for the same latents, many times faster; None to use the model's own.
         variant: the file variant to fetch from a hub, such as "fp16".
         dtype: "float32" or "bfloat16"; what the networks compute in on this kind of model.
-        sizes: sides in pixels that it draws well.
+        sizes: sides in pixels of squares that it draws well; other shapes have as many pixels.
+        aspect: how many times as long as short what it draws from words may be.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
     """
 
@@ -72,6 +73,7 @@ class ModelSpec:
     variant: str | None = None
     dtype: str = "bfloat16"
     sizes: tuple[int, ...] = (384, 512, 640, 768)
+    aspect: float = 2.0
     family: str = "sd15"
 
     @cached_property
@@ -102,6 +104,7 @@ MODELS: dict[str, ModelSpec] = {
         lora=MODELS_FOLDER / "yoso-emoji" / "yoso_lora.safetensors",
         dtype="float32",
         sizes=(64,),
+        aspect=1,
         family="yoso-emoji",
     ),
     "sd15-yoso": ModelSpec(

@@ -30,11 +30,13 @@ LORA_WEIGHT_RANGE = (-1.0, 2.0)
 CONTROL_STRENGTH_LIMIT = 2.0
 THRESHOLD_LIMIT = 500
 PIXEL_LIMIT = 25_000_000
-FITS = ("crop", "fit", "pad")
-TRANSLATION_FITS = ("keep", *FITS)
+FITS = ("keep", "crop", "fit", "pad")
 TRANSLATION_INPUTS = ("picture", "lines")
 GROWTH_LIMIT = 1.0
 FEATHER_LIMIT = 0.25
+
+
+Size = int | tuple[int, int]  # side of a square, or width and height, in pixels
 
 
 class RequestError(ValueError):
@@ -78,6 +80,36 @@ def check_seed(value: Any) -> int:
 def check_whole(name: str, value: Any, low: int, high: int, step: int = 1) -> int:
     """A whole number; 3.0 counts as 3, because browsers send numbers that way."""
     return round(check_number(name, value, low, high, step))
+
+
+def check_size(value: Any) -> Size:
+    """A side, or width and height; those of a square are one number."""
+    if not isinstance(value, tuple | list):
+        return check_whole("The size", value, *SIZE_RANGE, SIZE_STEP)
+    if len(value) != 2:
+        raise RequestError("The size must be one side of a square, or width and height.")
+    width, height = (
+        check_whole(name, side, *SIZE_RANGE, SIZE_STEP)
+        for name, side in zip(("The width", "The height"), value, strict=True)
+    )
+    return width if width == height else (width, height)
+
+
+def parse_size(text: str) -> Size:
+    """A size as people write it: "512", or "640x384".
+
+    Raises:
+        RequestError: it is neither.
+    """
+    if not re.fullmatch(r"\d{1,5}(\s*x\s*\d{1,5})?", text.strip().lower()):
+        raise RequestError(f"A size is a side, such as 512, or width and height, such as 640x384, not {text!r:.40}.")
+    sides = [int(side) for side in re.findall(r"\d+", text)]
+    return check_size(sides if len(sides) > 1 else sides[0])
+
+
+def sides_of(size: Size) -> tuple[int, int]:
+    """Width and height of a size."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def check_text(name: str, value: Any, limit: int = PROMPT_LIMIT) -> str:
@@ -134,7 +166,7 @@ class ControlUse:
         low, high: thresholds of "canny", on gradients of 8-bit pixels: above `high` starts an edge, above `low`
             continues it.
         network: a key of the engine's ControlNets; None for the first that fits the model and the annotator.
-        fit: how a picture that is not square becomes so.
+        fit: what becomes of a picture of another shape than what is drawn; "keep" draws in its shape.
     """
 
     picture: Image.Image = field(kw_only=True)
@@ -145,7 +177,7 @@ class ControlUse:
     low: int = 100
     high: int = 200
     network: str | None = None
-    fit: str = "crop"
+    fit: str = "keep"
 
     def __post_init__(self) -> None:
         def settle(name: str, value: Any) -> None:
@@ -177,7 +209,7 @@ class GenerateRequest:
         guidance: classifier-free guidance, 1 (off) to 8.
         count: 1 to 9 pictures.
         model: a key of the engine's models.
-        size: side of the square picture in pixels, a multiple of 8; None for the model's own.
+        size: side of a square picture in pixels, a multiple of 8, or width and height; None for the model's own.
         loras: up to five, beside the model's own one-step LoRA.
         one_step: weight of the model's own one-step LoRA, -1 to 2; 0 leaves the teacher.
         sampler: "consistency" for one-step models, "ddim" for the teacher's many small steps.
@@ -191,7 +223,7 @@ class GenerateRequest:
     guidance: float = 1.0
     count: int = 1
     model: str = DEFAULT_MODEL
-    size: int | None = None
+    size: Size | None = None
     loras: tuple[LoraUse, ...] = ()
     one_step: float = 1.0
     sampler: str = "consistency"
@@ -215,7 +247,7 @@ class GenerateRequest:
         settle("guidance", check_number("Guidance", self.guidance, 1.0, GUIDANCE_LIMIT, GUIDANCE_STEP))
         settle("count", check_whole("The number of pictures", self.count, 1, COUNT_LIMIT))
         if self.size is not None:
-            settle("size", check_whole("The size", self.size, *SIZE_RANGE, SIZE_STEP))
+            settle("size", check_size(self.size))
         settle("one_step", check_number("The weight of the one-step LoRA", self.one_step, *LORA_WEIGHT_RANGE))
         if len(self.loras) > LORA_LIMIT:
             raise RequestError(f"At most {LORA_LIMIT} LoRAs act at once; please remove {len(self.loras) - LORA_LIMIT}.")
@@ -229,14 +261,15 @@ class EditRequest(GenerateRequest):
     """A picture from a picture and words.
 
     Attributes:
-        picture: RGB, of any size; it is made square first, as `fit` says.
+        picture: RGB, of any size and shape.
         strength: 0 gives it back through the autoencoder, 1 is pure generation, between them the picture starts from
             the given one with that much noise (SDEdit).
         mask: white ("L" of 128 or more) where to repaint, of the picture's own size; None repaints everything. What
             lies outside it and its feather keeps its pixels. `yoso_core.files.pictures.open_mask` reads one.
         feather: width of the soft rim around the mask, as a fraction of the side, 0 to 0.25.
         grow: outpainting: every side of the canvas grows by this fraction of the picture and is painted, 0 to 1.
-        fit: how a picture that is not square becomes so: "crop" its middle, "fit" (squeeze) or "pad" with white.
+        fit: "keep" draws in the shape of the picture, in about as many pixels as `size` has; the others give it the
+            shape of `size`: "crop" its middle, "fit" (squeeze) or "pad" with white.
     """
 
     picture: Image.Image = field(kw_only=True)
@@ -244,7 +277,7 @@ class EditRequest(GenerateRequest):
     mask: Image.Image | None = None
     feather: float = 0.05
     grow: float = 0.0
-    fit: str = "crop"
+    fit: str = "keep"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -298,7 +331,7 @@ class TranslateRequest(GenerateRequest):
         check_picture("The picture to translate", self.picture, "RGB")
         check_text("The translator's name", self.translator, 500)
         check_text("The direction", self.direction, 100)
-        check_choice("Fit", self.fit, TRANSLATION_FITS)
+        check_choice("Fit", self.fit, FITS)
         object.__setattr__(self, "strength", check_number("Strength", self.strength, 0.0, 1.0))
         # What ControlNets follow is checked by theirs.
         lines = self.lines

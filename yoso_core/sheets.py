@@ -5,11 +5,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from itertools import takewhile
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from yoso_core.engine import Engine, Result
 from yoso_core.lora.library import public_name
@@ -38,6 +38,7 @@ CELL_LIMIT = 64
 NO_ADAPTER = "none"  # in place of a LoRA's name
 AXES: dict[str, Callable[[Any], Any]] = {  # what each takes
     "prompt": partial(check_text, "The prompt"),
+    "style": partial(check_text, "The style"),
     "seed": partial(check_whole, "The seed", low=0, high=SEED_LIMIT),
     "steps": partial(check_whole, "Steps", low=min(TEACHER_STEPS), high=max(TEACHER_STEPS)),
     "guidance": partial(check_number, "Guidance", low=1.0, high=GUIDANCE_LIMIT, step=GUIDANCE_STEP),
@@ -49,7 +50,7 @@ AXES: dict[str, Callable[[Any], Any]] = {  # what each takes
     "lora": partial(check_number, "A LoRA's weight", low=LORA_WEIGHT_RANGE[0], high=LORA_WEIGHT_RANGE[1]),
     "adapter": lambda name: LoraUse(name).name,
 }
-WORDS = ("prompt", "adapter")  # kinds whose values are words, apart by |
+WORDS = ("prompt", "style", "adapter")  # kinds whose values are words, apart by |
 AXIS_HELP = (
     "prompt=a cat|a dog, seed=0,1,2, strength=0:1:5 (five from 0 to 1), one-step=0,1, lora.NAME=0,0.5,1 or "
     "adapter=none|NAME|NAME"
@@ -125,6 +126,8 @@ class Axis:
         if self.kind == "adapter":  # without those of the other cells, so that two cells differ by one LoRA
             others = tuple(use for use in request.loras if use.name not in self.values)
             return replace(request, loras=others if value == NO_ADAPTER else (*others, LoraUse(value)))
+        if self.kind == "style":
+            return replace(request, prompt=f"{request.prompt}, {value}".removeprefix(", "))
         return replace(request, **{self.kind.replace("-", "_"): value})
 
 
@@ -266,12 +269,19 @@ def grid(request: GenerateRequest, x: Axis, y: Axis | None = None) -> Sheet:
     if cells > CELL_LIMIT:
         raise RequestError(f"A grid has at most {CELL_LIMIT} pictures, not {cells}; please take fewer values.")
     request = replace(request, count=1)
-    starts = [y.apply(request, value) for value in y.values] if y else [request]
+    # A style goes behind the prompt, whichever axis has which.
+    axes = sorted(filter(None, (y, x)), key=lambda axis: axis.kind == "style")
+
+    def cell(values: dict[Axis, Any]) -> GenerateRequest:
+        return reduce(lambda made, axis: axis.apply(made, values[axis]), axes, request)
+
     kinds = {x.kind, y.kind if y else ""}
     return Sheet(
         columns=x.labels,
         rows=y.labels if y else ("",),
-        requests=tuple(x.apply(start, value) for start in starts for value in x.values),
+        requests=tuple(
+            cell({x: across} | ({y: down} if y else {})) for down in (y.values if y else (None,)) for across in x.values
+        ),
         title="" if "prompt" in kinds else request.prompt,
         subtitle=request.model if "seed" in kinds else f"{request.model}, seed {request.seed}",
         column_title=x.title,
@@ -296,7 +306,7 @@ def draw(sheet: Sheet, results: Iterable[Result]) -> Image.Image:
     Small pictures are enlarged to 192 pixels, large ones are shown at no more than 512.
     """
     made = list(results)
-    natural = made[0].pictures[0].width if made else LEAST_SIDE
+    natural = max(made[0].pictures[0].size) if made else LEAST_SIDE
     side = min(max(natural, LEAST_SIDE), MOST_SIDE)
     width = len(sheet.columns) * (side + GAP) - GAP
     above = [_wrap(label, LABEL_SIZE, side, 3) for label in sheet.columns]
@@ -336,7 +346,8 @@ def draw(sheet: Sheet, results: Iterable[Result]) -> Image.Image:
         if index >= len(made):
             continue
         result = made[index]
-        picture.paste(result.pictures[0].resize((side, side), Image.Resampling.LANCZOS), place)
+        cell = ImageOps.contain(result.pictures[0], (side, side), Image.Resampling.LANCZOS)
+        picture.paste(cell, (place[0] + (side - cell.width) // 2, place[1] + (side - cell.height) // 2))
         if sheet.timed:
             middle = place[0] + side / 2
             times = _write(pen, [_evaluations_text(result)], middle, place[1] + side + GAP, LABEL_SIZE, INK, "m")

@@ -28,7 +28,12 @@ function card(name, points, steps) {
         number.textContent = `${shown(near[1])} at step ${near[0]}`;
     });
     drawing.addEventListener('pointerleave', () => { mark(points.at(-1)); number.textContent = shown(points.at(-1)[1]); });
-    figure.append(caption, drawing);
+    const axes = document.createElement('div');
+    axes.className = 'axes';
+    for (const text of [`${shown(low)} to ${shown(high)}`, `step 0 to ${steps}`]) {
+        axes.append(Object.assign(document.createElement('span'), {textContent: text}));
+    }
+    figure.append(caption, drawing, axes);
     return figure;
 }
 function draw() {

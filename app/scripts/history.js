@@ -49,6 +49,7 @@ async function keep({entry, seeds, shows}) {
         made.push({...record, picture: images.get(seed), time: now - index});
     });
     if (!made.length) return;
+    find('.heard').textContent = `${made.length > 1 ? `${made.length} pictures` : 'Picture'} drawn: ${title(made[0])}`;
     const ids = new Set(made.map(one => one.id));
     kept = [...made, ...kept.filter(one => !ids.has(one.id))];
     const old = kept.slice(LIMIT).filter(one => !one.favourite);

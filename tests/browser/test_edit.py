@@ -228,7 +228,7 @@ def test_ladder_and_grid_fill(page):
     expect(page.locator("#ladder img")).to_have_count(5, timeout=60_000)
     expect(page.locator("#ladder")).to_contain_text("50 evaluations")
     page.click("#fill")
-    expect(page.locator("#grid img")).to_have_attribute("alt", "grid of 20 pictures", timeout=60_000)
+    expect(page.locator("#grid img")).to_have_attribute("alt", "grid of 12 pictures", timeout=60_000)
 
 
 @pytest.mark.parametrize("tab", ["Edit", "Translate", "Compare"])

@@ -23,7 +23,7 @@ from tests.profiles import (
     rgb_profile,
     srgb_curve,
 )
-from yoso_core.files.pictures import PIXEL_LIMIT, PictureFileError, open_mask, open_picture, own_size, square, whole
+from yoso_core.files.pictures import PIXEL_LIMIT, PictureFileError, fitted, open_mask, open_picture, own_size, whole
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
@@ -477,7 +477,7 @@ def striped(vertical):
 @pytest.mark.parametrize("size", [16, 30, 120])
 def test_square_keeps_the_middle_or_everything(vertical, size):
     def colours(how):
-        picture = square(striped(vertical), size, how)
+        picture = fitted(striped(vertical), size, how)
         assert picture.size == (size, size) and picture.mode == "RGB"
         places = [size // 6, size // 2, size - 1 - size // 6]
         pixels = [picture.getpixel((size // 2, at) if vertical else (at, size // 2)) for at in places]
@@ -523,5 +523,5 @@ def test_own_size_is_bounded(given, found):
 @pytest.mark.parametrize("how", ["crop", "fit", "pad"])
 def test_square_takes_any_shape_and_leaves_squares_alone(how):
     for width, height in ((1, 900), (900, 1), (1, 1), (7, 5)):
-        assert square(noise(width, height), 16, how).size == (16, 16)
-    assert same(square(noise(16, 16), 16, how), noise(16, 16))
+        assert fitted(noise(width, height), 16, how).size == (16, 16)
+    assert same(fitted(noise(16, 16), 16, how), noise(16, 16))

@@ -32,7 +32,7 @@ from train.data.reader import (
     words_of,
 )
 from train.loop.config import ConfigError
-from yoso_core.files.pictures import square
+from yoso_core.files.pictures import fitted
 from yoso_core.requests import RequestError, check_text
 
 WAITING = ".captions.json"  # of pictures that have not come yet
@@ -255,7 +255,7 @@ class Dataset:
         for done, one in enumerate(scan(self.folder, listing, size), 1):
             name = one.row["file_name"]
             if one.pixels is not None and len(thumbnails) < THUMBNAILS:
-                thumbnails[name] = square(Image.fromarray(one.pixels), THUMBNAIL_SIDE)
+                thumbnails[name] = fitted(Image.fromarray(one.pixels), THUMBNAIL_SIDE)
             if one.cropped:
                 notes[name].append(one.cropped)
             seen[name] = one._replace(pixels=None)

@@ -16,7 +16,7 @@ import numpy as np
 
 from train.loop.config import ConfigError
 from train.recipes.corpus.emoji import CORPUS
-from yoso_core.files.pictures import Opened, open_picture, square, square_note
+from yoso_core.files.pictures import Opened, fit_note, fitted, open_picture
 from yoso_core.requests import RequestError, check_text
 
 SHORTEST_SIDE = 16  # pixels; what is smaller shows nothing
@@ -265,8 +265,8 @@ def scan(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
             notes.append(f"enlarged: its shorter side has {min(width, height)} of {size} pixels")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        cropped = square_note(opened.picture, "crop") or ""  # ordinary for photographs: no note of training's
-        pixels = np.asarray(square(opened.picture, size))
+        cropped = fit_note(opened.picture, 1, "crop") or ""  # ordinary for photographs: no note of training's
+        pixels = np.asarray(fitted(opened.picture, size))
         return Seen(row, True, width, height, digest=digest, cropped=cropped, pixels=pixels), notes
 
     first: dict[str, dict] = {}

@@ -47,7 +47,7 @@ from train.measure.evaluator import words_of
 from train.tasks.base import LORA_TARGETS, ModelRunConfig
 from train.tasks.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.tasks.perception import PERCEPTIONS, Perception, PictureDiscriminator
-from yoso_core.files.pictures import square
+from yoso_core.files.pictures import fitted
 from yoso_core.models import LoadedModel
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.schedule import NoiseSchedule, Prediction
@@ -213,7 +213,7 @@ def load_pairs(config: TranslateConfig, size: int) -> Pairs:
 def _read(path: Path, size: int) -> np.ndarray:
     """A picture as (size, size, 3) uint8."""
     try:
-        return np.asarray(square(open_usable(path).picture, size))
+        return np.asarray(fitted(open_usable(path).picture, size))
     except RequestError as error:
         raise ConfigError(f"{path} can't be used: {error}") from None
 

@@ -14,17 +14,18 @@ from PIL import Image
 from yoso_core.files.pictures import open_mask, open_picture
 from yoso_core.requests import (
     DEFAULT_MODEL,
-    FITS,
     STEPS,
     ControlUse,
     EditRequest,
     GenerateRequest,
     LoraUse,
     RequestError,
+    parse_size,
 )
 
-KEEP_HELP = f"keep gives pictures back in their size; or how they become square: {', '.join(FITS)}; default: keep"
-FIT_HELP = f"how a picture that is not square becomes so: {', '.join(FITS)}; default: {FITS[0]}"
+SHAPED = "or how they get the shape of --size: crop, fit or pad; default: keep"
+KEEP_HELP = f"keep gives pictures back in their size; {SHAPED}"
+FIT_HELP = f"keep draws in the shape of the picture; {SHAPED}"
 CONTROL_OPTIONS = {"control_strength": "strength", "control_start": "start", "control_end": "end"}  # to fields
 
 Commands = argparse._SubParsersAction  # what `ArgumentParser.add_subparsers` gives, for which it has no public name
@@ -265,7 +266,12 @@ def add_request_options(command: argparse.ArgumentParser, out: str) -> None:
 def add_model_options(command: argparse.ArgumentParser, flag: str, fit_help: str = FIT_HELP) -> None:
     """What draws, with which weights; `flag` names the model."""
     command.add_argument("--seed", type=int, help="seed of the first picture; default: 0")
-    command.add_argument("--size", type=int, help="side in pixels; default: the model's own")
+    command.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="SIDE or WxH",
+        help="in pixels, such as 512 or 640x384; default: the model's own",
+    )
     command.add_argument(
         flag,
         dest="model",

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from yoso_core.editing import lay_out
 from yoso_core.engine import Result
-from yoso_core.files.pictures import PictureFileError, open_mask, open_picture, square
+from yoso_core.files.pictures import PictureFileError, fitted, open_mask, open_picture
 from yoso_core.lora.library import public_name
 from yoso_core.requests import (
     DEFAULT_MODEL,
@@ -72,7 +72,7 @@ def request_of(result: Result, index: int) -> GenerateRequest:
     """
     alone = replace(result.request, seed=result.seeds[index], count=1)
     if not isinstance(alone, TranslateRequest):
-        return _reduced(alone, result.pictures[index].width)
+        return _reduced(alone, result.pictures[index].size)
     large = max(alone.picture.size) > 2 * max(result.before.size)
     return replace(alone, picture=result.before) if large else alone
 
@@ -83,22 +83,22 @@ def for_others(request: GenerateRequest) -> GenerateRequest:
     return replace(request, loras=tuple(LoraUse(name, weight) for name, weight in weights.items()))
 
 
-def _reduced(request: GenerateRequest, size: int) -> GenerateRequest:
+def _reduced(request: GenerateRequest, size: tuple[int, int]) -> GenerateRequest:
     """The same request with pictures of more than twice the size laid out already, which changes nothing it makes.
 
     Args:
-        size: side in pixels of what it makes.
+        size: width and height of what it makes.
     """
 
     def is_large(picture: Image.Image) -> bool:
-        return max(picture.size) > 2 * size
+        return max(picture.size) > 2 * max(size)
 
     control = request.control
     if control is not None and is_large(control.picture):
-        control = replace(control, picture=square(control.picture, size, control.fit))
+        control = replace(control, picture=fitted(control.picture, size, control.fit))
         request = replace(request, control=control)
     if isinstance(request, EditRequest) and is_large(request.picture):
-        inner = round(size / (1 + 2 * request.grow))
+        inner = tuple(round(side / (1 + 2 * request.grow)) for side in size)
         plain = lay_out(replace(request, grow=0.0, feather=0.0), inner)
         request = replace(request, picture=plain.picture, mask=plain.mask)
     return request

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from yoso_core.files import png
-from yoso_core.requests import PIXEL_LIMIT, RequestError
+from yoso_core.requests import PIXEL_LIMIT, RequestError, Size, sides_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")  # how such files are called
 LONGEST = 4  # times the side of a square that a network was trained on: more it has never seen
 AREA_TOLERANCE = 0.25
+KEPT = 1.25  # how much wider or higher than a picture its shape may be drawn: small networks have large units
 OWN_SIDE = 2048  # pixels; a network of 64 or 512 pixels has nothing to say about more
 
 # How a picture is turned upright, by its EXIF orientation; 1 is upright.
@@ -262,43 +263,55 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.round((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))
 
 
-def square(picture: Image.Image, size: int, how: str = "crop") -> Image.Image:
-    """A picture as `size` x `size` pixels.
+def fitted(picture: Image.Image, size: Size, how: str = "crop") -> Image.Image:
+    """A picture in this size.
 
     Args:
         picture: RGB, or L.
-        size: side in pixels.
-        how: "crop" keeps the middle, "fit" squeezes the whole picture into the square, "pad" puts the whole picture,
-            shapes kept, on white.
+        size: side of a square, or width and height, in pixels.
+        how: "crop" keeps the middle, "fit" squeezes the whole picture into the shape, "pad" puts the whole picture,
+            shapes kept, on white; "keep" squeezes by what `shape_of` rounds, and crops what is of another shape.
     """
-    if picture.size == (size, size):
+    width, height = sides_of(size)
+    if picture.size == (width, height):
         return picture
+    if how == "keep":
+        apart = (picture.width * height) / (picture.height * width)
+        how = "fit" if 1 / KEPT < apart < KEPT else "crop"
     if how == "crop":
-        return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     if how == "fit":
-        return picture.resize((size, size), Image.Resampling.LANCZOS)
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    canvas = Image.new(picture.mode, (size, size), "white")
-    canvas.paste(picture.resize((width, height), Image.Resampling.LANCZOS), ((size - width) // 2, (size - height) // 2))
+        return picture.resize((width, height), Image.Resampling.LANCZOS)
+    scale = min(width / picture.width, height / picture.height)
+    inner = tuple(max(1, round(side * scale)) for side in picture.size)
+    canvas = Image.new(picture.mode, (width, height), "white")
+    place = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+    canvas.paste(picture.resize(inner, Image.Resampling.LANCZOS), place)
     return canvas
 
 
-def whole(picture: Image.Image, size: int, unit: int) -> Image.Image:
-    """All of a picture in about as many pixels as a square has, its shape kept as nearly as the unit allows.
+def shape_of(shape: tuple[int, int], size: Size, unit: int) -> tuple[int, int]:
+    """Width and height in a shape, of about as many pixels as `size` has.
 
     Args:
-        picture: RGB, or L; left alone where it has such sides already.
-        size: side of the square in pixels.
-        unit: of which each side becomes a multiple; the longer one at most `LONGEST` times the square's.
+        shape: width and height, of any unit; as it is where it is a size already.
+        size: side of a square, or width and height, in pixels.
+        unit: of which each side becomes a multiple; the longer one at most `LONGEST` times that of the square.
     """
-    width, height = picture.size
-    if width % unit == height % unit == 0 and abs(width * height / size**2 - 1) < AREA_TOLERANCE:
-        return picture
-    ratio = math.sqrt(width / height)
-    sides = (min(round(side / unit) * unit, LONGEST * size) for side in (size * ratio, size / ratio))
-    width, height = (max(unit, side) for side in sides)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    area = math.prod(sides_of(size))
+    width, height = shape
+    if width % unit == height % unit == 0 and abs(width * height / area - 1) < AREA_TOLERANCE:
+        return shape
+    side, ratio = math.sqrt(area), math.sqrt(width / height)
+    found = (min(round(each / unit) * unit, round(LONGEST * side)) for each in (side * ratio, side / ratio))
+    width, height = (max(unit, each) for each in found)
+    return width, height
+
+
+def whole(picture: Image.Image, size: Size, unit: int) -> Image.Image:
+    """All of a picture in about as many pixels as `size` has, its shape kept as nearly as the unit allows."""
+    shape = shape_of(picture.size, size, unit)
+    return picture if picture.size == shape else picture.resize(shape, Image.Resampling.LANCZOS)
 
 
 def own_size(picture: Image.Image) -> tuple[int, int]:
@@ -308,13 +321,14 @@ def own_size(picture: Image.Image) -> tuple[int, int]:
     return width, height
 
 
-def square_note(picture: Image.Image, how: str) -> str | None:
-    """What `square` does to a picture, in words; None where it only changes its size."""
-    if picture.width == picture.height:
+def fit_note(picture: Image.Image, size: Size, how: str) -> str | None:
+    """What `fitted` does to a picture, in words; None where it keeps its shape."""
+    width, height = sides_of(size)
+    if how == "keep" or picture.width * height == picture.height * width:
         return None
-    shape = f"{picture.width} x {picture.height}"
+    shape, wanted = f"{picture.width} x {picture.height}", "square" if width == height else f"{width} x {height}"
     return {
         "crop": f"{shape}: cropped to its middle",
-        "fit": f"{shape}: squeezed into a square",
-        "pad": f"{shape}: put on a white square",
+        "fit": f"{shape}: squeezed into {'a square' if wanted == 'square' else wanted}",
+        "pad": f"{shape}: put on a white {wanted}",
     }[how]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from train.data.reader import not_held_out, read_listing
 from train.loop.console import run_command
 from train.recipes.corpus.emoji import CORPUS
-from yoso_core.files.pictures import open_picture, square
+from yoso_core.files.pictures import fitted, open_picture
 
 SIDE = 128  # pixels; training takes what it needs
 INK, PAPER = (38, 34, 30), (255, 255, 255)  # white, because the bundled autoencoder knows no other ground
@@ -55,7 +55,7 @@ def build(data: Path, out: Path, style: str) -> int:
     rows = read_listing(data, not_held_out).rows
     lines = []
     for row in tqdm(rows, desc=style):
-        picture = square(open_picture(data / row["file_name"]).picture, SIDE)
+        picture = fitted(open_picture(data / row["file_name"]).picture, SIDE)
         name = row["file_name"].replace("/", "-")
         STYLES[style](picture).save(folder / name)
         captions = [f"{caption}, {style}" for caption in row["captions"][:4]]

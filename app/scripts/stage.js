@@ -1,0 +1,29 @@
+// Where pictures stand. One is looked at by a click, see history.js; the lines that it follows can be put out of the way;
+// and beside a canvas on a small screen a copy stays in the corner while the picture itself is out of sight.
+element.addEventListener('click', event => {
+    const button = event.target.closest('button');
+    if (button?.dataset.seed) window.yosoFull(Number(button.dataset.seed));
+    else if (button?.classList.contains('map')) element.classList.toggle('no-map');
+});
+if (element.closest('.easel')) {
+    const narrow = matchMedia('(max-width: 640px)'), inset = document.querySelector('#inset') ?? document.createElement('button');
+    let away = false;
+    if (!inset.id) {
+        Object.assign(inset, {id: 'inset', type: 'button', hidden: true, title: 'To the picture'});
+        document.querySelector('.gradio-container').append(inset);
+    }
+    const show = () => {
+        if (!element.offsetParent) {  // another tab is open
+            if (inset.stage === element) inset.hidden = true;
+            return;
+        }
+        const image = element.querySelector('.pictures img');
+        inset.stage = element;
+        inset.hidden = !(narrow.matches && away && image);
+        if (inset.hidden) return;
+        inset.replaceChildren(Object.assign(new Image(), {src: image.src, alt: image.alt}));
+        inset.onclick = () => element.scrollIntoView({behavior: 'smooth', block: 'center'});
+    };
+    new IntersectionObserver(entries => { away = entries.at(-1).intersectionRatio < .35; show(); }, {threshold: [0, .35]}).observe(element);
+    new MutationObserver(show).observe(element, {childList: true, subtree: true});
+}

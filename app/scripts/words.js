@@ -1,0 +1,93 @@
+// What the model knows, offered while one types, and what it does not: value {names, known, emoji}; `known` is empty where
+// nothing is told of a model. It listens to the prompt above.
+const MOST = 7, LEAST = 2, WAIT = 500;
+const list = element.querySelector('.names'), told = element.querySelector('.told');
+let field = null, active = -1, waiting = 0;
+const plural = word => [word, word.replace(/s$/, ''), word.replace(/es$/, '')];
+
+// The words before the cursor that a name may begin with: the longest run first.
+function beginnings() {
+    const before = field.value.slice(0, field.selectionStart);
+    const run = /[\p{L}\p{N}' -]*$/u.exec(before)[0];
+    const words = run.split(/(?<=\s)/);
+    return words.map((_, index) => words.slice(index).join('')).filter(text => text.trim().length >= LEAST);
+}
+function matches() {
+    if (field.selectionStart !== field.selectionEnd) return [];
+    for (const text of beginnings()) {
+        const wanted = text.toLowerCase().trimStart();
+        const begins = [], holds = [];
+        for (const name of props.value?.names ?? []) {
+            if (name.startsWith(wanted) && name !== wanted) begins.push(name);
+            else if (name.includes(` ${wanted}`)) holds.push(name);
+        }
+        const found = [...begins, ...holds].slice(0, MOST);
+        if (found.length) return found.map(name => ({name, length: wanted.length}));
+    }
+    return [];
+}
+function close() { list.hidden = true; active = -1; list.replaceChildren(); mark(); }
+function mark() {
+    [...list.children].forEach((each, index) => each.setAttribute('aria-selected', index === active));
+    field?.setAttribute('aria-expanded', !list.hidden);
+    if (active >= 0) field?.setAttribute('aria-activedescendant', list.children[active].id);
+    else field?.removeAttribute('aria-activedescendant');
+}
+function offer() {
+    const found = matches();
+    active = -1;
+    list.replaceChildren(...found.map(({name, length}, index) => {
+        const made = document.createElement('li');
+        Object.assign(made, {id: `known-name-${index}`, textContent: name});
+        made.setAttribute('role', 'option');
+        made.addEventListener('pointerdown', event => { event.preventDefault(); take(name, length); });
+        made.take = () => take(name, length);
+        return made;
+    }));
+    list.hidden = !found.length;
+    mark();
+}
+function take(name, length) {
+    const end = field.selectionStart;
+    field.setRangeText(name, end - length, end, 'end');
+    close();
+    field.dispatchEvent(new Event('input', {bubbles: true}));
+    close();
+}
+function tell() {
+    const {known = [], emoji = {}} = props.value ?? {}, set = new Set(known), text = field.value.replaceAll('\ufe0f', '');
+    if (!known.length) { told.textContent = ''; return; }
+    const read = Object.keys(emoji).filter(each => text.includes(each)).map(each => `${each} is read as “${emoji[each]}”`);
+    const words = new Set((text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []));
+    const unknown = [...words].filter(word => !plural(word).some(each => set.has(each)));
+    const lines = read.slice(0, 4);
+    if (unknown.length) lines.push(`${unknown.slice(0, 5).map(word => `“${word}”`).join(', ')}: ${unknown.length > 1 ? 'words' : 'a word'} that the model never learned`);
+    told.textContent = lines.join(' · ');
+}
+function listen() {
+    const found = document.querySelector('#prompt textarea');
+    if (!found || found === field) return;
+    field = found;
+    for (const [name, value] of Object.entries({role: 'combobox', 'aria-autocomplete': 'list', 'aria-controls': 'known-names', 'aria-expanded': false, autocomplete: 'off'})) field.setAttribute(name, value);
+    field.addEventListener('input', event => {
+        if (event.inputType) offer();  // what a button sets is no typing
+        clearTimeout(waiting);
+        waiting = setTimeout(tell, WAIT);
+    });
+    field.addEventListener('keydown', event => {
+        if (list.hidden) return;
+        const count = list.children.length;
+        if (event.key === 'ArrowDown') active = (active + 1) % count;
+        else if (event.key === 'ArrowUp') active = active > 0 ? active - 1 : count - 1;
+        else if (event.key === 'Escape') { close(); event.stopPropagation(); return; }
+        else if ((event.key === 'Enter' || event.key === 'Tab') && active >= 0) { event.preventDefault(); event.stopImmediatePropagation(); list.children[active].take(); return; }
+        else return;
+        event.preventDefault();
+        mark();
+    }, true);
+    field.addEventListener('blur', close);
+    tell();
+}
+watch('value', () => { listen(); if (field) tell(); });
+listen();
+if (!field) { const timer = setInterval(() => { listen(); if (field) clearInterval(timer); }, 100); }
