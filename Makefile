@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 export PORT HOST
 
-.PHONY: run test test-sd15 lint benchmark corpus clean
+.PHONY: run test test-sd15 lint benchmark screenshots corpus clean
 
 run: .venv/installed
 	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
@@ -29,6 +29,10 @@ test-sd15: .venv/installed-test
 
 benchmark: .venv/installed
 	@$(BIN)/python -m benchmarks.one_step --json benchmarks/one_step.json
+
+# Every screenshot of README and docs, from the page as it is now.
+screenshots: .venv/installed-test
+	@sh tests/browser/find_chromium.sh && $(BIN)/python -m benchmarks.screenshots
 
 corpus: .venv/installed-recipes
 	@$(BIN)/python -m train.recipes.corpus.emoji --out data/emoji

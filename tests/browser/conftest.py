@@ -1,5 +1,6 @@
 """The studio on the tiny model, and a real browser to use it with."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -11,7 +12,13 @@ from tests.tiny_translate import write_translator
 from yoso_core.engine import Engine
 from yoso_core.models import ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL
+from yoso_core.words import FILE
 
+WORDS = {
+    "names": ["grinning cat", "palm tree", "pancakes", "panda", "polar bear", "red heart"],
+    "words": ["blue", "boat", "green", "hat"],
+    "emoji": {"🐼": "panda"},
+}
 sync_api = pytest.importorskip("playwright.sync_api")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-background-networking"]
@@ -39,9 +46,12 @@ def browser():
 
 @pytest.fixture(scope="session")
 def studio(tiny_spec, tiny_control, tiny_lora, tmp_path_factory):
-    """Address of the studio; its second model can't be loaded."""
+    """Address of the studio; its first model knows some words, and its second can't be loaded."""
+    named = tmp_path_factory.mktemp("named") / "tiny"
+    shutil.copytree(tiny_spec.source.place, named)
+    (named / FILE).write_text(json.dumps(json.loads((named / FILE).read_text()) | WORDS))
     broken = ModelSpec("Broken model", Source("/nowhere"), "none", 64)
-    models = {DEFAULT_MODEL: replace(tiny_spec, family="tiny"), "broken": broken}
+    models = {DEFAULT_MODEL: replace(tiny_spec, family="tiny", source=Source(str(named))), "broken": broken}
     engine = Engine(models, device="cpu", controls={"tiny": tiny_control}, translators={})
     folder, model = tmp_path_factory.mktemp("translators"), engine.load(DEFAULT_MODEL)
     both = replace(write_translator(folder / "both", model, ("a2b", "b2a"), seed=1), title="Both ways")

@@ -1,0 +1,86 @@
+"""No finding of axe-core at level AA on any tab in both themes; focus, fingers and announcements, which it can't see."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+TABS = ("Generate", "Edit", "Translate", "Compare", "Train")
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+# Of Gradio's own markup, which can't be changed from here.
+GRADIO = ("footer", ".toast-wrap")
+
+
+def findings(page):
+    """What axe-core finds, in words."""
+    context = {"exclude": [[selector] for selector in GRADIO]}
+    found = Axe().run(page, context=context, options=RULES).response["violations"]
+    return [
+        f"{each['id']}: {each['help']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+        for each in found
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_finding_at_level_aa(browser, studio, theme):
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.goto(f"{studio}?__theme={theme}")
+    page.wait_for_selector("#stage img")
+    expect(page.locator("#history .strip img")).to_have_count(1)
+    page.click("#history .strip button")
+    found = {}
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(500)
+        for accordion in page.locator(".label-wrap:not(.open):visible").all():
+            accordion.click()
+        page.wait_for_timeout(300)
+        if problems := findings(page):
+            found[tab] = problems
+    page.get_by_role("tab", name="Generate").click()
+    page.click("#history [data-do=full]")
+    if problems := findings(page):
+        found["full view"] = problems
+    page.close()
+    assert not found, "\n".join(f"{tab}: {problem}" for tab, problems in found.items() for problem in problems)
+
+
+def test_focus_is_seen_and_an_arriving_picture_is_heard(page):
+    expect(page.locator("#history .heard")).to_contain_text("Picture drawn: a red heart")
+    for selector in ("#generate", "#seed input", "#strength input[type=range]", "#style input"):
+        if selector.startswith("#strength"):
+            page.get_by_role("tab", name="Edit").click()
+        page.locator(selector).first.focus()
+        page.keyboard.press("Shift")  # as by the keyboard
+        outline = """selector => {
+            const style = [document.activeElement, document.activeElement.closest('label')].filter(Boolean);
+            return style.some(each => getComputedStyle(each).outlineStyle !== 'none'
+                || getComputedStyle(each).boxShadow !== 'none' || getComputedStyle(each).borderColor !== '');
+        }"""
+        assert page.evaluate(outline), selector
+
+
+def test_a_phone_sees_the_answer_while_it_draws_and_its_buttons_fit_a_finger(browser, studio):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(studio)
+    page.wait_for_selector("#stage img")
+    page.get_by_role("tab", name="Edit").click()
+    page.wait_for_selector("#result img")
+    page.locator("#canvas .mask").scroll_into_view_if_needed()
+    expect(page.locator("#inset img")).to_be_visible()
+    shown = page.locator("#inset img").get_attribute("src")
+    box = page.locator("#canvas .mask").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 160, steps=4)
+    page.mouse.up()
+    expect(page.locator("#inset img")).not_to_have_attribute("src", shown)
+    small = """() => [...document.querySelectorAll('button, [role=tab], .chips label, .segments label')]
+        .filter(each => each.offsetParent && !each.closest('footer, .visually-hidden, .lora, .stage, .strip'))
+        .filter(each => each.getBoundingClientRect().height < 44)
+        .map(each => each.outerHTML.slice(0, 100))"""
+    assert page.evaluate(small) == []
+    page.locator("#strength").scroll_into_view_if_needed()
+    expect(page.locator("#inset img, #result img").first).to_be_in_viewport()
+    context.close()

@@ -1,0 +1,34 @@
+"""Help with words: what the model knows is offered, and what it does not know is said."""
+
+from playwright.sync_api import expect
+
+PROMPT = "#prompt textarea"
+
+
+def test_names_are_offered_while_one_types(page):
+    page.click(PROMPT)
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a pan")
+    options = page.locator("#known-names [role=option]")
+    expect(options).to_have_text(["pancakes", "panda"])
+    expect(page.locator(PROMPT)).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator(PROMPT)).to_have_value("a panda")
+    expect(page.locator("#stage img")).to_have_attribute("alt", "a panda, 3d, seed 0")
+    page.keyboard.type(" with a pola")
+    expect(options).to_have_text(["polar bear"])
+    page.keyboard.press("Escape")
+    expect(options).to_have_count(0)
+    expect(page.locator(PROMPT)).to_have_value("a panda with a pola")
+
+
+def test_what_is_not_known_and_how_characters_are_read_is_said(page):
+    page.fill(PROMPT, "a 🐼 flurble")
+    expect(page.locator("#words .told")).to_contain_text("“flurble”: a word that the model never learned")
+    expect(page.locator("#words .told")).to_contain_text("🐼 is read as “panda”")
+    page.fill(PROMPT, "a polar bear")
+    expect(page.locator("#words .told")).to_have_text("")
+    page.fill(PROMPT, "flurble")
+    expect(page.locator("#info")).to_contain_text("The model never learned “flurble”")
