@@ -297,13 +297,13 @@ class Engine:
             return self._map(use, size, report)
 
     def _run(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
-        request, told = take_loras(request, {called(name): name for name in self._lora_files})
+        offered = {called(name): name for name in self._lora_files}
+        prompt, loras = take_loras(request.prompt, request.loras, offered)
+        request = dataclasses.replace(request, prompt=prompt, loras=loras)
         if request.count > 1 and (has_choices(request.prompt) or has_choices(request.negative)):
             alone = [dataclasses.replace(request, seed=seed, count=1) for seed in _seeds(request)]
-            result = joined(request, [self._answer(one, report) for one in alone])
-        else:
-            result = self._answer(request, report)
-        return dataclasses.replace(result, notes=tuple(dict.fromkeys((*told, *result.notes))))
+            return joined(request, [self._answer(one, report) for one in alone])
+        return self._answer(request, report)
 
     def _answer(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
         model = self._model(request.model, report)
