@@ -8,7 +8,7 @@ from pathlib import Path
 from app.train_mode import MODES, usual_mode
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine, PictureError
-from yoso_core.library import bundled, distinct, in_folder, trained
+from yoso_core.lora.library import bundled, distinct, in_folder, trained
 from yoso_core.models import MODELS, local_model
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.translate import find_translators

@@ -11,7 +11,7 @@ from app.picture_tab import PictureTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError, Result
-from yoso_core.library import public_name
+from yoso_core.lora.library import public_name
 from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
 

@@ -25,7 +25,7 @@ from train.presets import PRESETS, model_of
 from train.progress import Progress
 from train.publish import login, pack, push
 from yoso_core.engine import Engine, PictureError
-from yoso_core.library import LoraEntry
+from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, GenerateRequest, LoraUse, RequestError
 from yoso_core.sheets import NO_ADAPTER, Axis, grid
 from yoso_core.sheets import run as run_sheet

@@ -19,7 +19,7 @@ from app.train_mode import MODES
 from app.train_tab import TrainTab
 from app.translate_tab import TranslateTab
 from yoso_core.engine import Engine
-from yoso_core.library import LoraEntry
+from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import RequestError
 
 TAGLINE = "One prompt, one network evaluation, one picture."

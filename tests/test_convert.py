@@ -17,7 +17,7 @@ from yoso_core.__main__ import main
 from yoso_core.autoencoder import to_pil
 from yoso_core.convert import PUBLISHED, convert_lora, convert_translator
 from yoso_core.engine import Engine
-from yoso_core.lora import FILE_LIMIT
+from yoso_core.lora.reading import FILE_LIMIT
 from yoso_core.requests import RequestError, TranslateRequest
 from yoso_core.translate import find_translators, load_translator, read_translator
 

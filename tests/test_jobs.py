@@ -17,7 +17,7 @@ from train.diffusion import DiffusionConfig
 from train.jobs import DEVICE_LOCK, KEEP, LOCK, ROOT, STOP, Job, JobError, Runs, held, is_held, read_json, write_json
 from train.progress import Progress
 from train.worker import StopAsked, carry_out, turn
-from yoso_core.library import of_run
+from yoso_core.lora.library import of_run
 
 SHORT = {"batch": 2, "warmup": 1, "precision": "fp32", "rank": 2, "alpha": 2, "adapter": "lora"}
 

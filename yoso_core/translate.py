@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from yoso_core.autoencoder import decode_with, encode_with_features, to_tensor
 from yoso_core.denoiser import Denoiser
-from yoso_core.lora import Lora, LoraError, admit_tensors, one_line, read_tensors
+from yoso_core.lora.reading import LoraError, one_line, read_tensors
+from yoso_core.lora.spellings import admit_tensors
+from yoso_core.lora.stack import Lora
 from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel, ModelError
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.sampling import one_step

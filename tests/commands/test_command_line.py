@@ -21,7 +21,8 @@ from yoso_core.__main__ import main
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
-from yoso_core.lora import admit, read_tensors
+from yoso_core.lora.reading import read_tensors
+from yoso_core.lora.spellings import admit
 from yoso_core.models import LORA_FILE, local_model
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse, TranslateRequest
 from yoso_core.translate import read_translator
@@ -283,7 +284,7 @@ def test_generate_follows_a_picture(tiny_model, tiny_control, drawing, tmp_path)
 def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch):
     save_file(random_lora(build_unet(), 0.5), tmp_path / "style-of-many.safetensors")
     entry = SimpleNamespace(id="style", path=tmp_path / "style-of-many.safetensors")
-    monkeypatch.setitem(sys.modules, "yoso_core.library", SimpleNamespace(bundled=lambda: [entry]))
+    monkeypatch.setitem(sys.modules, "yoso_core.lora.library", SimpleNamespace(bundled=lambda: [entry]))
     pictures = []
     for lora in ("style:0.5", str(entry.path) + ":0.5"):
         assert (

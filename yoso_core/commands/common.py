@@ -62,7 +62,7 @@ def find_lora(text: str) -> LoraFile:
         place, weight = text, 1.0  # the colon belongs to the path
     if Path(place).is_file():
         return LoraFile(Path(place).stem, Path(place), weight)
-    from yoso_core.library import bundled
+    from yoso_core.lora.library import bundled
 
     known = {entry.id: entry.path for entry in bundled()}
     if place not in known:

@@ -77,7 +77,7 @@ def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace)
         RequestError: something that concerns all of them, or that some of them could not be read.
     """
     from yoso_core.batch import gathered, into_folder, run_files
-    from yoso_core.lora import one_line
+    from yoso_core.lora.reading import one_line
 
     out = options.out or Path("translated")
     if out.exists() and not out.is_dir():

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from yoso_core.editing import lay_out
 from yoso_core.engine import Result
 from yoso_core.files.pictures import PictureFileError, open_picture, square
-from yoso_core.library import public_name
+from yoso_core.lora.library import public_name
 from yoso_core.requests import (
     DEFAULT_MODEL,
     GUIDANCE_LIMIT,

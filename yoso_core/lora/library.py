@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import yaml
 
-from yoso_core.lora import CHECKPOINT_KEY, DOWN, PRIOR_KEY, RANK_LIMIT, SUFFIX, LoraError, one_line, read_header
+from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
+from yoso_core.lora.spellings import DOWN, RANK_LIMIT, SUFFIX
 from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"
