@@ -1,7 +1,7 @@
 """What becomes of a request: one plain function a kind, from the prompt to the pictures.
 
-The engine has settled under its lock whatever must be settled (the model, its weights, what is remembered), and hands over
-`Tools`. Nothing here outlives the request.
+The engine has settled under its lock whatever must be settled (the model, its weights, what is remembered), and hands
+over `Tools`. Nothing here outlives the request.
 """
 
 import dataclasses
@@ -183,12 +183,12 @@ def edit(request: EditRequest, tools: Tools) -> Result:
         tools.report(f"Drawing picture {start + 1} of {len(seeds)}")
         noises = _noises(batch, request, tools)
         with watch.stage("network"):
-            clean = latent = latent.expand(len(batch), -1, -1, -1)
+            clean = given = latent.expand(len(batch), -1, -1, -1)
             if t > 0:
                 begin = (
                     prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
                     if t == model.schedule.last
-                    else sdedit_start(model.schedule, latent, noises[0], t)
+                    else sdedit_start(model.schedule, given, noises[0], t)
                 )
                 clean = _sample(request, model, denoise, context.expand(len(batch), -1, -1), begin, t, noises)
         with watch.stage("decode"):

@@ -42,8 +42,9 @@ class Networks:
     def _weights(self, part: Part) -> Weights:
         stack = self.model.loras
 
-        def state() -> tuple:
-            return tuple(stack.active_on(name) for name in part.reads)
+        def state() -> tuple | None:
+            # None while weights are half written, as a write that failed leaves them.
+            return None if stack.active is None else tuple(stack.active_on(name) for name in part.reads)
 
         return Weights(now := state(), tuple(stack.held), lambda: state() == now)
 
@@ -69,8 +70,10 @@ class Networks:
         mid_block_additional_residual: Tensor | None = None,
     ) -> tuple[Tensor]:
         """As a ``UNet2DConditionModel`` is called."""
-        added = (*down_block_additional_residuals, mid_block_additional_residual) if down_block_additional_residuals else ()
-        return self._run(self._predict, noisy, t, encoder_hidden_states, *added)  # type: ignore[return-value]
+        added = (
+            (*down_block_additional_residuals, mid_block_additional_residual) if down_block_additional_residuals else ()
+        )
+        return self._run(self._predict, noisy, t, encoder_hidden_states, *added)
 
     def control(self, network: nn.Module) -> Callable[..., tuple[list[Tensor], Tensor]]:
         """What is called as this ``ControlNetModel`` is."""

@@ -1,9 +1,9 @@
 """OpenVINO, which executes networks several times faster than torch on CPUs, and minds busy neighbours less.
 
-A part is traced once into a graph whose weights are inputs. The graph is small, holds nothing but the computation, and is
-kept on disk by a hash of everything that it was made of. To compile it, the weights that are in force are written into
-it, and shapes are fixed. So another set of LoRAs is another compilation of the same graph, which takes a fraction of a
-second for small networks, and no file on disk can hold weights that are not the model's any more.
+A part is traced once into a graph whose weights are inputs. The graph is small, holds nothing but the computation, and
+is kept on disk by a hash of everything that it was made of. To compile it, the weights that are in force are written
+into it, and shapes are fixed. So another set of LoRAs is another compilation of the same graph, which takes a fraction
+of a second for small networks, and no file on disk can hold weights that are not the model's any more.
 
 A compiled network holds its weights. What asks for another set of LoRAs, or another shape, is answered by torch; once
 that has rested, or has been asked for again and again, it is compiled in a thread of its own, and answered by that from
@@ -130,8 +130,7 @@ class OpenVINO:
         ImportError, OSError, RuntimeError: it is not installed, or finds no device that it can use.
     """
 
-    batch = 1
-    tolerance = TOLERANCE
+    batch, prepares = 1, True
 
     def __init__(self, guard: threading.Lock, precision: str | None = None, cache: Path | None = None) -> None:
         self.library = load_library()
@@ -147,7 +146,9 @@ class OpenVINO:
         self._busy = False
         self._worker: threading.Thread | None = None
 
-    def run(self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool) -> tuple[tuple[Tensor, ...], str]:
+    def run(
+        self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
+    ) -> tuple[tuple[Tensor, ...], str]:
         shelf = self._shelves.setdefault(part, _Shelf())
         shapes = tuple(tuple(value.shape) for value in inputs)
         key = (weights.state, shapes)

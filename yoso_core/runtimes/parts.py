@@ -1,8 +1,8 @@
 """What a runtime executes: one call of a network, with tensors in and tensors out.
 
-A part says nothing of prompts, schedules or pictures, so that whoever executes it needs to know nothing of them. Numbers
-that a person moves are left outside of parts, or handed in as tensors, because runtimes write numbers into what they
-compile.
+A part says nothing of prompts, schedules or pictures, so that whoever executes it needs to know nothing of them.
+Numbers that a person moves are left outside of parts, or handed in as tensors, because runtimes write numbers into what
+they compile.
 """
 
 import json
