@@ -25,6 +25,7 @@ from yoso_core.conditioning import (
     load_control,
     map_tensor,
 )
+from yoso_core.devices import device_named
 from yoso_core.drawing import LoadedDirections, PictureError, Result, Stopwatch, Tools, draw, edit, translate
 from yoso_core.editing import Canvas, lay_out
 from yoso_core.files.pictures import square
@@ -139,7 +140,7 @@ class Engine:
     ) -> None:
         self.models, self.controls = dict(models), dict(controls)
         self.translators = find_translators() if translators is None else dict(translators)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device_named(device)
         self.dtype = dtype
         self.lock = threading.Lock()
         self.annotate = Annotations()
@@ -206,9 +207,15 @@ class Engine:
             self._lora(model, self._model(model, lambda message: None), name)
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
-        """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does."""
+        """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does.
+
+        What makes its pictures fast is done at once. For a model that a request brings, it is done beside requests.
+        """
         with self.lock, memory_guard():
-            return self._model(name, report)
+            model = self._model(name, report)
+            if self.runtime.prepares:
+                self._warm_up(name, report)
+            return model
 
     def run(self, request: GenerateRequest, report: Callable[[str], None] = lambda message: None) -> Result:
         """Make the pictures of a request.
@@ -389,8 +396,6 @@ class Engine:
             loaded = load_model(self.models[name], self.device, self.dtype, report)
             loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
             self._loaded[name], self._executed[name] = loaded, Networks(loaded, self.runtime)
-            if self.runtime.prepares:
-                self._warm_up(name, report)
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
@@ -403,7 +408,7 @@ class Engine:
             with torch.inference_mode():
                 self._run([GenerateRequest("", model=name)], lambda message: None)
         except PictureError:
-            pass  # whoever asks for pictures is told
+            pass  # whoever asks for a picture is told
         finally:
             networks.prepare = False
 

@@ -6,19 +6,13 @@ from collections.abc import Callable
 
 import torch
 
+from yoso_core.requests import AUTO, RUNTIMES, RequestError
 from yoso_core.runtimes import openvino
 from yoso_core.runtimes.cuda_graphs import CudaGraphs
 from yoso_core.runtimes.openvino import OpenVINO
 from yoso_core.runtimes.reference import Runtime, Torch
 
 log = logging.getLogger("yoso_core.runtimes")
-
-AUTO = "auto"
-RUNTIMES: dict[str, str] = {  # what can be asked for, and the device that it is for; "" for any
-    "torch": "",
-    "openvino": "cpu",
-    "cuda-graphs": "cuda",
-}
 
 
 def choose_runtime(name: str, device: torch.device, guard: threading.Lock) -> Runtime:
@@ -30,10 +24,10 @@ def choose_runtime(name: str, device: torch.device, guard: threading.Lock) -> Ru
         guard: the lock under which their weights are changed.
 
     Raises:
-        ValueError: there is no runtime of this name.
+        RequestError: there is no runtime of this name.
     """
     if name not in (AUTO, *RUNTIMES):
-        raise ValueError(f"There is no runtime {name!r:.40}; choose {AUTO}, {', '.join(RUNTIMES)}.")
+        raise RequestError(f"There is no runtime {name!r:.40}; choose {AUTO}, {', '.join(RUNTIMES)}.")
     fitting = [one for one, kind in RUNTIMES.items() if kind == device.type]
     wanted = (fitting[0] if fitting else "torch") if name == AUTO else name
     if wanted == "torch":

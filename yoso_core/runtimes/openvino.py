@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -31,16 +32,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.runtimes.cache import cache_folder, put, scratch
+from yoso_core.runtimes.cache import cache_folder, check, put, scratch
 from yoso_core.runtimes.parts import Part
 from yoso_core.runtimes.reference import Torch, Weights
 
 NAME = "openvino"
+GRAPH = "graph.xml"
 FORMAT = 1  # of the graphs on disk; another number makes them anew
 TOLERANCE = 0.1  # largest mean difference to torch, of the mean size of what torch returns; bfloat16 makes about 0.02
 LOSS = 1.5  # a compiled network that takes longer than torch by this factor isn't used
-REST = 0.6  # seconds without another set of LoRAs, or another shape, after which one is compiled
-OFTEN = 6  # or it was asked for so many times meanwhile
+REST = 0.5  # seconds without a call after which what torch answered last is compiled
+OFTEN = 6  # calls after which it is compiled without rest
+ASKED = 64  # sets of LoRAs and shapes of one part that are counted
 SMALL = 1.5e9  # floating-point operations of a call that a second thread gains next to nothing of
 COMPILED = 8  # sets of LoRAs and shapes of one part in memory, at most,
 SHARE = 0.125  # and at most this part of the machine's memory
@@ -95,13 +98,13 @@ class _Shelf:
     """What is known of one part.
 
     Attributes:
-        graph: the computation without weights; None until it is needed.
+        graphs: the computation without weights, by the number of inputs.
         ready: compiled ones, the last used at the end.
         refused: shapes that are left to torch, for good.
         asked: how often torch answered for lack of a compiled one.
     """
 
-    graph: Any = None
+    graphs: dict[int, Any] = field(default_factory=dict)
     ready: OrderedDict[Key, _Compiled] = field(default_factory=OrderedDict)
     refused: set[Shapes] = field(default_factory=set)
     asked: OrderedDict[Key, int] = field(default_factory=OrderedDict)
@@ -109,12 +112,12 @@ class _Shelf:
 
 @dataclass
 class _Wish:
-    """Something to compile when it has rested."""
+    """Something to compile when it has rested, or at once where it is asked for often."""
 
     part: Part
     inputs: list[Tensor]
     weights: Weights
-    due: float
+    often: bool
 
 
 class OpenVINO:
@@ -143,12 +146,13 @@ class OpenVINO:
         self._shelves: weakref.WeakKeyDictionary[Part, _Shelf] = weakref.WeakKeyDictionary()
         self._wishes: dict[tuple[int, Shapes], _Wish] = {}  # one of each part and shape: the newest
         self._change = threading.Condition()
-        self._busy = False
-        self._worker: threading.Thread | None = None
+        self._works = False  # whether a thread goes through the wishes
+        self._used = time.monotonic()  # when a part was run last
 
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
     ) -> tuple[tuple[Tensor, ...], str]:
+        self._used = time.monotonic()
         shelf = self._shelves.setdefault(part, _Shelf())
         shapes = tuple(tuple(value.shape) for value in inputs)
         key = (weights.state, shapes)
@@ -167,13 +171,14 @@ class OpenVINO:
             except Exception as error:  # whatever a driver raises
                 self._refuse(part, shelf, shapes, error)
         answer, who = self.reference.run(part, inputs, weights, prepare)
+        self._used = time.monotonic()
         if shapes not in shelf.refused:
             self._wish(part, shelf, key, inputs, weights)
         return answer, who
 
     def settle(self) -> None:
         with self._change:
-            self._change.wait_for(lambda: not self._wishes and not self._busy)
+            self._change.wait_for(lambda: not self._works)
 
     def _outputs(self, part: Part, arrays: list[Any]) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(array).to(part.dtype) for array in arrays)
@@ -215,33 +220,33 @@ class OpenVINO:
 
     def _wish(self, part: Part, shelf: _Shelf, key: Key, inputs: Sequence[Tensor], weights: Weights) -> None:
         shelf.asked[key] = shelf.asked.pop(key, 0) + 1
-        while len(shelf.asked) > 64:
+        while len(shelf.asked) > ASKED:
             shelf.asked.popitem(last=False)
-        due = time.monotonic() + (REST if shelf.asked[key] < OFTEN else 0)
         with self._change:
-            self._wishes[id(part), key[1]] = _Wish(part, list(inputs), weights, due)
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="openvino", daemon=True)
-                self._worker.start()
+            self._wishes[id(part), key[1]] = _Wish(part, list(inputs), weights, shelf.asked[key] >= OFTEN)
             self._change.notify_all()
+            if not self._works:
+                self._works = True
+                # No daemon: one that is stopped inside a compiler takes the process with it.
+                threading.Thread(target=self._work, name=NAME).start()
 
     def _work(self) -> None:
+        """Compile what is wished for, when it has rested, until nothing is or the program ends."""
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._wishes)
-                key, wish = min(self._wishes.items(), key=lambda item: item[1].due)
-                if (left := wish.due - time.monotonic()) > 0:
-                    self._change.wait(left)
-                    continue
-                del self._wishes[key]
-                self._busy = True
-            try:
-                self._compile(wish.part, wish.inputs, wish.weights, self.guard)
-            finally:
-                del wish
-                with self._change:
-                    self._busy = False
+                if not self._wishes or not threading.main_thread().is_alive():
+                    self._wishes.clear()
+                    self._works = False
                     self._change.notify_all()
+                    return
+                often = [key for key, wish in self._wishes.items() if wish.often]
+                rested = time.monotonic() - self._used >= REST
+                if not often and not rested:
+                    self._change.wait(REST / 4)
+                    continue
+                wish = self._wishes.pop(often[0] if often else next(iter(self._wishes)))
+            self._compile(wish.part, wish.inputs, wish.weights, self.guard)
+            del wish
 
     # Compiling.
 
@@ -256,13 +261,13 @@ class OpenVINO:
         shelf = self._shelves.setdefault(part, _Shelf())
         shapes = tuple(tuple(value.shape) for value in inputs)
         try:
-            if shelf.graph is None:
-                shelf.graph = self._graph(part, inputs)
-            model = shelf.graph.clone()
             with guard:
                 if not weights.in_force():
                     return None
                 constants = [self._constant(value) for _, value in part.named_parameters(remove_duplicate=False)]
+            if len(inputs) not in shelf.graphs:
+                shelf.graphs[len(inputs)] = self._graph(part, inputs)
+            model = shelf.graphs[len(inputs)].clone()
             self._write(model, shapes, constants)
             threads = 1 if operations(model) < SMALL else cores()
             options = {
@@ -309,22 +314,16 @@ class OpenVINO:
         versions = [importlib.metadata.version(name) for name in ("openvino", "torch", "diffusers", "transformers")]
         made_of = repr((FORMAT, versions, len(inputs), part.describe()))
         folder = self.cache / hashlib.sha256(made_of.encode()).hexdigest()[:32]
-        path = folder / "graph.xml"
-        expected = len(inputs) + sum(1 for _ in part.named_parameters(remove_duplicate=False))
-        if path.exists():
+        if folder.exists():
             try:
-                graph = self.core.read_model(path)
-                if len(graph.inputs) == expected:
-                    return graph
-                raise RuntimeError("it is of something else")
-            except RuntimeError as error:
+                check(folder)
+                return self.core.read_model(folder / GRAPH)
+            except (OSError, RuntimeError) as error:
                 self._say(f"A graph in {self.cache} is broken and made anew ({error!s:.60}).")
         graph = self._trace(part, inputs)
-        if len(graph.inputs) != expected:
-            raise RuntimeError(f"its graph has {len(graph.inputs)} inputs and should have {expected}")
         try:
             files = scratch(folder)
-            self.library.save_model(graph, files / path.name, compress_to_fp16=False)
+            self.library.save_model(graph, files / GRAPH, compress_to_fp16=False)
             put(files, folder)
         except (OSError, RuntimeError) as error:
             self._say(f"Graphs can't be kept in {self.cache}, so they are made anew each time ({error!s:.60}).")
@@ -338,7 +337,9 @@ class OpenVINO:
         examples += [torch.zeros(()).expand(weight.shape) for _, weight in stateless.places]
         with torch.inference_mode(False):
             examples = tuple(value.clone() if value.is_inference() else value for value in examples)
-            traced = torch.jit.trace(stateless, examples, check_trace=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of checks of shapes, which are fixed anyway
+                traced = torch.jit.trace(stateless, examples, check_trace=False)
         return self.library.convert_model(traced, example_input=examples)
 
 
