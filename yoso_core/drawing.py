@@ -20,6 +20,7 @@ from yoso_core.denoiser import Denoise, Denoiser, guided
 from yoso_core.editing import Canvas, latent_mask, put_together
 from yoso_core.files.pictures import OWN_SIDE, own_size, square, square_note, whole
 from yoso_core.models import LoadedModel
+from yoso_core.prompts import Asked, Prompt, as_it_is, read_request
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, TranslateRequest
 from yoso_core.runtimes.networks import Networks
 from yoso_core.sampling import ddim, edit_timesteps, few_step, prior_start, repaint, sdedit_start, strength_timestep
@@ -98,7 +99,7 @@ class Tools:
         size: side of the pictures in pixels.
         watch: takes the time.
         report: told in a few words what is happening.
-        context: of a text, (1, L, D), and the part of it that did not fit.
+        context: of a prompt, (1, L, D), and the words that did not fit.
         canvas: of an edit, laid out, and its latent (1, C, h, w).
         control_map: of a picture that is to be followed, made square to a size, or as it is where the size is None.
         guide: what follows a map.
@@ -109,7 +110,7 @@ class Tools:
     size: int
     watch: Stopwatch
     report: Callable[[str], None]
-    context: Callable[[str], tuple[Tensor, str]]
+    context: Callable[[Prompt], tuple[Tensor, str]]
     canvas: Callable[[EditRequest], tuple[Canvas, Tensor]]
     control_map: Callable[[ControlUse, int | None], Image.Image]
     guide: Callable[[ControlUse, Image.Image], Guide]
@@ -129,14 +130,17 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
     """
     first, model, watch = requests[0], tools.model, tools.watch
     with watch.stage("text"):
-        read = [tools.context(request.prompt) for request in requests]
-        negatives = [tools.context(request.negative)[0] if first.guidance > 1 else read[0][0] for request in requests]
+        asked = [read_request(request) for request in requests]
+        read = [tools.context(one.prompt) for one in asked]
+        negatives = [tools.context(one.negative)[0] if first.guidance > 1 else read[0][0] for one in asked]
+    if len({context.shape for context, _ in read}) > 1:  # prompts of several parts are longer
+        return [draw([request], tools)[0] for request in requests]
     guide, control_map, notes = _followed(first, tools)
-    asked = [(number, seed) for number, request in enumerate(requests) for seed in seeds_of(request)]
+    rows = [(number, seed) for number, request in enumerate(requests) for seed in seeds_of(request)]
     pictures: list[list[Image.Image]] = [[] for _ in requests]
-    for start in range(0, len(asked), tools.networks.runtime.batch):
-        batch = asked[start : start + tools.networks.runtime.batch]
-        tools.report(f"Drawing picture {start + 1} of {len(asked)}")
+    for start in range(0, len(rows), tools.networks.runtime.batch):
+        batch = rows[start : start + tools.networks.runtime.batch]
+        tools.report(f"Drawing picture {start + 1} of {len(rows)}")
         context = torch.cat([read[number][0] for number, _ in batch])
         negative = torch.cat([negatives[number] for number, _ in batch])
         denoise = guided(_denoiser(first, tools, guide), first.guidance, negative)
@@ -158,7 +162,7 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
             seconds=watch.seconds,
             cut=read[number][1],
             control_map=control_map,
-            notes=_told(request, model, notes),
+            notes=_told(asked[number], model, notes),
         )
         for number, request in enumerate(requests)
     ]
@@ -168,8 +172,9 @@ def edit(request: EditRequest, tools: Tools) -> Result:
     """Pictures from a picture and words."""
     model, watch = tools.model, tools.watch
     with watch.stage("text"):
-        context, cut = tools.context(request.prompt)
-        negative = tools.context(request.negative)[0] if request.guidance > 1 else context
+        asked = read_request(request)
+        context, cut = tools.context(asked.prompt)
+        negative = tools.context(asked.negative)[0] if request.guidance > 1 else context
     guide, control_map, notes = _followed(request, tools)
     with watch.stage("encode"):
         canvas, latent = tools.canvas(request)
@@ -195,7 +200,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
             made = _pictures(tools.networks.decode(clean), model, batch)
             pictures += [put_together(canvas, picture) for picture in made]
     evaluations = request.steps * (2 if request.guidance > 1 else 1) if t > 0 else 0
-    told = _told(request, model, [*notes, *canvas.notes])
+    told = _told(asked, model, [*notes, *canvas.notes])
     return Result(request, pictures, seeds, evaluations, watch.seconds, cut, canvas.picture, control_map, told)
 
 
@@ -205,8 +210,10 @@ def translate(request: TranslateRequest, tools: Tools, translator: LoadedDirecti
     direction = spec.direction(request.direction)
     fixed = spec.directions[direction].prompt
     with watch.stage("text"):
-        context, cut = tools.context(request.prompt if fixed is None else fixed)
+        asked = read_request(request)
+        context, cut = tools.context(asked.prompt if fixed is None else as_it_is(fixed))
     before, notes = _laid_out(request, model, tools.size)
+    notes += asked.notes if fixed is None else ()
     if fixed is not None and request.prompt.strip() not in ("", fixed):
         title = spec.directions[direction].title
         notes.append(f"“{title}” always reads the prompt “{fixed}”; yours was not used.")
@@ -233,9 +240,9 @@ def translate(request: TranslateRequest, tools: Tools, translator: LoadedDirecti
     return Result(request, pictures, seeds, 1, watch.seconds, cut, before, lines, tuple(notes))
 
 
-def _told(request: GenerateRequest, model: LoadedModel, notes: Sequence[str]) -> tuple[str, ...]:
+def _told(asked: Asked, model: LoadedModel, notes: Sequence[str]) -> tuple[str, ...]:
     """What is said about a request, of its words first."""
-    return tuple(filter(None, [model.spec.words.note(request.prompt), *notes]))
+    return tuple(filter(None, [*asked.notes, model.spec.words.note(asked.prompt.words), *notes]))
 
 
 def _followed(request: GenerateRequest, tools: Tools) -> tuple[Guide | None, Image.Image | None, list[str]]:

@@ -26,15 +26,27 @@ from yoso_core.conditioning import (
     map_tensor,
 )
 from yoso_core.devices import device_named
-from yoso_core.drawing import LoadedDirections, PictureError, Result, Stopwatch, Tools, draw, edit, translate
+from yoso_core.drawing import (
+    LoadedDirections,
+    PictureError,
+    Result,
+    Stopwatch,
+    Tools,
+    draw,
+    edit,
+    seeds_of,
+    translate,
+)
 from yoso_core.editing import Canvas, lay_out
+from yoso_core.encoding import encode_prompt
 from yoso_core.files.pictures import square
 from yoso_core.lora.spellings import admit
 from yoso_core.lora.stack import Lora
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
+from yoso_core.prompts import Prompt, called, has_choices, tags_of, take_loras
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
 from yoso_core.runtimes.choice import choose_runtime
-from yoso_core.runtimes.networks import Networks, told
+from yoso_core.runtimes.networks import Networks, in_words
 from yoso_core.translate import TranslatorSpec, find_translators, load_translator
 
 MODELS_IN_MEMORY = 2
@@ -61,6 +73,23 @@ def memory_guard() -> Iterator[None]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise PictureError("There is not enough memory for this; choose a smaller size or a smaller model.") from error
+
+
+def joined(request: GenerateRequest, results: Sequence[Result]) -> Result:
+    """The results of one seed each as one; times add up, and what is told is told once."""
+    seconds: dict[str, float] = {}
+    for result in results:
+        for stage, spent in result.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    return dataclasses.replace(
+        results[0],
+        request=request,
+        pictures=[picture for result in results for picture in result.pictures],
+        seeds=[seed for result in results for seed in result.seeds],
+        seconds=seconds,
+        cut=next((result.cut for result in results if result.cut), ""),
+        notes=tuple(dict.fromkeys(note for result in results for note in result.notes)),
+    )
 
 
 Kept = TypeVar("Kept")
@@ -102,7 +131,9 @@ class _Asked:
 
 def _shares_passes(request: GenerateRequest) -> bool:
     """Whether its pictures can be drawn in one pass with another request's."""
-    return type(request) is GenerateRequest and request.control is None
+    told = f"{request.prompt} {request.negative}"
+    plain = type(request) is GenerateRequest and request.control is None
+    return plain and not has_choices(told) and not tags_of(told)
 
 
 def _alike(request: GenerateRequest) -> GenerateRequest:
@@ -277,6 +308,18 @@ class Engine:
             return self._map(use, size, report)
 
     def _run(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> list[Result]:
+        """Results of one request, or of several that share passes."""
+        if len(requests) > 1:
+            return self._settle(requests, report)
+        request, told = take_loras(requests[0], {called(name): name for name in self._lora_files})
+        if request.count > 1 and (has_choices(request.prompt) or has_choices(request.negative)):
+            alone = [dataclasses.replace(request, seed=seed, count=1) for seed in seeds_of(request)]
+            result = joined(request, [self._settle([one], report)[0] for one in alone])
+        else:
+            (result,) = self._settle([request], report)
+        return [dataclasses.replace(result, notes=tuple(dict.fromkeys((*told, *result.notes))))]
+
+    def _settle(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> list[Result]:
         """Settle what a request needs, and hand it on; of several, which are alike, what the first one needs."""
         request = requests[0]
         model = self._model(request.model, report)
@@ -292,7 +335,7 @@ class Engine:
             size,
             watch,
             report,
-            context=lambda text: self._context(request.model, text),
+            context=lambda prompt: self._context(request.model, prompt),
             canvas=lambda request: self._canvas(request, size),
             control_map=lambda use, size: self._map(use, size, report),
             guide=lambda use, made: self._guide(use, request.model, made, report),
@@ -310,7 +353,7 @@ class Engine:
             results = [edit(request, tools)]
         else:
             results = draw(requests, tools)
-        return [dataclasses.replace(result, runtime=told(networks.executed)) for result in results]
+        return [dataclasses.replace(result, runtime=in_words(networks.executed)) for result in results]
 
     def _translator(self, request: TranslateRequest, report: Callable[[str], None]) -> LoadedDirections:
         name = request.translator
@@ -368,24 +411,21 @@ class Engine:
         network = self._networks.get((name, chosen), load)
         return Guide(network, values, model.schedule.last, use.strength, use.start, use.end)
 
-    def _context(self, name: str, text: str) -> tuple[Tensor, str]:
-        """(1, L, D) encoded prompt, and the part of the text that did not fit; remembered by text.
+    def _context(self, name: str, prompt: Prompt) -> tuple[Tensor, str]:
+        """(1, L, D) encoded prompt, and the part of the text that did not fit; remembered by what it says.
 
         A LoRA may change the text encoder, so the set in force is part of the key.
         """
         model = self._loaded[name]
 
+        def encode(ids: Tensor) -> Tensor:
+            return self._executed[name].read_prompt(ids.to(self.device))
+
         def make() -> tuple[Tensor, str]:
-            limit = model.tokenizer.model_max_length
-            words = model.spec.words.spelled_out(text)
-            options = {"truncation": True, "max_length": limit, "return_tensors": "pt"}
-            tokens = model.tokenizer(words, padding="max_length", **options).input_ids
-            whole = model.tokenizer(words).input_ids
-            cut = model.tokenizer.decode(whole[limit - 1 : -1]) if len(whole) > limit else ""
-            context = self._executed[name].read_prompt(tokens.to(self.device))
+            context, cut = encode_prompt(prompt.spelled(model.spec.words.spelled_out), model.tokenizer, encode)
             return context.to(model.unet.dtype), cut
 
-        return self._contexts.get((name, model.loras.active_on("text_encoder"), text), make)
+        return self._contexts.get((name, model.loras.active_on("text_encoder"), prompt.parts), make)
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:

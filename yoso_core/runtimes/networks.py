@@ -108,6 +108,6 @@ class Networks:
         return translate
 
 
-def told(executed: dict[str, Any]) -> str:
+def in_words(executed: dict[str, Any]) -> str:
     """Who executed the networks of a picture, in words."""
     return " and ".join(executed)
