@@ -53,7 +53,9 @@ def run(options: argparse.Namespace) -> None:
     model, spec = find_base(options)
     settings = given(options, (field.name for field in fields(TranslateRequest))) | {"model": model}
     settings["prompt"], settings["loras"], loras = take_tags(options.prompt, loras)
-    engine = Engine({model: spec}, translators={options.translator: find_translator(options.translator)})
+    engine = Engine(
+        {model: spec}, translators={options.translator: find_translator(options.translator)}, runtime=options.runtime
+    )
     for lora in loras:
         engine.add_lora(lora.name, lora.path)
     alone = len(options.given) == 1 and not options.given[0].is_dir() and options.given[0].suffix.lower() != ".zip"
