@@ -123,8 +123,7 @@ class CompareTab:
 
     def connect(self, private: dict[str, Any]) -> None:
         asked = {
-            *self.settings.typed,
-            self.settings.model,
+            *self.settings.asked,
             self.source,
             *(control for tab in self.sources.values() for control in tab.typed),
         }
@@ -133,7 +132,7 @@ class CompareTab:
         own = self.settings.picker.own
         self.fill.click(
             self.draw_grid,
-            asked | axes | {own},
+            asked | axes,
             [self.grid, self.told, self.save, self.download],
             show_progress_on=self.grid,
             **private,

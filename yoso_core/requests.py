@@ -32,6 +32,9 @@ THRESHOLD_LIMIT = 500
 PIXEL_LIMIT = 25_000_000
 FITS = ("keep", "crop", "fit", "pad")
 TRANSLATION_INPUTS = ("picture", "lines")
+AUTO = "auto"
+RUNTIMES = {"torch": "", "openvino": "cpu", "cuda-graphs": "cuda"}  # who executes networks, on which device; "": on any
+RUNTIME_HELP = "who executes the networks; default: the fastest that is here, torch is the reference"
 GROWTH_LIMIT = 1.0
 FEATHER_LIMIT = 0.25
 
