@@ -1,5 +1,6 @@
 """The page's own components: a template and a script each, in ``scripts/``, that Gradio feeds with values."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,21 @@ def script(name: str) -> str:
     return (SCRIPTS / f"{name}.js").read_text("utf-8")
 
 
-def component(name: str, value: Any = None, **options: Any) -> gr.HTML:
+def component(name: str, value: Any = None, fixed: dict[str, Any] | None = None, **options: Any) -> gr.HTML:
     """A component from ``scripts/NAME.html`` and ``scripts/NAME.js``.
 
     Args:
         name: of both files.
         value: what it begins with; the script reads and sets ``props.value``.
+        fixed: constants of the script. Gradio loses what is in ``props`` beside the value, where a listener that could
+            set the component does not, before it has been shown.
         options: ``elem_id``, and what else the script reads from ``props``.
     """
     return gr.HTML(
         value,
         html_template=(SCRIPTS / f"{name}.html").read_text("utf-8"),
-        js_on_load=script(name),
+        js_on_load="".join(f"const {key} = {json.dumps(each)};\n" for key, each in (fixed or {}).items())
+        + script(name),
         apply_default_css=False,
         **options,
     )

@@ -1,6 +1,7 @@
 """The one listener that draws, for whichever tab is open."""
 
 import html
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app.components import sent_along
+from app.easel import sent_side
 from app.history import ON_SAVED, History
 from app.picture_tab import PictureTab
 from app.pictures import plain, run
@@ -59,6 +61,8 @@ class Drawing:
             private: queue rules of a listener that no program may call.
         """
         self.selected, settings = selected, self.settings
+        sides = json.dumps({name: sent_side(spec) for name, spec in self.engine.models.items()})
+        settings.model.change(None, settings.model, js=f"name => {{ window.yosoSide = {sides}[name]; }}")
         self.active = gr.Textbox("generate", visible="hidden")  # the name of the open tab; scripts set it too
         self.drawn = gr.State(0)  # the `order` of the last explicit wish that was met
         self.refused = gr.State(False)  # whether what stands under the pictures is a problem
@@ -186,12 +190,9 @@ class Drawing:
         request, settings = restored.request, self.settings
         tab = self.makers[type(request)]
         updates, notes = settings.restored(request, values[settings.picker.own], values[settings.order])
-        for each in self.tabs.values():
-            told = each.for_model(request.model, values)
-            if request.model == values[settings.model]:
-                # Gradio takes what a canvas that was never shown has, where a listener that could set it does not.
-                told = {control: update for control, update in told.items() if isinstance(control, gr.HTML)}
-            updates |= told
+        if request.model != values[settings.model]:
+            for each in self.tabs.values():
+                updates |= each.for_model(request.model, values)
         if request.control is not None and tab.name == "generate":
             notes.append("What the picture followed; the Edit tab can follow lines.")
         for note in (*restored.notes, *notes):

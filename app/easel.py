@@ -19,7 +19,7 @@ CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
 
 
 def sent_side(spec: ModelSpec) -> int:
-    """Pixels a side that the canvas sends: a few times what a small model draws, else all that it has."""
+    """Pixels a side that a square canvas sends: a few times what a small model draws, else all that it has."""
     return min(4 * spec.resolution, CANVAS_SIDE)
 
 
@@ -50,7 +50,10 @@ class Easel(PictureTab):
         with gr.Row(elem_classes="easel"):
             with gr.Column(min_width=280):
                 self.canvas = component(
-                    "canvas", **self.canvas_for(DEFAULT_MODEL), elem_id=self.id("canvas"), elem_classes=classes
+                    "canvas",
+                    fixed={"TAB": self.name, "WIDTH": self.brush, "SIDE": sent_side(self.engine.models[DEFAULT_MODEL])},
+                    elem_id=self.id("canvas"),
+                    elem_classes=classes,
                 )
             with gr.Column(min_width=280):
                 with gr.Row(elem_classes="under"):
@@ -75,23 +78,11 @@ class Easel(PictureTab):
             elem_classes="segments",
         )
 
-    def canvas_for(self, model: str) -> dict[str, Any]:
-        """What canvas.js reads beside its value; always all of it, because Gradio takes it as one."""
-        spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
-        return {"side": sent_side(spec), "brush": self.brush, "tab": self.name}
-
     def id(self, name: str) -> str:
         return f"{self.prefix}{name}"
 
     def show(self, result: Result) -> dict[Any, Any]:
         return {self.stage: result_html(result), self.info: info_html(result), self.shown: result.request}
-
-    @property
-    def of_model(self) -> list[Any]:
-        return [self.canvas]
-
-    def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
-        return {self.canvas: gr.update(**self.canvas_for(name))}
 
     def connect(self, private: dict[str, Any]) -> None:
         stage = f"document.querySelector('#{self.id('result')}')"

@@ -160,7 +160,7 @@ class EditTab(Easel):
         if request.mask is not None:
             canvas["mask"] = on_canvas(request.mask, request.fit)
         return {
-            self.canvas: gr.update(value=canvas | {"draw": True}, **self.canvas_for(request.model)),
+            self.canvas: canvas | {"draw": True},
             self.strength: request.strength,
             self.annotator: gr.Radio(offered, value=control.annotator if followed else OFF),
             self.network: control.network if followed and self.is_trained(control.network) else OWN_CONTROL[1],
@@ -179,11 +179,11 @@ class EditTab(Easel):
 
     @property
     def of_model(self) -> list[Any]:
-        return [*super().of_model, self.annotator]
+        return [self.annotator]
 
     def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
         """What can guide another model; what is followed stays where the model can follow it."""
         offered = offered_annotators(self.engine, self.engine.models[name].family)
         followed = values[self.annotator]
         value = followed if followed in {known for _, known in offered} else OFF
-        return super().for_model(name, values) | {self.annotator: gr.update(choices=offered, value=value)}
+        return {self.annotator: gr.update(choices=offered, value=value)}

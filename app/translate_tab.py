@@ -156,10 +156,7 @@ class TranslateTab(Easel):
         fixed = self.engine.translators[name].directions[direction].prompt is not None
         kept = {self.settings.prompt: gr.skip(), self.settings.style: gr.skip()} if fixed else {}
         return kept | {
-            self.canvas: gr.update(
-                value={"picture": on_canvas(request.picture, request.fit), "draw": True},
-                **self.canvas_for(request.model),
-            ),
+            self.canvas: {"picture": on_canvas(request.picture, request.fit), "draw": True},
             self.translator: gr.Radio(**choices_of(offered, name)),
             self.direction: gr.Radio(**self.ways(name, direction)),
             self.strength: request.strength,
@@ -221,11 +218,11 @@ class TranslateTab(Easel):
 
     @property
     def of_model(self) -> list[Any]:
-        return [*super().of_model, self.translator, self.direction]
+        return [self.translator, self.direction]
 
     def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
         translator, direction = self.offer(name, values[self.translator], values[self.direction])
-        return super().for_model(name, values) | {self.translator: translator, self.direction: direction}
+        return {self.translator: translator, self.direction: direction}
 
     def offer(self, model: str, translator: str | None, direction: str | None) -> tuple[Any, Any]:
         """What there is for a model; what is chosen stays where there is it."""

@@ -259,7 +259,7 @@ def test_restore_sets_the_controls_of_the_right_tab(drawing):
     request = EditRequest("a", picture=picture, strength=0.2, grow=0.5)
     updates = drawing.restored(Restored(request), settings_asked(drawing))
     assert (updates[edit.strength], updates[edit.grow]) == (0.2, 0.5)
-    assert read_canvas(updates[edit.canvas]["value"])[0].getpixel((9, 9)) == (255, 0, 0)
+    assert read_canvas(updates[edit.canvas])[0].getpixel((9, 9)) == (255, 0, 0)
     assert updates[drawing.selected].selected == "edit"
 
 

@@ -1,6 +1,6 @@
 // A canvas: a picture, what is painted on it, and a mask over both, in the shape of whatever picture is brought. Gradio
-// runs this once for each, with `element` (the markup of canvas.html), `props` (value: {picture, mask, file}; tab, side,
-// brush), `trigger` and `watch`. What stands on it is kept by desk.js.
+// runs this once for each, with `element` (the markup of canvas.html), `props` (value: {picture, mask, file}), `trigger` and `watch`;
+// TAB, SIDE, which the server sees, and WIDTH, of the brush, are constants. What stands on it is kept by desk.js.
 const AREA = 512, LONGEST = 4, SNAPSHOTS = 24, FILE_LIMIT = 20e6, ZOOMS = [1, 2, 4], MASK = '#ff2d95', KEEP_AFTER = 400;
 const find = selector => element.querySelector(selector);
 const video = find('video'), view = find('.canvas-view'), stack = find('.canvas-stack'), brush = find('.brush input');
@@ -16,7 +16,7 @@ const say = sentence => { find('.canvas-note').textContent = sentence; };
 // What the server sees -----------------------------------------------------------------------------------------------
 function reduced(names, matte) {
     const small = document.createElement('canvas'), context = small.getContext('2d');
-    const scale = (props.side ?? AREA) / AREA;  // what the model draws needs no more
+    const scale = (window.yosoSide ?? SIDE) / AREA;  // what the model draws needs no more
     small.width = Math.round(width * scale); small.height = Math.round(height * scale);
     context.imageSmoothingQuality = 'high';
     for (const name of names) context.drawImage(layers[name], 0, 0, small.width, small.height);
@@ -39,7 +39,7 @@ function send() {
 function changed() { if (!pending) pending = setTimeout(send, 40); }
 function keep() {
     const drawn = Object.fromEntries(Object.entries(layers).map(([name, layer]) => [name, empty[name] ? null : layer.toDataURL()]));
-    window.yosoDesk.keepCanvas(props.tab, {width, height, ...drawn});
+    window.yosoDesk.keepCanvas(TAB, {width, height, ...drawn});
 }
 
 // Undo ---------------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ async function adopt() {  // what the server sent
 watch('value', adopt);
 // For others on the page, see history.js and easel.py; they may have been pressed before there was a canvas.
 async function take(source) { original = null; remember(); await show(source); say(''); send(); }
-(window.yosoCanvases ??= {})[props.tab] = {take, refit: () => { if (original) read(); }};
+(window.yosoCanvases ??= {})[TAB] = {take, refit: () => { if (original) read(); }};
 
 find('input[type=file]').addEventListener('change', event => { upload(event.target.files[0]); event.target.value = ''; });
 element.addEventListener('dragover', event => { event.preventDefault(); event.stopPropagation(); });
@@ -271,11 +271,11 @@ document.addEventListener('keydown', event => {
 
 async function begin() {
     ALL.forEach(blank); buttons();
-    brush.value = props.brush;
-    const waiting = window.yosoWaiting?.[props.tab];
-    if (waiting) { delete window.yosoWaiting[props.tab]; return take(waiting); }
+    brush.value = WIDTH;
+    const waiting = window.yosoWaiting?.[TAB];
+    if (waiting) { delete window.yosoWaiting[TAB]; return take(waiting); }
     if (props.value?.picture || props.value?.note) return adopt();
-    const kept = await window.yosoDesk.canvas(props.tab);
+    const kept = await window.yosoDesk.canvas(TAB);
     if (!kept || done.length) return;
     shape(kept.width, kept.height);
     ALL.forEach(blank);

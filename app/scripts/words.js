@@ -13,11 +13,12 @@ function beginnings() {
     return words.map((_, index) => words.slice(index).join('')).filter(text => text.trim().length >= LEAST);
 }
 function matches() {
-    if (field.selectionStart !== field.selectionEnd) return [];
+    const names = props.value?.names ?? [];
+    if (field.selectionStart !== field.selectionEnd || beginnings().some(text => names.includes(text.toLowerCase().trim()))) return [];
     for (const text of beginnings()) {
         const wanted = text.toLowerCase().trimStart();
         const begins = [], holds = [];
-        for (const name of props.value?.names ?? []) {
+        for (const name of names) {
             if (name.startsWith(wanted) && name !== wanted) begins.push(name);
             else if (name.includes(` ${wanted}`)) holds.push(name);
         }

@@ -1,4 +1,4 @@
-"""No finding of axe-core at level AA on any tab in both themes; focus, fingers and what is announced, which it misses."""
+"""No finding of axe-core at level AA on any tab in both themes; focus, fingers and announcements, which it misses."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe

@@ -203,6 +203,7 @@ def test_a_link_reopens_the_studio_with_its_drawing(edit, browser, studio):
     page.fill("#prompt textarea", "a green boat")
     stroke(page, (0.2, 0.2), (0.8, 0.8))
     move_slider(page, "#strength", 0.3)
+    page.wait_for_timeout(3000)
     kept = page.locator("#history .strip button", has=page.get_by_alt_text(re.compile("^a green boat")))
     kept.first.click()
     page.click("#history .one [data-do=link]")

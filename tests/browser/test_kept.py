@@ -7,7 +7,7 @@ import re
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.test_edit import DROP, RESULT, drop, expect_change, move_slider, source, stroke
+from tests.browser.test_edit import DROP, RESULT, difference, drop, expect_change, move_slider, source, stroke
 
 PROMPT = "#prompt textarea"
 CORNER = "() => document.querySelector('#canvas .ink').getContext('2d').getImageData(256, 256, 1, 1).data[3]"
@@ -26,7 +26,7 @@ def test_everything_is_as_it_was_after_a_reload_and_in_a_second_tab(page, studio
     stroke(page, (0.3, 0.5), (0.8, 0.5))
     page.click("[data-tool=mask]")
     stroke(page, (0.05, 0.5), (0.15, 0.5))
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(2500)
     before = source(page)
     page.reload()
     second = page.context.new_page()
@@ -41,7 +41,8 @@ def test_everything_is_as_it_was_after_a_reload_and_in_a_second_tab(page, studio
         expect(each.locator('.lora[data-id="waves"]')).to_have_class(re.compile(r"\bon\b"))
         each.wait_for_selector(RESULT)
         each.wait_for_function(f"({CORNER})() && ({MASKED})()")
-        expect(each.locator(RESULT)).to_have_attribute("src", before)
+        each.wait_for_timeout(2000)
+        assert difference(source(each), before) < 1  # what is painted softly comes back by a level or so
     second.fill(PROMPT, "a yellow cup")  # what the first tab has is its own
     page.reload()
     expect(page.locator(PROMPT)).to_have_value("a green boat")
@@ -79,7 +80,7 @@ def test_a_model_that_fails_leaves_every_control_as_it_was(page):
     page.get_by_role("option", name="Broken model").click()
     expect(page.get_by_text("Broken model is not at /nowhere")).to_have_count(1)
     expect(page.locator("#model input")).to_have_value("Tiny")
-    expect(page.locator("#annotator label.selected")).to_have_text("Edges")
+    expect(page.locator("#annotator label.selected")).to_contain_text("Edges")
     expect(page.locator("#style label.selected")).to_have_text("noto")
     page.locator(".toast-close").first.click()
     expect(page.locator(RESULT)).to_have_attribute("src", before)
