@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,3 +292,42 @@ def test_a_bad_setting_is_told(root, tiny_model):
     job.discard()
     job = Runs(root).begin(draft(root), "teacher", "quick", "Bad", settings(tiny_model) | {"model": "/nowhere"})
     assert finish(job) == "failed" and "/nowhere" in job.reason
+
+
+TRAINER = """
+import os, sys, threading, time
+from pathlib import Path
+from train.runs.jobs import DEVICE_LOCK, LOCK, Job, held
+from train.runs.worker import end_with_folder
+job = Job(Path(sys.argv[1]))
+with held(job.folder.parent / DEVICE_LOCK):
+    lock = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT)
+    threading.Thread(target=end_with_folder, args=(job, lock), daemon=True).start()
+    print("trains", flush=True)
+    while True:
+        (job.folder / "previews").mkdir(parents=True, exist_ok=True)
+        time.sleep(0.2)  # more often than any run writes
+"""
+
+
+@pytest.mark.parametrize("way", ["removed", "renamed", "removed with all runs", "its lock removed"])
+def test_a_run_whose_folder_goes_leaves_no_trainer(tmp_path, way):
+    job = Job(tmp_path / "runs" / "mine")
+    job.folder.mkdir(parents=True)
+    job.change(task="teacher")
+    process = subprocess.Popen([sys.executable, "-c", TRAINER, job.folder], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout.readline() == b"trains\n"
+    time.sleep(0.5)
+    assert process.poll() is None and is_held(job.folder.parent / DEVICE_LOCK)  # as long as nothing is amiss
+    if way == "removed":
+        shutil.rmtree(job.folder, ignore_errors=True)
+    elif way == "renamed":
+        job.folder.rename(tmp_path / "runs" / "yours")
+    elif way == "its lock removed":
+        (job.folder / LOCK).unlink()
+    else:
+        shutil.rmtree(job.folder.parent, ignore_errors=True)
+    assert process.wait(10) == 1 and not is_held(job.folder.parent / DEVICE_LOCK)
+    assert job.folder.exists() == (way == "its lock removed")
+    if way == "renamed":
+        assert Job(tmp_path / "runs" / "yours").about["task"] == "teacher"
