@@ -73,7 +73,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
 
     def about(result: Result, given: Opened | None = None) -> dict[str, Any]:
         """What it took, and what was done to the picture that was given and to what was asked."""
-        names = ("evaluations", "seeds", "seconds", "cut")
+        names = ("evaluations", "seeds", "seconds", "cut", "runtime")
         notes = [*(given.notes if given else ()), *result.notes]
         return {name: getattr(result, name) for name in names} | {"notes": notes}
 

@@ -13,8 +13,11 @@ from PIL import Image
 
 from yoso_core.files.pictures import open_mask, open_picture
 from yoso_core.requests import (
+    AUTO,
     DEFAULT_MODEL,
     FITS,
+    RUNTIME_HELP,
+    RUNTIMES,
     STEPS,
     ControlUse,
     EditRequest,
@@ -170,7 +173,7 @@ def prepare(options: argparse.Namespace):
         if "mask" in edits:
             edits["mask"] = read_mask(options.mask)
         request = EditRequest(**settings, **edits, **given(options, ("fit",)), picture=picture)
-    engine = Engine({model: spec}, controls=controls)
+    engine = Engine({model: spec}, controls=controls, runtime=options.runtime)
     for lora in loras:
         engine.add_lora(lora.name, lora.path)
     return engine, request
@@ -222,6 +225,7 @@ def summary_of(result, files: Iterable[str]) -> dict[str, Any]:
         "seeds": result.seeds,
         "evaluations": result.evaluations,
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+        "runtime": result.runtime,
     }
 
 
@@ -287,6 +291,7 @@ def add_model_options(command: argparse.ArgumentParser, flag: str, fit_help: str
         help="a file, or the name of a bundled one, on top; may be repeated",
     )
     command.add_argument("--fit", metavar="HOW", help=fit_help)
+    command.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default=AUTO, help=RUNTIME_HELP)
 
 
 def add_threshold_options(command: argparse.ArgumentParser) -> None:

@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> None:
         "model": model,
         "loras": tuple(LoraUse(lora.name, lora.weight) for lora in loras),
     }
-    engine = Engine({model: spec}, translators={options.translator: find_translator(options.translator)})
+    engine = Engine(
+        {model: spec}, translators={options.translator: find_translator(options.translator)}, runtime=options.runtime
+    )
     for lora in loras:
         engine.add_lora(lora.name, lora.path)
     alone = len(options.given) == 1 and not options.given[0].is_dir() and options.given[0].suffix.lower() != ".zip"
