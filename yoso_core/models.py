@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yoso_core.lora.reading import read_prior
+from yoso_core.files import cards
+from yoso_core.lora.reading import one_line, read_prior
 from yoso_core.lora.spellings import admit
 from yoso_core.lora.stack import Lora, LoraStack
 from yoso_core.requests import DEFAULT_MODEL, RequestError
@@ -89,6 +90,7 @@ SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
+LICENCE_CHARACTERS = 200
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 FAMILIES = {192: "yoso-emoji", 768: "sd15", 1024: "sd2"}  # by the width of the prompt's encoding
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
@@ -212,13 +214,10 @@ def _config(part: Path) -> dict:
 
 def _licence(folder: Path) -> str:
     """As the folder's card says it; "" where it does not."""
-    from huggingface_hub import metadata_load
-
-    try:
-        card = metadata_load(folder / "README.md") or {}
-        return str(card.get("license_name") or card.get("license") or "")
-    except Exception:  # a card is a text that somebody wrote
-        return ""
+    fields, _ = cards.read_card(folder / "README.md")
+    stated = [fields.get(name) for name in ("license_name", "license")]
+    said = (one_line(one) for one in stated if isinstance(one, str))
+    return next((one[:LICENCE_CHARACTERS] for one in said if one.lower() not in cards.NOTHING), "")
 
 
 @dataclass

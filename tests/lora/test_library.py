@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.lora.test_spellings import Bomb, as_kohya, as_peft, save
 from tests.tiny import LORA_RANK, build_unet, random_lora
+from yoso_core.files.cards import FRONT_LIMIT
 from yoso_core.lora import library
 from yoso_core.lora.library import (
     LORA_FILE,
@@ -514,7 +515,7 @@ def test_a_card_without_end_is_no_card(tensors, tmp_path, text):
 def test_a_long_front_matter_is_left_unread(tensors, tmp_path):
     (tmp_path / "style").mkdir()
     save(tensors, tmp_path / "style" / LORA_FILE)
-    for notes, licence in ((1, "mit"), (library.FRONT_LIMIT, "unknown")):
+    for notes, licence in ((1, "mit"), (FRONT_LIMIT, "unknown")):
         write_card(tmp_path / "style", f"---\nlicense: mit\nnote: {'x' * notes}\n---\n# Style\n")
         assert (one(in_folder(tmp_path)).title, one(in_folder(tmp_path)).licence) == ("Style", licence)
 

@@ -18,8 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from yoso_core.files.cards import CARD_LIMIT, NOTHING, read_card
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
 from yoso_core.lora.spellings import DOWN, RANK_LIMIT, SUFFIX
 from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
@@ -28,8 +27,6 @@ LORAS_FOLDER = MODELS_FOLDER / "loras"
 PEFT_FILE = "adapter_model.safetensors"
 OWN_FOLDER = (LORA_FILE, PEFT_FILE)  # files that say nothing by their names: the folder's card and picture are theirs
 CARD_FILE = "README.md"
-CARD_LIMIT = 1_000_000  # bytes
-FRONT_LIMIT = 10_000  # characters of a card's front matter; the worst that it can hold takes seconds to read
 PICTURE_FILES = ("thumbnail.png", "preview-last.png")  # the better one first
 PICTURE_LIMIT = 5_000_000  # bytes
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -38,7 +35,6 @@ FOLDER_LIMIT = 20_000_000_000  # bytes that may come from hubs in all
 WORDS_LIMIT = 200  # characters of a title, a trigger or a licence
 SLUG_LIMIT = 60
 RUN_LIMIT = 150  # characters of a run's name in an id: what tells runs apart may stand at either end of it
-NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
 TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
 SECRET_RUN = re.compile(r"^[0-9a-f]{32}\b-?")  # how the name of a run begins that only its owner may know
 SECRET = re.compile(r"^(upload-)[\w-]{16}-|^(run-)[0-9a-f]{32}\b-?")  # as the page makes them
@@ -396,33 +392,10 @@ def _slug(name: str, limit: int = SLUG_LIMIT) -> str:
 
 def _read_card(path: Path, root: Path) -> tuple[dict[str, Any], str]:
     """Front matter and heading of a model card; {} and "" where it has none, is too large or is broken."""
-    try:
-        if not _inside(path, root) or path.stat().st_size > CARD_LIMIT:
-            return {}, ""
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError:
+    if not _inside(path, root):
         return {}, ""
-    front: list[str] = []
-    if lines and lines[0].rstrip() == "---":
-        end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), 0)
-        front, lines = lines[1:end], lines[end + 1 :]
-    heading = next((_words(line[2:]) for line in lines if line.startswith("# ")), "")
-    return _front_matter("\n".join(front)), heading
-
-
-def _front_matter(text: str) -> dict[str, Any]:
-    """Fields of a card, their values as text.
-
-    Not by huggingface_hub, whose loader follows YAML's merge keys: a few lines of them take all memory. The base
-    loader knows neither these nor any type but text, list and dict.
-    """
-    if len(text) > FRONT_LIMIT:
-        return {}
-    try:
-        fields = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    fields, lines = read_card(path)
+    return fields, next((_words(line[2:]) for line in lines if line.startswith("# ")), "")
 
 
 def _is_picture(path: Path, root: Path) -> bool:
