@@ -18,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from yoso_core import hub
 from yoso_core.files.cards import CARD_LIMIT, NOTHING, read_card
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
 from yoso_core.lora.spellings import DOWN, RANK_LIMIT, SUFFIX
@@ -414,32 +415,31 @@ def _fetch(place: str, commit: str, file: str | None, folder: Path) -> Path:
     Raises:
         LoraError: it has no such file, or it can't be had.
     """
-    import huggingface_hub as hub  # by its name, and half a second to import
+    from huggingface_hub import try_to_load_from_cache  # half a second to import
 
     try:
-        kept = hub.try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
+        kept = try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
         if isinstance(kept, str):  # what a commit holds never changes, so this needs no connection
             return Path(kept)
         # Without a token: whoever asks may not be whose token lies on this machine.
-        listing = hub.HfApi(token=False).model_info(place, revision=commit, files_metadata=True).siblings or []
-        sizes = {entry.rfilename: entry.size or 0 for entry in listing}
+        sizes = hub.list_files(place, commit, token=False)
         chosen = _choose(place, sizes, file)
         if sizes[chosen] + _size_of(folder) > FOLDER_LIMIT:
             raise LoraError(f"There is no room for more LoRAs from a hub here; remove some from {folder.name}.")
         settings = str(Path(chosen).with_name("adapter_config.json"))  # what peft's own files leave to it
         beside = ((CARD_FILE, CARD_LIMIT), (settings, CARD_LIMIT), *((name, PICTURE_LIMIT) for name in PICTURE_FILES))
+        wanted = {name: sizes[name] for name, limit in beside if sizes.get(name, limit + 1) <= limit}
         # The weights last, so that what is whole for the lines above has its card too.
-        for name, limit in beside:
-            if sizes.get(name, limit + 1) <= limit:
-                hub.hf_hub_download(place, name, revision=commit, cache_dir=folder, token=False)
-        return Path(hub.hf_hub_download(place, chosen, revision=commit, cache_dir=folder, token=False))
-    except (MemoryError, LoraError):
+        for _ in hub.download(place, commit, wanted | {chosen: sizes[chosen]}, cache=folder, token=False):
+            pass
+        return Path(try_to_load_from_cache(place, chosen, cache_dir=folder, revision=commit))
+    except LoraError:
         raise
-    except Exception as error:  # the hub, its connection and the disk raise a dozen unrelated types
+    except (hub.HubError, OSError, ValueError) as error:  # ValueError: a name that no hub takes
         raise LoraError(
-            f"{place} can't be had from the hub ({type(error).__name__}: {str(error).strip():.120}); check its name "
-            "and commit, or download the file yourself."
-        ) from error
+            f"{place} can't be had from the hub ({error!s:.200}); check its name and commit, or download the file "
+            "yourself."
+        ) from None
 
 
 def _size_of(folder: Path) -> int:
