@@ -181,6 +181,18 @@ def test_a_broken_cache_is_made_anew_with_one_line(part, plain, tmp_path, caplog
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_keep_their_values(part, plain, tmp_path, dtype):
+    latents = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    (expected,) = part.to(dtype).float()(latents)
+    runtime = OpenVINO(plain.lock, "f32", tmp_path)
+    with torch.inference_mode():
+        for _ in range(2):
+            (answer,), who = runtime.run(part.to(dtype), (latents.to(dtype),), Weights(), True)
+    assert who == "openvino f32" and answer.dtype == dtype
+    assert (answer.float() - expected).abs().mean() < 0.02 * expected.abs().mean()
+
+
 def test_a_cache_that_can_not_be_written_to_is_one_line(part, plain, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     who, _, _ = run(OpenVINO(plain.lock, cache=tmp_path / "file"), part)

@@ -300,12 +300,11 @@ class OpenVINO:
         """A copy of a weight as a node of float32, whatever it is stored in."""
         from openvino import opset13
 
-        value = weight.detach().contiguous()
-        if value.dtype != torch.bfloat16:
-            node = opset13.constant(value.numpy(), shared_memory=False)
-        else:  # which numpy has not
-            bits = value.view(torch.int16).numpy().copy()
-            node = opset13.constant(self.library.Tensor(bits, list(value.shape), self.library.Type.bf16))
+        value = weight.detach()
+        if value.dtype == torch.bfloat16:  # which numpy has not
+            node = opset13.constant(value.float().numpy(), dtype=self.library.Type.bf16)
+        else:
+            node = opset13.constant(value.contiguous().numpy(), shared_memory=False)
         return node if value.dtype == torch.float32 else opset13.convert(node, "f32")
 
     def _graph(self, part: Part, inputs: Sequence[Tensor]) -> Any:
