@@ -65,7 +65,7 @@ class CudaGraphs:
         recorder: records a call; `record`, but where there is no GPU to record on.
     """
 
-    batch, prepares = BATCH, True
+    batch, prepares, in_place = BATCH, True, True
 
     def __init__(self, recorder: Any = record) -> None:
         self.recorder, self.reference = recorder, Torch()
