@@ -61,7 +61,7 @@ def data_uri(picture: Image.Image) -> str:
 
 
 def live_uri(picture: Image.Image) -> str:
-    """The picture while it is being made: a fifth of the time of a PNG, half the bytes, and no difference to the eye."""
+    """The picture while it is being made: a fifth of the time of a PNG, half the bytes, the same to the eye."""
     return _uri(_enlarged(picture), "JPEG", quality=95, subsampling=0)
 
 
