@@ -5,7 +5,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,12 @@ from yoso_core.conditioning import (
 from yoso_core.denoiser import Denoise, Denoiser, guided
 from yoso_core.devices import device_named
 from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
+from yoso_core.encoding import encode_prompt
 from yoso_core.files.pictures import OWN_SIDE, own_size, square, square_note, whole
 from yoso_core.lora.spellings import admit
 from yoso_core.lora.stack import Lora
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
+from yoso_core.prompts import Prompt, as_it_is, called, has_choices, read_request, take_loras
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
 from yoso_core.sampling import (
     ddim,
@@ -99,6 +101,27 @@ class Result:
     before: Image.Image | None = None
     control_map: Image.Image | None = None
     notes: tuple[str, ...] = ()
+
+
+def _seeds(request: GenerateRequest) -> list[int]:
+    return [(request.seed + index) % 2**32 for index in range(request.count)]
+
+
+def joined(request: GenerateRequest, results: Sequence[Result]) -> Result:
+    """The results of one seed each as one; times add up, and what is told is told once."""
+    seconds: dict[str, float] = {}
+    for result in results:
+        for stage, spent in result.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    return dataclasses.replace(
+        results[0],
+        request=request,
+        pictures=[picture for result in results for picture in result.pictures],
+        seeds=[seed for result in results for seed in result.seeds],
+        seconds=seconds,
+        cut=next((result.cut for result in results if result.cut), ""),
+        notes=tuple(dict.fromkeys(note for result in results for note in result.notes)),
+    )
 
 
 Kept = TypeVar("Kept")
@@ -274,6 +297,15 @@ class Engine:
             return self._map(use, size, report)
 
     def _run(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
+        request, told = take_loras(request, {called(name): name for name in self._lora_files})
+        if request.count > 1 and (has_choices(request.prompt) or has_choices(request.negative)):
+            alone = [dataclasses.replace(request, seed=seed, count=1) for seed in _seeds(request)]
+            result = joined(request, [self._answer(one, report) for one in alone])
+        else:
+            result = self._answer(request, report)
+        return dataclasses.replace(result, notes=tuple(dict.fromkeys((*told, *result.notes))))
+
+    def _answer(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
         model = self._model(request.model, report)
         size = self._size(request, model)
         loras = [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
@@ -289,9 +321,10 @@ class Engine:
         with watch.stage("weights"):
             model.loras.apply(loras)
         with watch.stage("text"):
-            context, cut = self._context(request, model, request.prompt)
-            negative, _ = self._context(request, model, request.negative) if request.guidance > 1 else (context, "")
-        notes: list[str] = list(filter(None, [model.spec.words.note(request.prompt)]))
+            asked = read_request(request)
+            context, cut = self._context(request, model, asked.prompt)
+            negative, _ = self._context(request, model, asked.negative) if request.guidance > 1 else (context, "")
+        notes = [*asked.notes, *filter(None, [model.spec.words.note(asked.prompt.words)])]
         guide, control_map = None, None
         if request.control is not None:
             with watch.stage("control"):
@@ -334,8 +367,10 @@ class Engine:
         with watch.stage("weights"):
             model.loras.apply([*loras, (loaded.loras[direction], request.strength)])
         with watch.stage("text"):
-            context, cut = self._context(request, model, request.prompt if fixed is None else fixed)
+            asked = read_request(request)
+            context, cut = self._context(request, model, asked.prompt if fixed is None else as_it_is(fixed))
         before, notes = self._laid_out(request, model, size)
+        notes += asked.notes if fixed is None else ()
         if fixed is not None and request.prompt.strip() not in ("", fixed):
             title = loaded.spec.directions[direction].title
             notes.append(f"“{title}” always reads the prompt “{fixed}”; yours was not used.")
@@ -382,7 +417,7 @@ class Engine:
 
         One at a time: arithmetic in a batch rounds differently, and a seed must mean one picture.
         """
-        seeds = [(request.seed + index) % 2**32 for index in range(request.count)]
+        seeds = _seeds(request)
         pictures = []
         for number, seed in enumerate(seeds, 1):
             work.report(f"Drawing picture {number} of {request.count}")
@@ -484,22 +519,20 @@ class Engine:
             noise.to(self.device, model.unet.dtype).contiguous(memory_format=torch.channels_last) for noise in drawn
         ]
 
-    def _context(self, request: GenerateRequest, model: LoadedModel, text: str) -> tuple[Tensor, str]:
-        """(1, L, D) encoded prompt, and the part of the text that did not fit; remembered by text.
+    def _context(self, request: GenerateRequest, model: LoadedModel, prompt: Prompt) -> tuple[Tensor, str]:
+        """(1, L, D) encoded prompt, and the part of the text that did not fit; remembered by what it says.
 
         A LoRA may change the text encoder, so the set in force is part of the key.
         """
 
-        def make() -> tuple[Tensor, str]:
-            limit = model.tokenizer.model_max_length
-            words = model.spec.words.spelled_out(text)
-            options = {"truncation": True, "max_length": limit, "return_tensors": "pt"}
-            tokens = model.tokenizer(words, padding="max_length", **options).input_ids
-            whole = model.tokenizer(words).input_ids
-            cut = model.tokenizer.decode(whole[limit - 1 : -1]) if len(whole) > limit else ""
-            return model.text_encoder(tokens.to(self.device))[0].to(model.unet.dtype), cut
+        def encode(ids: Tensor) -> Tensor:
+            return model.text_encoder(ids.to(self.device))[0]
 
-        return self._contexts.get((request.model, model.loras.active_on("text_encoder"), text), make)
+        def make() -> tuple[Tensor, str]:
+            context, cut = encode_prompt(prompt.spelled(model.spec.words.spelled_out), model.tokenizer, encode)
+            return context.to(model.unet.dtype), cut
+
+        return self._contexts.get((request.model, model.loras.active_on("text_encoder"), prompt.parts), make)
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:
