@@ -97,6 +97,12 @@ def rows_in(content: bytes, name: str, problems: list[Problem]) -> list[dict]:
     return found
 
 
+def row_beside(content: bytes) -> dict | None:
+    """What a JSON file beside the picture of its name says of it; None where it holds no caption."""
+    found = _parsed(content)
+    return found if isinstance(found, dict) and caption_key(found) is not None else None
+
+
 def _parsed(content: bytes | str) -> Any:
     try:
         return json.loads(text_of(content) if isinstance(content, bytes) else content)
@@ -149,7 +155,7 @@ def _table(content: bytes, name: str, problems: list[Problem]) -> list[dict]:
     except UnicodeDecodeError:
         raise NoListError("it can't be read as UTF-8 text; save it as UTF-8") from None
     heading = text.partition("\n")[0]
-    comma = max("\t;,", key=heading.count)  # the last one where there is none
+    comma = max(",;\t", key=heading.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, restkey="")
     try:
         columns = [str(one) for one in reader.fieldnames or ()]
@@ -217,6 +223,8 @@ def read_captions(path: Path) -> list[str]:
     """
     try:
         captions = list(_captions_in(path))
+    except ConfigError:
+        raise
     except RequestError as error:
         raise ConfigError(str(error)) from None
     except (OSError, ValueError) as error:
@@ -257,7 +265,7 @@ def _captions_in(path: Path) -> Iterator[str]:
 
 def _columns(file: Iterable[str], path: Path) -> Iterator[tuple[int, dict]]:
     heading = next(iter(file), "")
-    comma = max("\t;,", key=heading.count)
+    comma = max(",;\t", key=heading.count)
     columns = next(csv.reader([heading], delimiter=comma), [])
     try:
         for number, row in enumerate(csv.DictReader(file, columns, delimiter=comma), 2):

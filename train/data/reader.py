@@ -27,6 +27,7 @@ from train.data.listings import (
     Problem,
     caption_key,
     captions_of,
+    row_beside,
     rows_in,
     text_of,
     words_of,
@@ -258,15 +259,17 @@ def _read_lists(found: Gathered, lists: list[File], sides: list[Sides], nested: 
         problems: list[Problem] = []
         named_so = last_of(file.key) == LISTING
         try:
-            rows = rows_in(b"".join(read_parts(file.open, limit)), file.name, problems)
+            content = b"".join(read_parts(file.open, limit))
+            if _stem(file.key) in known and (row := row_beside(content)) is not None:
+                row = {"file_name": file.name} | row
+                found.tell(_stem(file.key), row, captions_of(row, found.problems), file.name)
+                continue
+            rows = rows_in(content, file.name, problems)
         except NoListError as error:
             found.problems.append(Problem(file.name, f"passed over: {error}"))
             continue
         except RequestError as error:
             found.skip(file.name, _continued(error))
-            continue
-        if not named_so and _stem(file.key) in known and len(rows) == 1:  # of one picture, whatever it calls it
-            found.tell(_stem(file.key), rows[0], captions_of(rows[0], found.problems), file.name)
             continue
         base = prompts.get(file.key, posixpath.dirname(file.key))
         paths = {key_of(posixpath.normpath(row["file_name"].replace("\\", "/"))) for row in rows}
@@ -282,7 +285,7 @@ def _read_lists(found: Gathered, lists: list[File], sides: list[Sides], nested: 
                 continue
             found.tell(key, row, captions_of(row, found.problems), file.name)
             found.listed.append((key, row["file_name"]))
-            found.governed.setdefault(base, file.name)
+            found.governed.setdefault(base, last_of(file.name))
             if "input_file_name" in row:
                 given, _ = _place(row["input_file_name"], base, known, nested, Counter())
                 if given in by_key:
