@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave their core to neighbours; before torch
+
 from app.server.hosts import hosts_at
 from app.server.uploads import FolderError, own_folder
 from app.train_mode import MODES, usual_mode
@@ -17,7 +19,7 @@ from yoso_core.engine import Engine, PictureError
 from yoso_core.lora.library import bundled, distinct, in_folder, trained
 from yoso_core.models import MODELS as KNOWN
 from yoso_core.models import local_model
-from yoso_core.requests import DEFAULT_MODEL, RequestError
+from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES, RequestError
 from yoso_core.translate import find_translators
 
 PORTS = range(1, 65_536)
@@ -37,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--share", action="store_true", help="also make a public link through Gradio's servers")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
+    parser.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default=AUTO, help=RUNTIME_HELP)
     parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="in diffusers' layout")
     parser.add_argument("--loras", type=Path, default=Path("loras"), metavar="FOLDER", help="LoRAs to offer everybody")
     parser.add_argument(
@@ -75,7 +78,7 @@ def serve(options: argparse.Namespace) -> None:
     hosts = hosts_at(options.host, options.allow_host, options.share, public)
     added = {spec.title: spec for spec in map(local_model, options.add_model)}
     translators = find_translators(options.translators)
-    engine = Engine(KNOWN | added, options.device, translators=translators)
+    engine = Engine(KNOWN | added, options.device, translators=translators, runtime=options.runtime)
     mode = options.train or usual_mode(options.host, options.share)
     shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])

@@ -212,7 +212,7 @@ def test_out_of_memory_is_one_sentence_and_the_next_request_works(engine, monkey
         raise failure
 
     with monkeypatch.context() as patch:
-        patch.setattr("yoso_core.engine.decode", fail)
+        patch.setattr("yoso_core.runtimes.parts.decode", fail)
         with pytest.raises(PictureError, match="not enough memory"):
             engine.run(GenerateRequest("a"))
     engine.run(GenerateRequest("a"))

@@ -30,6 +30,9 @@ PIXEL_LIMIT = 25_000_000
 FITS = ("crop", "fit", "pad")
 TRANSLATION_FITS = ("keep", *FITS)
 TRANSLATION_INPUTS = ("picture", "lines")
+AUTO = "auto"
+RUNTIMES = {"torch": "", "openvino": "cpu", "cuda-graphs": "cuda"}  # who executes networks, on which device; "": on any
+RUNTIME_HELP = "who executes the networks; default: the fastest that is here, torch is the reference"
 GROWTH_LIMIT = 1.0
 FEATHER_LIMIT = 0.25
 

@@ -264,6 +264,8 @@ def parameters_text(result: Result, index: int) -> str:
         settings["One-step weight"] = f"{request.one_step:g}"
     if request.control is not None:
         settings["ControlNet 0"] = _quoted(_control_text(request.control))
+    if result.runtime:
+        settings["Runtime"] = _quoted(result.runtime)
     lines = [request.prompt + loras]
     if request.negative:
         lines.append(f"{NEGATIVE} {request.negative}")
@@ -309,8 +311,9 @@ def read_parameters(text: str, model: str = DEFAULT_MODEL, loras: Collection[str
         model=model,
         loras=uses,
     )
-    # Hashes and versions only tell which files and which program it was.
-    left = [f"{name} {value:.40}" for name, value in settings.items() if not re.search("hash|[Vv]ersion", name)]
+    # Hashes, versions and runtimes only tell which files and which programs it was.
+    which = re.compile("hash|[Vv]ersion|^Runtime$")
+    left = [f"{name} {value:.40}" for name, value in settings.items() if not which.search(name)]
     if left:
         notes.append(f"not taken over: {_listed(left)}")
     return Restored(request, tuple(notes))
