@@ -366,7 +366,6 @@ class Engine:
         request = requests[0]
         model = self._model(request.model, report)
         networks = self._executed[request.model]
-        networks.begin()
         watch = Stopwatch(self.device)
         uses = [(model.one_step, request.one_step)]
         uses += [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
@@ -388,7 +387,7 @@ class Engine:
             loras = translator.loaded.loras
             uses.append((loras[translator.loaded.spec.direction(request.direction)], request.strength))
         with watch.stage("weights"):
-            model.loras.apply(uses)
+            networks.begin(uses)
         if translator is not None:
             results = [translate(request, tools, translator)]
         elif isinstance(request, EditRequest):
@@ -467,7 +466,7 @@ class Engine:
             context, cut = encode_prompt(prompt.spelled(model.spec.words.spelled_out), model.tokenizer, encode)
             return context.to(model.unet.dtype), cut
 
-        return self._contexts.get((name, model.loras.active_on("text_encoder"), prompt.parts), make)
+        return self._contexts.get((name, self._executed[name].state("text_encoder"), prompt.parts), make)
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:
