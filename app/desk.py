@@ -139,6 +139,9 @@ class Desk:
         if name in (None, DEFAULT_MODEL) or not isinstance(name, str):
             return DEFAULT_MODEL
         try:
+            if needs := self.engine.missing(name):
+                notes.append(f"{needs[0].title} has to be fetched first; choose its model again.")
+                return DEFAULT_MODEL
             self.engine.load(name)
         except (RequestError, PictureError) as error:
             notes.append(str(error))

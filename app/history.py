@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from app.components import component, sent_along
 from app.lora_picker import LoraPicker
@@ -17,7 +16,7 @@ from app.settings import ENLARGEMENTS
 from yoso_core.engine import Engine, Result
 from yoso_core.files.links import link_text
 from yoso_core.files.metadata import Restored, from_json, read_request, request_of, to_json
-from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
+from yoso_core.requests import GenerateRequest, RequestError
 
 DOWNLOADS = 60  # pictures in one zip
 EVALUATIONS = 8 * DOWNLOADS  # of the network, for one zip
@@ -26,24 +25,16 @@ ON_SAVED = on_saved("download")
 
 
 def read_png(path: str | Path | io.BytesIO, loras: Collection[str] = ()) -> Restored:
-    """The settings inside a PNG that was saved here or by another program of the field.
+    """The settings inside a picture that was saved here or by another program of the field.
 
     Args:
         path: of the file, or its bytes.
-        loras: names that may be taken over from another program.
+        loras: those that may be taken over from another program, as `read_request` has them.
 
     Raises:
         RequestError: it holds none.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            if picture.width * picture.height > PIXEL_LIMIT:
-                raise RequestError("This picture is too large; please choose a PNG saved here.")
-            return read_request(picture, loras=loras)
-    except RequestError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError("This file can't be read as a PNG; please choose one saved here.") from error
+    return read_request(Path(path) if isinstance(path, str) else path, loras=loras)
 
 
 class History:

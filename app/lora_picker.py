@@ -21,6 +21,7 @@ from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 OWN = "one-step"  # the model's own LoRA, in the picker's value
 THUMBNAIL = 96  # pixels
 UPLOADS = 20  # LoRAs that one session may add
+FETCHING: dict[str, Any] = {"concurrency_id": "hub", "concurrency_limit": 4}  # a download holds up nobody who draws
 
 
 class LoraPicker:
@@ -64,7 +65,10 @@ class LoraPicker:
         for name in names:
             self.held[name] -= 1
             if self.held[name] <= 0 and self.is_opened(name):
+                path = self.known[name].path
                 self.drop(name)
+                if all(entry.path != path for entry in self.known.values()):  # the same file has the same place
+                    self.upload.keep_in_cache.discard(str(path))
 
     def drop(self, name: str) -> None:
         self.known.pop(name, None)
@@ -90,8 +94,7 @@ class LoraPicker:
         inputs, outputs = [model, self.loras, self.own], [self.loras, self.own, self.told]
         self.upload.upload(self.add_file, [self.upload, *inputs], outputs, show_progress="minimal", **private)
         self.loras.clear(self.take_out, inputs, outputs, show_progress="hidden", **private)
-        fetching = private | {"concurrency_id": "hub"}  # a download must not hold up who draws
-        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **fetching)
+        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **private | FETCHING)
 
     def take_out(self, model: str, loras: Any, own: list[str], event: gr.EventData) -> tuple[Any, ...]:
         """Forget a file that this session opened."""

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -51,14 +51,23 @@ def png_uri(picture: Image.Image) -> str:
 
 def data_uri(picture: Image.Image) -> str:
     """The picture as the page shows it; saved ones are neither enlarged nor compressed with loss."""
-    if (factor := SHOWN_SIDE // max(picture.size)) > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.LANCZOS)
+    picture = _enlarged(picture)
     return png_uri(picture) if max(picture.size) <= LOSSLESS_SIDE else _uri(picture, "JPEG", quality=90)
+
+
+def live_uri(picture: Image.Image) -> str:
+    """The picture while it is being made: a fifth of the time of a PNG, half the bytes, the same to the eye."""
+    return _uri(_enlarged(picture), "JPEG", quality=95, subsampling=0)
 
 
 def thumbnail_uri(picture: Image.Image) -> str:
     """The picture where many are on the page, its shape kept."""
     return _uri(fitted(picture, THUMBNAIL_SIDE, "pad"), "JPEG", quality=88)
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = max(SHOWN_SIDE // max(picture.size), 1)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.LANCZOS)
 
 
 def _uri(picture: Image.Image, kind: str, **options: int) -> str:
@@ -102,11 +111,12 @@ def pictures_html(result: Result) -> str:
     return f'<div class="pictures" style="--columns: {columns}; --ratio: {width / height:.3f}">{cells}</div>'
 
 
-def _cell(result: Result, index: int) -> str:
+def _cell(result: Result, index: int, uri: Callable[[Image.Image], str] = data_uri) -> str:
     """A picture that a click looks at."""
     seed, prompt = result.seeds[index], html.escape(result.request.prompt or "no prompt")
-    uri = data_uri(result.pictures[index])
-    image = f'<img data-seed="{seed}" src="{uri}" alt="{prompt}, seed {seed}" draggable="false">'
+    image = (
+        f'<img data-seed="{seed}" src="{uri(result.pictures[index])}" alt="{prompt}, seed {seed}" draggable="false">'
+    )
     return f'<button type="button" data-seed="{seed}" title="Look at the picture of seed {seed}">{image}</button>'
 
 
@@ -115,9 +125,9 @@ def result_html(result: Result) -> str:
 
     Of several pictures the first; the others are in a row below.
     """
-    images = _cell(result, 0)
+    images = _cell(result, 0, live_uri)
     if result.before is not None:
-        images += f'<img class="before" src="{data_uri(result.before)}" alt="before" draggable="false">'
+        images += f'<img class="before" src="{live_uri(result.before)}" alt="before" draggable="false">'
     if result.control_map is not None:
         images += (
             '<button type="button" class="map" title="What it follows; a click hides it and brings it back">'
