@@ -92,7 +92,9 @@ class Easel(PictureTab):
         self.onward.click(None, js=onward)
         refit = f"() => window.yosoCanvases?.['{self.name}']?.refit()"
         self.fit.input(None, js=refit)
-        self.canvas.upload(self.open_file, [self.canvas, self.fit], self.canvas, show_progress="hidden", **private)
+        # The last wish counts, as where a picture is to fit otherwise while it is being opened.
+        upload = {"trigger_mode": "always_last", "show_progress": "hidden"}
+        self.canvas.upload(self.open_file, [self.canvas, self.fit], self.canvas, **upload, **private)
 
     def open_file(self, value: Any, fit: str) -> dict[str, Any]:
         """A file that was opened, pasted or dropped, as the canvas takes it, and a word on what was done to it."""

@@ -64,8 +64,8 @@ def client(url) -> Client:
 def values_of(drawing: Drawing, tab: str = "generate", order: int = 0, **changes) -> dict:
     """What Gradio hands to `draw` when the controls hold their first values, `changes` apart."""
     settings, values = drawing.settings, {drawing.active: tab, drawing.drawn: 0, drawing.refused: False}
-    controls = {name: getattr(settings, name) for name in ("prompt", "negative", "seed", "style", "steps")}
-    controls |= {name: getattr(settings, name) for name in ("guidance", "size", "live", "keep", "model")}
+    controls = {name: control for name, control in vars(settings).items() if control in [*settings.typed]}
+    controls |= {name: getattr(settings, name) for name in ("live", "keep", "model")}
     controls["loras"] = settings.picker.loras
     values |= {control: changes.pop(name, control.value) for name, control in controls.items()}
     for one in drawing.tabs.values():
