@@ -21,8 +21,8 @@ from train.recipes.teacher import build_scheduler
 from train.translate import Generator, TranslateConfig, lora_layers
 from train.yoso import YosoConfig
 from yoso_core.__main__ import build_parser
+from yoso_core.lora.admission import admit
 from yoso_core.lora.reading import read_tensors
-from yoso_core.lora.spellings import admit
 from yoso_core.lora.stack import LoraStack
 from yoso_core.models import LORA_FILE, Source, load_model, local_model
 from yoso_core.translate import Direction, TranslatorSpec, read_translator

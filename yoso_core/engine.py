@@ -28,7 +28,7 @@ from yoso_core.conditioning import (
 from yoso_core.denoiser import Denoise, Denoiser, guided
 from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
 from yoso_core.files.pictures import OWN_SIDE, own_size, square, square_note, whole
-from yoso_core.lora.spellings import admit
+from yoso_core.lora.admission import admit
 from yoso_core.lora.stack import Lora
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest

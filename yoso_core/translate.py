@@ -24,8 +24,8 @@ from torch.func import functional_call
 
 from yoso_core.autoencoder import decode_with, encode_with_features, to_tensor
 from yoso_core.denoiser import Denoiser
+from yoso_core.lora.admission import admit_tensors
 from yoso_core.lora.reading import LoraError, one_line, read_tensors
-from yoso_core.lora.spellings import admit_tensors
 from yoso_core.lora.stack import Lora
 from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel, ModelError
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import yaml
 
+from yoso_core.lora import admission
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
-from yoso_core.lora.spellings import DOWN, RANK_LIMIT, SUFFIX
 from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"
@@ -45,7 +45,6 @@ SECRET = re.compile(r"^(upload-)[\w-]{16}-|^(run-)[0-9a-f]{32}\b-?")  # as the p
 SNAPSHOT = re.compile(r"step-([0-9]{1,12})\.safetensors")
 HUB_FILE = re.compile(r"(?:[^./\\\x00-\x1f][^/\\\x00-\x1f]*/)*[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors")
 HUB_LORA = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})(?:/(.+))?", re.ASCII)
-CROSS_ATTENTION = re.compile(r"attn2[._]to_[kv]$")
 FAMILY_WORDS = {  # how the names of base models begin; SDXL's are others
     "yoso-emoji": re.compile(r"\byoso-emoji\b"),
     "sd15": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?1([.-]?[45])?(?!\d)"),
@@ -272,7 +271,7 @@ def _entry(
     shapes, metadata = read_header(path)
     if CHECKPOINT_KEY in metadata:
         raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
-    rank = _rank(path, shapes)
+    rank = admission.rank(path, shapes)
     if card_folder is None and path.name in OWN_FOLDER:
         card_folder = path.parent
     if card_folder is not None:
@@ -304,32 +303,10 @@ def _inside(path: Path, root: Path) -> bool:
     return path.is_file() and path.resolve().is_relative_to(root.resolve())
 
 
-def _rank(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The rank of the first pair of matrices.
-
-    Raises:
-        LoraError: there is no pair, or one of a rank that no model takes.
-    """
-    halves: dict[str, dict[bool, tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
-        match = SUFFIX.search(key)
-        if match and match[1]:
-            pair = halves.setdefault(key[: match.start()], {})
-            pair[match[1] in DOWN] = shape
-            if len(pair) == 2:
-                rank = pair[True][0] if pair[True] else 0
-                if not 1 <= rank <= RANK_LIMIT:
-                    raise LoraError(f"{path.name} has rank {rank}; 1 to {RANK_LIMIT} is taken.")
-                return rank
-    raise LoraError(f"{path.name} has no LoRA weights; please choose another file.")
-
-
 def _family(shapes: Mapping[str, tuple[int, ...]], card: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """By the width of prompts that the file's matrices read; where it has none, by what it says of itself."""
-    for key, shape in shapes.items():
-        match = SUFFIX.search(key)
-        if match and match[1] in DOWN and len(shape) >= 2 and CROSS_ATTENTION.search(key[: match.start()]):
-            return FAMILIES.get(shape[1], "")
+    if width := admission.prompt_width(shapes):
+        return FAMILIES.get(width, "")
     stated = [_said(card, "base_model"), _setting(metadata, "model")]
     stated += [_said(metadata, key) for key in ("ss_base_model_version", "modelspec.architecture")]
     return next(filter(None, map(_family_of, stated)), "")
