@@ -13,7 +13,7 @@ from app.lora_picker import LoraPicker
 from app.pictures import png_files, run, save_picture
 from yoso_core import sheets
 from yoso_core.engine import Engine, PictureError, Result
-from yoso_core.files.pictures import open_picture
+from yoso_core.files.pictures import Opened, open_mask, open_picture
 from yoso_core.requests import (
     DEFAULT_MODEL,
     SIZE_RANGE,
@@ -71,9 +71,11 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     def files(result: Result) -> list[dict]:
         return [png(path) for path in png_files(result, folder)]
 
-    def about(result: Result) -> dict[str, Any]:
-        names = ("evaluations", "seeds", "seconds", "cut", "notes")
-        return {name: getattr(result, name) for name in names}
+    def about(result: Result, given: Opened | None = None) -> dict[str, Any]:
+        """What it took, and what was done to the picture that was given and to what was asked."""
+        names = ("evaluations", "seeds", "seconds", "cut", "runtime")
+        notes = [*(given.notes if given else ()), *result.notes]
+        return {name: getattr(result, name) for name in names} | {"notes": notes}
 
     def control_of(
         picture: Image.Image | None, annotator: str, strength: float, fit: str = "crop"
@@ -87,16 +89,19 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     def png(path: str) -> dict:
         return gr.FileData(path=path, mime_type="image/png").model_dump()
 
-    def read(file: Any) -> Image.Image:
-        """An uploaded picture. Gradio moves uploads to its cache, but only where the client calls them files."""
+    def read(file: Any) -> Opened:
+        return open_picture(uploaded(file))
+
+    def uploaded(file: Any) -> Path:
+        """Where an uploaded file is. Gradio moves uploads to its cache, but only where the client calls them files."""
         try:
             path = Path(str(file["path"] if isinstance(file, dict) and "path" in file else "")).resolve()
-            uploaded = path.is_relative_to(Path(folder).resolve())
+            ours = path.is_relative_to(Path(folder).resolve())
         except (OSError, ValueError):  # names that no path can have
-            uploaded = False
-        if not uploaded:
+            ours = False
+        if not ours:
             raise RequestError("A picture must be an uploaded file.")
-        return open_picture(path).picture
+        return path
 
     def generate(
         prompt: str = "",
@@ -118,6 +123,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         `loras` is such as "line-art:0.8, blueprint-ink:0.4"; `control` with `annotator` ("canny", "scribble", "map")
         is a picture whose lines to follow.
         """
+        given = read(control) if annotator and control else None
         request = GenerateRequest(
             prompt,
             negative,
@@ -129,10 +135,10 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             size,
             parse_loras(loras),
             one_step,
-            control=control_of(read(control) if annotator and control else None, annotator, control_strength),
+            control=control_of(given and given.picture, annotator, control_strength),
         )
         result = run(engine, request)
-        return files(result), about(result)
+        return files(result), about(result, given)
 
     def edit(
         picture: gr.FileData,
@@ -154,7 +160,8 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         annotator: str = "",
         control_strength: float = 1.0,
     ) -> tuple[list[gr.FileData], dict]:
-        """Edit a picture: strength 0 keeps it, 1 forgets it; white in `mask` says where to repaint.
+        """Edit a picture: strength 0 keeps it, 1 forgets it; white in `mask` says where to repaint,
+        what is transparent in it is not.
 
         `grow` paints around the picture; `annotator` ("canny", "scribble") makes the result follow its lines.
         """
@@ -170,16 +177,16 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             size,
             parse_loras(loras),
             one_step,
-            control=control_of(given, annotator, control_strength, fit),
-            picture=given,
+            control=control_of(given.picture, annotator, control_strength, fit),
+            picture=given.picture,
             strength=strength,
-            mask=read(mask).convert("L") if mask else None,
+            mask=open_mask(uploaded(mask)) if mask else None,
             feather=feather,
             grow=grow,
             fit=fit,
         )
         result = run(engine, request)
-        return files(result), about(result)
+        return files(result), about(result, given)
 
     def translate(
         picture: gr.FileData,
@@ -203,6 +210,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         Strength 1 has one answer, below it each seed gives a variation; `annotator` ("canny", "scribble" for drawings,
         "map") finds the lines of a translator that wants lines.
         """
+        given = read(picture)
         request = TranslateRequest(
             prompt,
             seed=seed,
@@ -211,7 +219,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             size=size,
             loras=parse_loras(loras),
             one_step=one_step,
-            picture=read(picture),
+            picture=given.picture,
             translator=translator,
             direction=direction,
             strength=strength,
@@ -221,7 +229,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             fit=fit,
         )
         result = run(engine, request)
-        return files(result), about(result)
+        return files(result), about(result, given)
 
     def translators() -> list[dict]:
         """The translators that can be named here, and their directions; a fixed prompt takes the place of yours."""
@@ -238,7 +246,8 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     ) -> gr.FileData:
         """The map that a ControlNet would be given of a picture."""
         side = check_whole("The size", size, *SIZE_RANGE, SIZE_STEP)
-        found = engine.control_map(ControlUse(picture=read(picture), annotator=annotator, low=low, high=high), side)
+        use = ControlUse(picture=read(picture).picture, annotator=annotator, low=low, high=high)
+        found = engine.control_map(use, side)
         return png(save_picture(found, "map.png", folder))
 
     def ladder(

@@ -21,8 +21,9 @@ from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
+from app.server.queueing import PLACES
 from app.settings import with_style
-from app.ui import QUEUE_LIMIT, build_app, launch_options
+from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored, from_json, from_link, link_text, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
@@ -351,7 +352,7 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     # Batches find their own place or are refused, so that none waits in the queue that all share.
     assert {fn.concurrency_limit for fn in python if fn.name != "translate_all"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
-    assert not demo.api_open and demo._queue.max_size == QUEUE_LIMIT
+    assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
 
 
@@ -369,6 +370,12 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     assert about["evaluations"] == 0 and "cropped" in about["notes"][0]
     with Image.open(files[0]) as made:
         assert made.size == (64, 64) and json.loads(made.text["yoso"])["kind"] == "edit"
+    layer = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
+    layer.paste("white", (20, 20, 60, 50))  # a stroke as editors save them
+    layer.save(tmp_path / "mask.png")
+    files, about = client.predict(picture=picture, mask=handle_file(tmp_path / "mask.png"), api_name="/edit")
+    with Image.open(files[0]) as made:
+        assert from_json(json.loads(made.text["yoso"])).mask.getbbox() == (20, 20, 60, 50)
     with Image.open(client.predict(picture=picture, api_name="/control_map")) as found:
         assert found.size == (64, 64)
     _, rungs = client.predict(prompt="a", api_name="/ladder")

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from tests.tiny import build_unet
 from tests.tiny_control import write_tiny_control
-from train.controlnet import build_controlnet
+from train.tasks.controlnet import build_controlnet
 from yoso_core import conditioning
 from yoso_core.conditioning import (
     ANNOTATORS,

@@ -115,6 +115,19 @@ def test_edit_does_as_it_is_told(tiny_model, tiny_control, drawing, tmp_path, ca
             assert engine.run(read_request(saved).request).pictures[0].tobytes() == wanted.tobytes()
 
 
+def test_a_mask_paints_where_it_is_white_and_opaque(tiny_model, drawing, tmp_path, capsys):
+    layer = Image.new("RGBA", drawing.picture.size, (255, 255, 255, 0))
+    layer.paste("white", (20, 20, 60, 50))  # a stroke as editors save them
+    layer.save(tmp_path / "layer.png")
+    arguments = ["edit", drawing.path, "--model", str(tiny_model), "--out", str(tmp_path / "a.png"), "--fit", "fit"]
+    assert main([*arguments, "--mask", str(tmp_path / "layer.png")]) == 0
+    with Image.open(tmp_path / "a.png") as saved:
+        assert read_request(saved).request.mask.tobytes() == drawing.mask.tobytes()
+    Image.new("L", drawing.picture.size).save(tmp_path / "none.png")
+    assert main([*arguments, "--mask", str(tmp_path / "none.png")]) == 0
+    assert "the mask paints nothing" in capsys.readouterr().err
+
+
 def test_what_is_not_said_is_as_the_request_has_it(tiny_model, drawing, tmp_path):
     assert main(["edit", drawing.path, "--model", str(tiny_model), "--out", str(tmp_path / "a.png")]) == 0
     with Image.open(tmp_path / "a.png") as saved:

@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from yoso_core.files.pictures import open_picture
+from yoso_core.files.pictures import open_mask, open_picture
 from yoso_core.requests import (
+    AUTO,
     DEFAULT_MODEL,
     FITS,
+    RUNTIME_HELP,
+    RUNTIMES,
     STEPS,
     ControlUse,
     EditRequest,
@@ -89,6 +92,13 @@ def read_picture(path: Path) -> Image.Image:
     return opened.picture
 
 
+def read_mask(path: Path) -> Image.Image:
+    try:
+        return open_mask(path)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
+
+
 def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """Those of the options that were given; the others are left to the request's own defaults."""
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
@@ -161,10 +171,9 @@ def prepare(options: argparse.Namespace):
         request = GenerateRequest(**settings)
     else:
         if "mask" in edits:
-            grey = read_picture(options.mask).convert("L")
-            edits["mask"] = grey.point(lambda value: 255 if value > 127 else 0)  # JPEG's black is not quite black
+            edits["mask"] = read_mask(options.mask)
         request = EditRequest(**settings, **edits, **given(options, ("fit",)), picture=picture)
-    engine = Engine({model: spec}, controls=controls)
+    engine = Engine({model: spec}, controls=controls, runtime=options.runtime)
     for lora in loras:
         engine.add_lora(lora.name, lora.path)
     return engine, request
@@ -216,6 +225,7 @@ def summary_of(result, files: Iterable[str]) -> dict[str, Any]:
         "seeds": result.seeds,
         "evaluations": result.evaluations,
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+        "runtime": result.runtime,
     }
 
 
@@ -281,6 +291,7 @@ def add_model_options(command: argparse.ArgumentParser, flag: str, fit_help: str
         help="a file, or the name of a bundled one, on top; may be repeated",
     )
     command.add_argument("--fit", metavar="HOW", help=fit_help)
+    command.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default=AUTO, help=RUNTIME_HELP)
 
 
 def add_threshold_options(command: argparse.ArgumentParser) -> None:
@@ -290,7 +301,7 @@ def add_threshold_options(command: argparse.ArgumentParser) -> None:
 
 def add_edit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--strength", type=float, help="0 gives the picture back, 1 is pure generation; default: 0.5")
-    command.add_argument("--mask", type=Path, help="a picture of the same size, white where to repaint")
+    command.add_argument("--mask", type=Path, help="of the same size, white and opaque where to repaint")
     command.add_argument("--feather", type=float, help="soft rim of the mask, as a part of the side; default: 0.05")
     command.add_argument("--grow", type=float, help="widen the canvas on every side by this part of the picture")
 

@@ -22,6 +22,7 @@ from yoso_core.commands.common import (
     say,
     summary_of,
 )
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import LoraUse, RequestError, TranslateRequest
 
 
@@ -53,7 +54,9 @@ def run(options: argparse.Namespace) -> None:
         "model": model,
         "loras": tuple(LoraUse(lora.name, lora.weight) for lora in loras),
     }
-    engine = Engine({model: spec}, translators={options.translator: find_translator(options.translator)})
+    engine = Engine(
+        {model: spec}, translators={options.translator: find_translator(options.translator)}, runtime=options.runtime
+    )
     for lora in loras:
         engine.add_lora(lora.name, lora.path)
     alone = len(options.given) == 1 and not options.given[0].is_dir() and options.given[0].suffix.lower() != ".zip"
@@ -110,7 +113,5 @@ def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace)
 
 def pictures_in(folder: Path) -> list[Path]:
     """The files in a folder that are called as pictures are, without hidden ones, in the order of their names."""
-    from yoso_core.batch import PICTURE_SUFFIXES
-
-    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     return sorted(path for path in found if not path.name.startswith(".") and not path.is_dir())
