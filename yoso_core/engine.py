@@ -228,14 +228,17 @@ class Engine:
             self.translators.pop(name, None)
             self._translations.forget(lambda key: key[1] == name)
 
-    def check_lora(self, name: str, model: str) -> None:
+    def check_lora(self, name: str, model: str) -> tuple[str, ...]:
         """See whether a LoRA of the library fits a model.
 
+        Returns:
+            What of its file is left out, in words.
+
         Raises:
-            RequestError: it does not, and why.
+            RequestError: it does not fit, and why.
         """
         with self.lock, memory_guard():
-            self._lora(model, self._model(model, lambda message: None), name)
+            return self._lora(model, self._model(model, lambda message: None), name).notes
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
         """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does.

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from yoso_core.lora.admission import admit
@@ -222,6 +223,28 @@ def _licence(folder: Path) -> str:
         return ""
 
 
+def parameter_shapes(source: Source) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Names and shapes of what LoRAs may change in a model, by part, read off its files; {} where it is not here."""
+    folder = Path(source.place).expanduser()
+    if not source.is_folder:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(source.place, revision=source.revision, local_files_only=True))
+        except Exception:  # not fetched yet, or a name that the hub's library refuses: it raises a dozen types
+            return {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    own = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError):  # loading names it
+                return {}
+            shapes.setdefault(part, {}).update(own)
+    return shapes if "unet" in shapes else {}
+
+
 @dataclass
 class LoadedModel:
     """A model in memory. Only the engine changes it, under its lock.
@@ -347,7 +370,7 @@ def load_model(
         prior_mean=mean,
         prior_deviation=deviation,
         loras=stack,
-        one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else {},
+        one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else Lora(),
     )
 
 

@@ -350,7 +350,7 @@ def load_translator(
         for name in spec.directions:
             path = spec.folder / f"{name}.safetensors"
             own, weights = _split(read_tensors(path)[0], "skips.")
-            loras[name] = base | (admit_tensors(path, own, parts) if own else {})
+            loras[name] = Lora(base | (admit_tensors(path, own, parts) if own else {}))
             skips[name] = _skips(model.autoencoder, weights) if weights else None
     except (RuntimeError, KeyError, ValueError) as error:
         if isinstance(error, RequestError):

@@ -153,6 +153,24 @@ def test_a_failure_in_the_middle_is_mended_by_the_next_call(unet, tensors, tmp_p
     assert all(torch.equal(stack.weight(place), value) for place, value in before.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64, torch.bfloat16])
+def test_eight_bits_are_widened(unet, tensors, tmp_path, dtype):
+    """And other precisions mean the numbers that they hold."""
+    given = {key: value.to(dtype) for key, value in tensors.items()}
+    lora = admit(save(given, tmp_path / "a.safetensors"), {"unet": unet})
+    same = admit(save({key: value.float() for key, value in given.items()}, tmp_path / "b.safetensors"), {"unet": unet})
+    assert all(
+        torch.equal(change.rows(torch.empty(0)), same[place].rows(torch.empty(0))) for place, change in lora.items()
+    )
+
+
+def test_a_header_of_training_tags_is_read(unet, tensors, tmp_path):
+    tags = json.dumps({"10_style": {f"tag number {number}": number for number in range(60_000)}})
+    path = save(tensors, tmp_path / "lora.safetensors", ss_tag_frequency=tags)
+    assert struct.unpack("<Q", path.read_bytes()[:8])[0] > 1_400_000
+    assert len(admit(path, {"unet": unet})) == len(tensors) / 2
+
+
 def halve(tensors):
     tensors.pop(next(key for key in tensors if "lora_B" in key))
 

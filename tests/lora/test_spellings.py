@@ -16,7 +16,7 @@ from tests.lora import spelt
 from tests.lora.spelt import ALL, ATTENTION, TRAINED, as_diffusers, as_kohya, as_old_layers, as_old_processors, ldm_name
 from yoso_core.lora.admission import PEFT_FILE, admit, check, outline
 from yoso_core.lora.reading import LoraError
-from yoso_core.lora.spellings import PREFIXES, ROLES, Modules, read_key, unread
+from yoso_core.lora.spellings import PREFIXES, ROLES, Modules, read_key, unread_kind
 from yoso_core.lora.stack import LoraStack
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -463,27 +463,28 @@ def test_broken_products_are_refused_with_the_reason(layouts, tmp_path, kind):
 
 @pytest.fixture(scope="module")
 def modules_of(layouts):
-    """Names of what has a weight, by layout and part."""
-    return {
-        layout: {
+    """Names of what has a weight, by part, and how they are found."""
+    made = {}
+    for layout, parts in layouts.items():
+        names = {
             part: [name.removesuffix(".weight") for name in parameters if name.endswith(".weight")]
             for part, parameters in outline(parts).items()
         }
-        for layout, parts in layouts.items()
-    }
+        made[layout] = names, Modules(names)
+    return made
 
 
 @settings(deadline=None)
 @given(data())
 def test_any_module_is_found_under_any_prefix(modules_of, drawn):
-    names = modules_of[drawn.draw(sampled_from(["sd15", "sdxl"]))]
+    names, modules = modules_of[drawn.draw(sampled_from(["sd15", "sdxl"]))]
     part = drawn.draw(sampled_from(sorted(names)))
     name = drawn.draw(sampled_from(names[part]))
     prefix = drawn.draw(sampled_from(PREFIXES[part]))
     stem = drawn.draw(sampled_from([name, name.replace(".", "_"), f"_orig_mod.{name}", f"base_model.model.{name}"]))
     role = drawn.draw(sampled_from(sorted(ROLES)))
     key = read_key(f"{prefix}{stem}.{role}{drawn.draw(sampled_from(['', '.default']))}.weight")
-    assert key.role == ROLES[role] and Modules(names).find(key.stem) == (part, name)
+    assert key.role == ROLES[role] and modules.find(key.stem) == (part, name)
 
 
 @settings(deadline=None)
@@ -491,4 +492,4 @@ def test_any_module_is_found_under_any_prefix(modules_of, drawn):
 def test_no_key_is_too_odd_to_be_read(key):
     read = read_key(key)
     assert read is None or (read.role and key.startswith(read.stem))
-    unread([key])
+    unread_kind([key])

@@ -205,6 +205,24 @@ def test_the_base_is_that_of_the_file_after_a_hundred_swaps(engine_with_bad_file
     assert all(torch.equal(value, stored[key]) for key, value in model.unet.state_dict().items())
 
 
+def test_a_lora_of_the_text_encoder_acts_and_is_taken_off(styled, tmp_path):
+    """Prompts are remembered by what the text encoder was when they were read."""
+    engine, plain = styled(), GenerateRequest("a red heart")
+    torch.manual_seed(5)
+    stem = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    tensors = {f"{stem}.lora_down.weight": torch.randn(4, 32), f"{stem}.lora_up.weight": torch.randn(64, 4)}
+    tensors |= {f"{stem}.alpha": torch.tensor(4), "bundle_emb.word.string_to_param.*": torch.zeros(1, 32)}
+    engine.add_lora("words", save(tensors, tmp_path / "words.safetensors"))
+    assert "embedding" in engine.check_lora("words", DEFAULT_MODEL)[0]
+    before = engine.run(plain)
+    changed = engine.run(GenerateRequest("a red heart", loras=(LoraUse("words"),)))
+    assert pixels(changed) != pixels(before) == pixels(engine.run(plain))
+    (note,) = changed.notes
+    assert note == engine.check_lora("words", DEFAULT_MODEL)[0] and not before.notes
+    halfway = engine.run(GenerateRequest("a red heart", loras=(LoraUse("words", 0.5),)))
+    assert pixels(halfway) not in (pixels(before), pixels(changed))
+
+
 LAYOUTS = [
     (torch.float32, torch.channels_last),
     (torch.float32, torch.contiguous_format),

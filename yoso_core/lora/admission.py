@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from yoso_core.lora.changes import Change, Decomposed, Hadamard, Kronecker, Lora, LowRank, Whole
-from yoso_core.lora.reading import CHECKPOINT_KEY, HEADER_LIMIT, LoraError, read_header, read_tensors
-from yoso_core.lora.spellings import PEFT, PREFIXES, Module, Modules, flat, named_part, other, read_key, unread
+from yoso_core.lora.reading import CHECKPOINT_KEY, HEADER_LIMIT, LoraError, one_line, read_header, read_tensors
+from yoso_core.lora.spellings import PEFT, PREFIXES, Module, Modules, flat, named_part, other, read_key, unread_kind
 
 RANK_LIMIT = 256
 SCALE_LIMIT = 1e4  # largest alpha / r; beyond it no LoRA means what it says
@@ -91,14 +91,18 @@ def check(path: Path, here: Outline) -> tuple[str, ...]:
     return _lora(path, found, tensors, here, settings, (*_left_out(path, left), *notes)).notes
 
 
+def unread(path: Path, keys: Iterable[str]) -> str:
+    """What a file is, in a sentence, if it is a LoRA of a kind that is not read here; "" for any other file."""
+    kind = unread_kind(keys)
+    return one_line(f"{path.name} is {kind}, which is not read here.") if kind else ""
+
+
 def rank(path: Path, shapes: Mapping[str, Shape]) -> int:
     """The rank of the first change of a file, whatever model it is for; 0 where it is of full rank.
 
     Raises:
-        LoraError: it is no LoRA that is read here, and what it is; or its rank is one that no model takes.
+        LoraError: it is no LoRA, and what it is; or its rank is one that no model takes.
     """
-    if kind := unread(shapes):
-        raise LoraError(f"{path.name} is {kind}, which is not read here; please choose another file.")
     for roles in _by_stem(shapes).values():
         if {"down", "up"} <= roles.keys():
             return _checked_rank(path, roles["down"])
@@ -158,8 +162,8 @@ def _sort(
     """
     if CHECKPOINT_KEY in metadata:
         raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
-    if kind := unread(shapes):
-        raise LoraError(f"{path.name} is {kind}, which is not read here; please choose another file.")
+    if problem := unread(path, shapes):
+        raise LoraError(problem)
     modules = Modules({part: _modules(parameters) for part, parameters in here.items()})
     found: Keys = {}
     spelt: dict[tuple[Module, str], str] = {}  # the stem of each key in `found`

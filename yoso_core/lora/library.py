@@ -1,19 +1,22 @@
 """The LoRAs that a studio offers: found in folders, known by an id, described by what their files say of themselves.
 
 Only headers and model cards are read here, never weights. Clients name a LoRA by its id; its path stays inside. What is
-no LoRA, or is broken, is left out of a listing; who hands over a single file is told what is wrong with it.
+no LoRA, or is broken, is left out of a listing, and a LoRA of a kind that is not read stays in it with the reason; who
+hands over a single file is told what is wrong with it.
 
 Titles and triggers are words of strangers, on one line and of limited length; whoever puts them on a page escapes them.
 """
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +25,13 @@ import yaml
 
 from yoso_core.lora import admission
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
-from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
+from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER, ModelSpec, Source, parameter_shapes
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"
-PEFT_FILE = "adapter_model.safetensors"
-OWN_FOLDER = (LORA_FILE, PEFT_FILE)  # files that say nothing by their names: the folder's card and picture are theirs
+OWN_FOLDER = (
+    LORA_FILE,
+    admission.PEFT_FILE,
+)  # files that say nothing by their names: the folder's card and picture are theirs
 CARD_FILE = "README.md"
 CARD_LIMIT = 1_000_000  # bytes
 FRONT_LIMIT = 10_000  # characters of a card's front matter; the worst that it can hold takes seconds to read
@@ -37,6 +42,10 @@ HUB_LIMIT = 1_000_000_000  # bytes of a file from a hub; the largest LoRA that i
 FOLDER_LIMIT = 20_000_000_000  # bytes that may come from hubs in all
 WORDS_LIMIT = 200  # characters of a title, a trigger or a licence
 SLUG_LIMIT = 60
+FILES_LIMIT = 2000  # that one folder offers
+DEPTH_LIMIT = 8  # folders within folders
+MISFITS_IN_MEMORY = 10_000
+WIDTHS = {2048: "sdxl"} | FAMILIES  # families by the width of the prompts that they read
 RUN_LIMIT = 150  # characters of a run's name in an id: what tells runs apart may stand at either end of it
 NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
 TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
@@ -68,8 +77,9 @@ class LoraEntry:
         licence: as its card or its file spells it; "unknown" where they don't.
         thumbnail: a PNG that shows what it does.
         origin: where it is from.
-        rank: of its first pair of matrices.
+        rank: of its first pair of matrices; 0 where what it changes is of full rank.
         one_step: whether it makes a model draw in one step; others are styles.
+        problem: why no model can use it, in a sentence; "" for nearly all.
     """
 
     id: str
@@ -83,6 +93,7 @@ class LoraEntry:
     origin: Origin
     rank: int
     one_step: bool
+    problem: str = ""
 
 
 def bundled() -> list[LoraEntry]:
@@ -116,14 +127,51 @@ def of_run(folder: Path) -> list[LoraEntry]:
 
 
 def in_folder(folder: Path) -> list[LoraEntry]:
-    """The safetensors files of a folder, and the folders in it that hold a LoRA as diffusers or peft writes it."""
-    found = []
-    for path in _children(folder):
-        if path.is_dir():
-            found += [(path / name, path.name) for name in OWN_FOLDER if (path / name).is_file()][:1]
-        elif path.suffix.lower() == ".safetensors":
-            found.append((path, Path(folder).resolve().name if path.name in OWN_FOLDER else path.stem))
-    return _listed(found, Path(folder), "folder", prefix="folder-")
+    """The safetensors files of a folder and of the folders in it, which their titles name.
+
+    Of a folder that holds a LoRA as diffusers or peft writes it, that file alone. Hidden files are left out.
+    """
+    return _listed(_walk(Path(folder), [])[:FILES_LIMIT], Path(folder), "folder", prefix="folder-")
+
+
+def left_out(folder: Path) -> list[str]:
+    """What `in_folder` does not offer of a folder, or not to any model, and why: a sentence each."""
+    folder, told = Path(folder), []
+    found = _walk(folder, told)
+    if len(found) > FILES_LIMIT:
+        told.append(f"{folder} holds {len(found)} files; the first {FILES_LIMIT} are offered.")
+    for path, _ in found[:FILES_LIMIT]:
+        try:
+            told += filter(None, [_entry(path, folder, "folder", "", "").problem])
+        except (LoraError, OSError) as error:
+            told.append(str(error))
+    return told
+
+
+def _walk(folder: Path, told: list[str]) -> list[tuple[Path, str]]:
+    """The safetensors files in a folder and their names, those of folders in it before them; links that lead out of
+    the folder are told.
+    """
+    found: list[tuple[Path, str]] = []
+    root, seen = _real(folder), set()
+
+    def enter(here: Path, above: tuple[str, ...]) -> None:
+        seen.add(_real(here))
+        own = [here / name for name in OWN_FOLDER if above and (here / name).is_file()][:1]
+        found.extend((path, " / ".join(above)) for path in own)
+        for path in _children(here):
+            is_file, real = path.suffix.lower() == ".safetensors", _real(path)
+            if not real.is_relative_to(root):
+                if is_file or path.is_dir():
+                    told.append(one_line(f"{path} leads out of {folder} and is left out; put {real} itself there."))
+            elif path.is_dir():
+                if real not in seen and len(above) < DEPTH_LIMIT:
+                    enter(path, (*above, path.name))
+            elif is_file and not own:
+                found.append((path, " / ".join((*above, root.name if path.name in OWN_FOLDER else path.stem))))
+
+    enter(folder, ())
+    return found
 
 
 def uploaded(path: Path, token: str) -> LoraEntry:
@@ -208,6 +256,10 @@ def search(entries: Iterable[LoraEntry], text: str, family: str | None = None) -
     return sorted(filter(holds, entries), key=distance)
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises where links go round in a circle
+
+
 def _children(folder: Path) -> list[Path]:
     """What is in a folder by name, without hidden files; nothing where it can't be read."""
     try:
@@ -249,6 +301,34 @@ def _listed(found: Iterable[tuple[Path, str]], root: Path, origin: Origin, prefi
     return distinct(entries)
 
 
+def unfit(entry: LoraEntry, spec: ModelSpec) -> str:
+    """Why a LoRA can't be used with a model, in a sentence; "" where it can.
+
+    Where the model is on this machine, every name and every shape is compared; else the family of both.
+    """
+    if entry.problem:
+        return entry.problem
+    if entry.family and entry.family != spec.family:
+        return f"It is for models of the family {entry.family}."
+    try:
+        state = entry.path.stat()
+        return _misfit(entry.path, (state.st_mtime_ns, state.st_size), spec.source)
+    except OSError:
+        return "Its file is gone."
+
+
+@lru_cache(MISFITS_IN_MEMORY)
+def _misfit(path: Path, state: tuple[int, int], source: Source) -> str:
+    """Why a file as it is at this time does not fit the networks of a model; "" where it does, or they are not here."""
+    shapes = parameter_shapes(source)
+    try:
+        if shapes:
+            admission.check(path, shapes)
+    except LoraError as error:
+        return str(error)
+    return ""
+
+
 def _entry(
     path: Path, root: Path, origin: Origin, entry_id: str, name: str, card_folder: Path | None = None
 ) -> LoraEntry:
@@ -271,7 +351,10 @@ def _entry(
     shapes, metadata = read_header(path)
     if CHECKPOINT_KEY in metadata:
         raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
-    rank = admission.rank(path, shapes)
+    problem = admission.unread(path, shapes)
+    if problem and origin in ("uploaded", "hub"):
+        raise LoraError(problem)
+    rank = 0 if problem else admission.rank(path, shapes)
     if card_folder is None and path.name in OWN_FOLDER:
         card_folder = path.parent
     if card_folder is not None:
@@ -284,9 +367,10 @@ def _entry(
         heading = _setting(metadata, "title")
     elif origin == "hub":  # its LoRAs go by their names
         heading = ""
+    above = "".join(name.rpartition(" / ")[:2])  # the folders that hold it
     return LoraEntry(
         id=entry_id,
-        title=heading or _words(name) or public_name(entry_id),
+        title=_words(above + heading if heading else name) or public_name(entry_id),
         path=path,
         family=_family(shapes, card, metadata),
         trigger=_said(card, "instance_prompt") or _trigger(metadata),
@@ -296,6 +380,7 @@ def _entry(
         origin=origin,
         rank=rank,
         one_step=PRIOR_KEY in metadata,
+        problem=problem,
     )
 
 
@@ -306,7 +391,7 @@ def _inside(path: Path, root: Path) -> bool:
 def _family(shapes: Mapping[str, tuple[int, ...]], card: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """By the width of prompts that the file's matrices read; where it has none, by what it says of itself."""
     if width := admission.prompt_width(shapes):
-        return FAMILIES.get(width, "")
+        return WIDTHS.get(width, "")
     stated = [_said(card, "base_model"), _setting(metadata, "model")]
     stated += [_said(metadata, key) for key in ("ss_base_model_version", "modelspec.architecture")]
     return next(filter(None, map(_family_of, stated)), "")

@@ -100,7 +100,7 @@ def read_key(key: str) -> Key | None:
     return Key(match["stem"], "bias" if match["kind"] == "bias" else ROLES[match["role"]], match["adapter"] or "")
 
 
-def unread(keys: Iterable[str]) -> str:
+def unread_kind(keys: Iterable[str]) -> str:
     """The kind of change, with its article, that keys speak of and that is not read here; "" where it is none."""
     return _first(UNREAD, keys)
 
