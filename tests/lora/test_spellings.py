@@ -159,7 +159,7 @@ def test_the_state_of_a_network_as_it_trains(layouts, tmp_path, wrapper):
 
 def test_two_adapters_in_a_file_are_not_mixed(layouts, tmp_path):
     tensors = as_diffusers(spelt.random_pairs(unet_alone(layouts), "to_q$"))
-    both = {key.replace(".weight", f".{name}.weight"): value for key, value in tensors.items() for name in "ab"}
+    both = {key.replace(".weight", f".{name}.weight"): value.clone() for key, value in tensors.items() for name in "ab"}
     with pytest.raises(LoraError, match="twice"):
         admit(write(both, tmp_path / "a.safetensors"), layouts["sd15"])
 

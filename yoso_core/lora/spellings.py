@@ -25,8 +25,16 @@ from dataclasses import dataclass
 Module = tuple[str, str]  # part of the pipeline, module name
 
 PREFIXES = {  # of a stem whose dots are underscores, by the part that it speaks of
-    "text_encoder_2": ("text_encoder_2_", "lora_te2_", "lycoris_te2_"),
-    "text_encoder": ("text_encoder_", "lora_te_", "lora_te1_", "lycoris_te_", "lycoris_te1_"),
+    "text_encoder_2": ("text_encoder_2_", "lora_te2_", "lycoris_te2_", "clip_g_", "text_encoders_clip_g_transformer_"),
+    "text_encoder": (
+        "text_encoder_",
+        "lora_te_",
+        "lora_te1_",
+        "lycoris_te_",
+        "lycoris_te1_",
+        "clip_l_",
+        "text_encoders_clip_l_transformer_",
+    ),
     "unet": ("unet_", "lora_unet_", "lycoris_unet_", "lycoris_", "diffusion_model_", "model_diffusion_model_"),
     "vae": ("vae_",),  # of translators alone
 }
