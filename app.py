@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave their core to neighbours; before torch
+
 from app.server.hosts import hosts_at
 from app.server.uploads import FolderError, own_folder
 from app.train_mode import MODES, usual_mode

@@ -14,6 +14,8 @@ from app.pictures import png_files, run, save_picture
 from yoso_core import sheets
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.files.pictures import Opened, open_mask, open_picture
+from yoso_core.lora.library import by_name
+from yoso_core.prompts import take_loras
 from yoso_core.requests import (
     DEFAULT_MODEL,
     SIZE_RANGE,
@@ -24,6 +26,7 @@ from yoso_core.requests import (
     LoraUse,
     RequestError,
     TranslateRequest,
+    check_text,
     check_whole,
 )
 
@@ -77,6 +80,11 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         notes = [*(given.notes if given else ()), *result.notes]
         return {name: getattr(result, name) for name in names} | {"notes": notes}
 
+    def asked(prompt: str, loras: str) -> tuple[str, tuple[LoraUse, ...]]:
+        """A prompt and its LoRAs: those that are named, and those of its tags."""
+        offered = by_name(picker.known[shared] for shared in picker.shared)
+        return take_loras(check_text("The prompt", prompt), parse_loras(loras), offered)
+
     def control_of(
         picture: Image.Image | None, annotator: str, strength: float, fit: str = "crop"
     ) -> ControlUse | None:
@@ -120,10 +128,11 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     ) -> tuple[list[gr.FileData], dict]:
         """Make pictures from a prompt: PNG files with their settings inside, and a JSON object about them.
 
-        `loras` is such as "line-art:0.8, blueprint-ink:0.4"; `control` with `annotator` ("canny", "scribble", "map")
-        is a picture whose lines to follow.
+        `loras` is such as "line-art:0.8, blueprint-ink:0.4", beside tags in the prompt; `control` with `annotator`
+        ("canny", "scribble", "map") is a picture whose lines to follow.
         """
         given = read(control) if annotator and control else None
+        prompt, uses = asked(prompt, loras)
         request = GenerateRequest(
             prompt,
             negative,
@@ -133,7 +142,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             count,
             model,
             size,
-            parse_loras(loras),
+            uses,
             one_step,
             control=control_of(given and given.picture, annotator, control_strength),
         )
@@ -166,6 +175,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         `grow` paints around the picture; `annotator` ("canny", "scribble") makes the result follow its lines.
         """
         given = read(picture)
+        prompt, uses = asked(prompt, loras)
         request = EditRequest(
             prompt,
             negative,
@@ -175,7 +185,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             count,
             model,
             size,
-            parse_loras(loras),
+            uses,
             one_step,
             control=control_of(given.picture, annotator, control_strength, fit),
             picture=given.picture,
@@ -211,13 +221,14 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         "map") finds the lines of a translator that wants lines.
         """
         given = read(picture)
+        prompt, uses = asked(prompt, loras)
         request = TranslateRequest(
             prompt,
             seed=seed,
             count=count,
             model=model,
             size=size,
-            loras=parse_loras(loras),
+            loras=uses,
             one_step=one_step,
             picture=given.picture,
             translator=translator,
@@ -254,7 +265,8 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         prompt: str = "", seed: int = 0, model: str = DEFAULT_MODEL, loras: str = ""
     ) -> tuple[gr.FileData, list]:
         """The ladder: one prompt and seed in 1, 2 and 4 steps, by the teacher, and without the one-step LoRA."""
-        sheet = sheets.ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras)))
+        prompt, uses = asked(prompt, loras)
+        sheet = sheets.ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=uses))
         results = list(sheets.run(engine, sheet))
         path = save_picture(sheets.draw(sheet, results), "ladder.png", folder)
         rungs = [{"rung": title} | about(result) for title, result in zip(sheet.columns, results, strict=True)]
@@ -269,7 +281,8 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         loras: str = "",
     ) -> gr.FileData:
         """A labelled grid over two settings, such as x "seed=0,1,2" and y "lora.line-art=0:1:3"."""
-        request = GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras))
+        prompt, uses = asked(prompt, loras)
+        request = GenerateRequest(prompt, seed=seed, model=model, loras=uses)
         sheet = sheets.grid(request, sheets.parse_axis(x), sheets.parse_axis(y) if y else None)
         path = save_picture(sheets.draw(sheet, list(sheets.run(engine, sheet))), "grid.png", folder)
         return png(path)

@@ -131,6 +131,23 @@ def test_bad_lora_values_are_told(drawing, bad):
     assert 'role="alert"' in updates[drawing.tabs["generate"].info]
 
 
+def test_a_tag_in_the_prompt_chooses_a_lora_of_the_session_alone(drawing, tiny_lora):
+    tab = drawing.tabs["generate"]
+    wanted = drawing.draw(values_of(drawing, prompt="a", loras={OWN: 1.0, "waves": 0.5}))
+    updates = drawing.draw(values_of(drawing, prompt="a <lora:Waves:0.5>"))
+    assert updates[tab.shown] == wanted[tab.shown] and updates[tab.stage] == wanted[tab.stage]
+    secret = replace(tiny_lora, id="upload-0123456789abcdef-hidden", title="Hidden", origin="uploaded")
+    drawing.settings.picker.remember(secret)  # another session's
+    try:
+        updates = drawing.draw(values_of(drawing, prompt="a <lora:hidden:0.5>"))
+        assert "There is no LoRA “hidden” here" in updates[tab.info] and updates[tab.shown].loras == ()
+        states = {drawing.settings.picker.own: [secret.id]}
+        updates = drawing.draw(values_of(drawing, prompt="a <lora:hidden:0.5>", states=states))
+        assert updates[tab.shown].loras == (LoraUse(secret.id, 0.5),)
+    finally:
+        drawing.settings.picker.drop(secret.id)
+
+
 def test_a_lora_and_the_own_weight_change_the_picture(drawing):
     tab = drawing.tabs["generate"]
     stages = [
@@ -383,6 +400,11 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     assert client.predict(prompt="a", x="seed=0,1", y="", api_name="/grid")
     assert [each["id"] for each in client.predict(api_name="/loras")] == ["waves"]
     assert client.predict(prompt="a", loras="waves:0.5", api_name="/generate")[1]["evaluations"] == 1
+    files, about = client.predict(prompt="a, <lora:Waves:0.5> <lora:no:1>", api_name="/generate")
+    with Image.open(files[0]) as made:
+        request = from_json(json.loads(made.text["yoso"]))
+    assert request.loras == (LoraUse("waves", 0.5),) and request.prompt == "a, <lora:no:1>"
+    assert "There is no LoRA “no” here" in about["notes"][0]
 
 
 def test_api_reads_no_file_that_was_not_uploaded(client, url, tmp_path):

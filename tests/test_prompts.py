@@ -22,7 +22,7 @@ from yoso_core.prompts import (
     take_loras,
     without_tags,
 )
-from yoso_core.requests import LORA_LIMIT, GenerateRequest, LoraUse
+from yoso_core.requests import GenerateRequest, LoraUse, RequestError
 
 PIECES = [*"ab1.5 ,()[]{}|:\\<>_-\n", "BREAK", " AND ", "<lora:x:", "__", "::"]
 SYNTAX = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
@@ -161,25 +161,20 @@ OFFERED = {called(name): name for name in ("line-art", "upload-x-Soft_Ink")} | {
     ],
 )
 def test_a_tag_chooses_a_lora_by_its_name(tag, use):
-    request, notes = take_loras(GenerateRequest(f"a cat, {tag}"), OFFERED)
-    assert request.loras == (use,) and request.prompt == "a cat" and notes == ()
+    assert take_loras(f"a cat, {tag}", (), OFFERED) == ("a cat", (use,))
 
 
 def test_a_tag_sets_the_weight_of_what_is_chosen_already():
-    request, _ = take_loras(GenerateRequest("<lora:line-art:0.3> a", loras=(LoraUse("line-art", 1.0),)), OFFERED)
-    assert request.loras == (LoraUse("line-art", 0.3),)
+    chosen = (LoraUse("line-art", 1.0), LoraUse("other", 0.5))
+    assert take_loras("<lora:line-art:0.3> a", chosen, OFFERED) == ("a", (LoraUse("line-art", 0.3), chosen[1]))
 
 
-def test_what_a_tag_can_not_have_is_told():
-    request, notes = take_loras(GenerateRequest("a <lora:line-art:9> <lora:other:1> <hypernet:line-art:1>"), OFFERED)
-    assert request.loras == (LoraUse("line-art", 2.0),) and "is set to 2" in notes[0]
-    assert request.prompt == "a <lora:other:1> <hypernet:line-art:1>"
-    many = {str(index): f"lora{index}" for index in range(9)}
-    asked = GenerateRequest(" ".join(f"<lora:{index}:1>" for index in range(9)))
-    request, notes = take_loras(asked, many)
-    assert len(request.loras) == LORA_LIMIT and len(notes) == 4 and "At most 5" in notes[0]
-    same = GenerateRequest("a cat")
-    assert take_loras(same, OFFERED) == (same, ())
+def test_what_names_none_stays_and_weights_have_limits():
+    prompt, loras = take_loras("a <lora:line-art:1> <lora:other:1> <hypernet:line-art:1>", (), OFFERED)
+    assert prompt == "a <lora:other:1> <hypernet:line-art:1>" and loras == (LoraUse("line-art", 1.0),)
+    with pytest.raises(RequestError, match="weight must be from -1 to 2, not 9"):
+        take_loras("a <lora:line-art:9>", (), OFFERED)
+    assert take_loras("a, b", (), OFFERED) == ("a, b", ())
 
 
 @given(SYNTAX | st.text(max_size=60), st.integers(0, 2**32 - 1))
@@ -210,6 +205,6 @@ def test_what_is_escaped_is_meant(text):
 
 @given(SYNTAX, st.lists(st.sampled_from(["x", "y", "line-art"])))
 def test_loras_of_tags_are_requests_that_can_be(text, names):
-    request, _ = take_loras(GenerateRequest(text), {called(name): name for name in names})
-    assert {use.name for use in request.loras} <= set(names)
-    assert all(tag.name not in names or tag.kind != "lora" for tag in tags_of(request.prompt))
+    prompt, loras = take_loras(text, (), {called(name): name for name in names})
+    assert {use.name for use in loras} <= set(names)
+    assert all(called(tag.name) not in map(called, names) for tag in tags_of(prompt) if tag.kind == "lora")

@@ -314,13 +314,14 @@ class Engine:
         """Results of one request, or of several that share passes."""
         if len(requests) > 1:
             return self._settle(requests, report)
-        request, told = take_loras(requests[0], {called(name): name for name in self._lora_files})
+        (request,) = requests
+        offered = {called(name): name for name in self._lora_files}
+        prompt, loras = take_loras(request.prompt, request.loras, offered)
+        request = dataclasses.replace(request, prompt=prompt, loras=loras)
         if request.count > 1 and (has_choices(request.prompt) or has_choices(request.negative)):
             alone = [dataclasses.replace(request, seed=seed, count=1) for seed in seeds_of(request)]
-            result = joined(request, [self._settle([one], report)[0] for one in alone])
-        else:
-            (result,) = self._settle([request], report)
-        return [dataclasses.replace(result, notes=tuple(dict.fromkeys((*told, *result.notes))))]
+            return [joined(request, [self._settle([one], report)[0] for one in alone])]
+        return self._settle([request], report)
 
     def _settle(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> list[Result]:
         """Settle what a request needs, and hand it on; of several, which are alike, what the first one needs."""

@@ -9,13 +9,13 @@ out, or read as the words that it holds, and told.
 import math
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from yoso_core.requests import LORA_LIMIT, LORA_WEIGHT_RANGE, GenerateRequest, LoraUse
+from yoso_core.requests import GenerateRequest, LoraUse
 
 EMPHASIS = 1.1  # of one pair of brackets
 WEIGHT_LIMIT = 5.0  # to either side; beyond it encodings are none that a network has seen
@@ -185,35 +185,28 @@ def called(name: str) -> str:
     return re.sub(r"[\s_-]+", "-", re.sub(r"\.safetensors$", "", last, flags=re.IGNORECASE).casefold()).strip("-")
 
 
-def take_loras(request: GenerateRequest, offered: Mapping[str, str]) -> tuple[GenerateRequest, tuple[str, ...]]:
-    """A request with the LoRAs that the tags in its prompt name in place of these tags, and what was changed, in words.
+def take_loras(prompt: str, loras: Iterable[LoraUse], offered: Mapping[str, str]) -> tuple[str, tuple[LoraUse, ...]]:
+    """A prompt without the tags that name LoRAs, and these beside those that were chosen already.
 
-    Tags that name none of those stay in the prompt, for `read_prompt` to tell.
+    Tags that name none stay in the prompt, for `read_prompt` to tell.
 
     Args:
-        request: what is asked.
+        prompt: as it was typed.
+        loras: chosen by other means; a tag of the same LoRA sets its weight.
         offered: names of LoRAs by what they are `called`.
+
+    Raises:
+        RequestError: a weight that no LoRA can have.
     """
-    low, high = LORA_WEIGHT_RANGE
-    uses = {use.name: use for use in request.loras}
-    taken: set[Tag] = set()
-    notes = []
-    for tag in tags_of(request.prompt):
-        name = offered.get(called(tag.name)) if tag.kind in LORA_KINDS else None
-        if name is None or tag in taken:
-            continue
-        taken.add(tag)
-        if name not in uses and len(uses) == LORA_LIMIT:
-            notes.append(f"At most {LORA_LIMIT} LoRAs act at once: without {_quoted(tag.name)}.")
-            continue
-        weight = 1.0 if tag.weight is None else min(max(tag.weight, low), high)
-        if weight != tag.weight:
-            notes.append(f"LoRA {_quoted(tag.name)} is set to {weight:g}: weights go from {low:g} to {high:g}.")
-        uses[name] = LoraUse(name, weight)
-    if not taken:
-        return request, ()
-    prompt = without_tags(request.prompt, taken.__contains__)
-    return replace(request, prompt=prompt, loras=tuple(uses.values())), tuple(notes)
+    uses = {use.name: use for use in loras}
+
+    def named(tag: Tag) -> bool:
+        return tag.kind in LORA_KINDS and called(tag.name) in offered
+
+    for tag in filter(named, tags_of(prompt)):
+        name = offered[called(tag.name)]
+        uses[name] = LoraUse(name, 1.0 if tag.weight is None else tag.weight)
+    return without_tags(prompt, named), tuple(uses.values())
 
 
 @lru_cache(maxsize=256)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,10 +293,10 @@ def test_generate_follows_a_picture(tiny_model, tiny_control, drawing, tmp_path)
     assert pictures[0] != pictures[1]
 
 
-def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch):
+def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch, capsys):
     save_file(random_lora(build_unet(), 0.5), tmp_path / "style-of-many.safetensors")
-    entry = SimpleNamespace(id="style", path=tmp_path / "style-of-many.safetensors")
-    monkeypatch.setitem(sys.modules, "yoso_core.lora.library", SimpleNamespace(bundled=lambda: [entry]))
+    entry = SimpleNamespace(id="style", title="Styled", path=tmp_path / "style-of-many.safetensors")
+    monkeypatch.setattr("yoso_core.lora.library.bundled", lambda: [entry])
     pictures = []
     for lora in ("style:0.5", str(entry.path) + ":0.5"):
         assert (
@@ -308,6 +307,15 @@ def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch):
             named = read_request(saved).request.loras
         assert named == (LoraUse("style" if lora == "style:0.5" else "style-of-many", 0.5),)
     assert pictures[0] == pictures[1]
+    for tag in ("style", "Style of_many", str(entry.path)):
+        assert (
+            main(["generate", f"a <lora:{tag}:0.5>", "--model", str(tiny_model), "--out", str(tmp_path / "a.png")]) == 0
+        )
+        with Image.open(tmp_path / "a.png") as saved:
+            assert saved.tobytes() == pictures[0] and read_request(saved).request.prompt == "a"
+    arguments = ["generate", "a <lora:nothing:0.5>", "--model", str(tiny_model), "--out", str(tmp_path / "a.png")]
+    assert main([*arguments, "--lora", "style:0.5"]) == 0
+    assert "There is no LoRA “nothing” here" in capsys.readouterr().err
 
 
 def test_ladder_draws_its_rungs(tiny_model, tmp_path, capsys):

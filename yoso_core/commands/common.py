@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from yoso_core.files.pictures import open_mask, open_picture
+from yoso_core.prompts import LORA_KINDS, called, tags_of, take_loras
 from yoso_core.requests import (
     AUTO,
     DEFAULT_MODEL,
@@ -65,12 +67,14 @@ def find_lora(text: str) -> LoraFile:
         place, weight = text, 1.0  # the colon belongs to the path
     if Path(place).is_file():
         return LoraFile(Path(place).stem, Path(place), weight)
-    from yoso_core.lora.library import bundled
+    from yoso_core.lora.library import bundled, by_name
 
-    known = {entry.id: entry.path for entry in bundled()}
-    if place not in known:
+    entries = bundled()
+    known = {entry.id: entry.path for entry in entries}
+    name = place if place in known else by_name(entries).get(called(place))
+    if name is None:
         raise RequestError(f"There is no LoRA {place!r:.200}: please name {' or '.join(['a file', *known])}.")
-    return LoraFile(place, known[place], weight)
+    return LoraFile(name, known[name], weight)
 
 
 def find_loras(texts: list[str]) -> list[LoraFile]:
@@ -79,6 +83,25 @@ def find_loras(texts: list[str]) -> list[LoraFile]:
     if len({lora.name for lora in found}) < len(found):
         return [lora._replace(name=str(lora.path)) for lora in found]
     return found
+
+
+def take_tags(prompt: str, loras: list[LoraFile]) -> tuple[str, tuple[LoraUse, ...], list[LoraFile]]:
+    """A prompt without the tags that name LoRAs, all LoRAs with their weights, and their files.
+
+    Args:
+        prompt: as it was typed; its tags name LoRAs as --lora does.
+        loras: those of --lora.
+    """
+    files = {lora.name: lora for lora in loras}
+    offered = {called(name): name for name in files}
+    for tag in tags_of(prompt):
+        if tag.kind in LORA_KINDS and called(tag.name) not in offered:
+            with suppress(RequestError):  # one that is not there is told when the prompt is read
+                found = find_lora(tag.name)
+                files[found.name] = found
+                offered[called(tag.name)] = found.name
+    prompt, uses = take_loras(prompt, [LoraUse(lora.name, lora.weight) for lora in loras], offered)
+    return prompt, uses, list(files.values())
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -162,11 +185,8 @@ def prepare(options: argparse.Namespace):
 
     model, spec = find_base(options)
     controls = {options.controlnet: find_control(options.controlnet, spec.family)} if options.controlnet else CONTROLS
-    settings = given(options, (field.name for field in fields(GenerateRequest))) | {
-        "model": model,
-        "loras": tuple(LoraUse(lora.name, lora.weight) for lora in loras),
-        "control": control,
-    }
+    settings = given(options, (field.name for field in fields(GenerateRequest))) | {"model": model, "control": control}
+    settings["prompt"], settings["loras"], loras = take_tags(options.prompt, loras)
     if picture is None:
         request = GenerateRequest(**settings)
     else:

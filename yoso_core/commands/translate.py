@@ -21,9 +21,10 @@ from yoso_core.commands.common import (
     read_picture,
     say,
     summary_of,
+    take_tags,
 )
 from yoso_core.files.pictures import SUFFIXES
-from yoso_core.requests import LoraUse, RequestError, TranslateRequest
+from yoso_core.requests import RequestError, TranslateRequest
 
 
 def add_to(commands: Commands) -> None:
@@ -50,10 +51,8 @@ def run(options: argparse.Namespace) -> None:
     from yoso_core.translate import find_translator
 
     model, spec = find_base(options)
-    settings = given(options, (field.name for field in fields(TranslateRequest))) | {
-        "model": model,
-        "loras": tuple(LoraUse(lora.name, lora.weight) for lora in loras),
-    }
+    settings = given(options, (field.name for field in fields(TranslateRequest))) | {"model": model}
+    settings["prompt"], settings["loras"], loras = take_tags(options.prompt, loras)
     engine = Engine(
         {model: spec}, translators={options.translator: find_translator(options.translator)}, runtime=options.runtime
     )

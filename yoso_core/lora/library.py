@@ -26,12 +26,10 @@ import yaml
 from yoso_core.lora import admission
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
 from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER, ModelSpec, Source, parameter_shapes
+from yoso_core.prompts import called
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"
-OWN_FOLDER = (
-    LORA_FILE,
-    admission.PEFT_FILE,
-)  # files that say nothing by their names: the folder's card and picture are theirs
+OWN_FOLDER = (LORA_FILE, admission.PEFT_FILE)  # their names say nothing: the folder's card and picture are theirs
 CARD_FILE = "README.md"
 CARD_LIMIT = 1_000_000  # bytes
 FRONT_LIMIT = 10_000  # characters of a card's front matter; the worst that it can hold takes seconds to read
@@ -233,6 +231,22 @@ def distinct(entries: Iterable[LoraEntry]) -> list[LoraEntry]:
         taken.add(free)
         made.append(replace(entry, id=free))
     return made
+
+
+def by_name(entries: Iterable[LoraEntry]) -> dict[str, str]:
+    """Ids by what people call LoRAs: by ids, file names and titles, as `yoso_core.prompts.called` has these."""
+    found: dict[str, str] = {}
+    listed = list(entries)
+    for name_of in (lambda entry: entry.id, lambda entry: public_name(entry.id), _file_name, lambda entry: entry.title):
+        for entry in listed:
+            found.setdefault(called(name_of(entry)), entry.id)
+    found.pop("", None)
+    return found
+
+
+def _file_name(entry: LoraEntry) -> str:
+    """ "" where all LoRAs of a kind have the same."""
+    return "" if entry.path.name in OWN_FOLDER else entry.path.name
 
 
 def search(entries: Iterable[LoraEntry], text: str, family: str | None = None) -> list[LoraEntry]:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from yoso_core.runtimes.cache import cache_folder, check, put, scratch
 from yoso_core.runtimes.parts import Part
-from yoso_core.runtimes.reference import Torch, Weights
+from yoso_core.runtimes.reference import SMALL, Torch, Weights
 
 NAME = "openvino"
 GRAPH = "graph.xml"
@@ -44,7 +44,6 @@ LOSS = 1.5  # a compiled network that takes longer than torch by this factor isn
 REST = 0.5  # seconds without a call after which what torch answered last is compiled
 OFTEN = 6  # calls after which it is compiled without rest
 ASKED = 64  # sets of LoRAs and shapes of one part that are counted
-SMALL = 1.5e9  # floating-point operations of a call that a second thread gains next to nothing of
 COMPILED = 8  # sets of LoRAs and shapes of one part in memory, at most,
 SHARE = 0.125  # and at most this part of the machine's memory
 

@@ -1,14 +1,20 @@
 """torch, as the networks are: the reference that every other runtime is held against."""
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.stack import State
 from yoso_core.runtimes.parts import Part
+
+SMALL = 1.5e9  # floating-point operations of a call that a second thread gains next to nothing of
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,42 @@ class Runtime(Protocol):
 
 
 class Torch:
-    """Calls the network."""
+    """Calls the network: on a CPU with one thread where a second gains nothing, and spins while a neighbour works."""
 
     batch, prepares = 1, False
+
+    def __init__(self) -> None:
+        self._small: weakref.WeakKeyDictionary[Part, dict[tuple, bool]] = weakref.WeakKeyDictionary()
 
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
     ) -> tuple[tuple[Tensor, ...], str]:
-        return part(*inputs), f"torch {str(part.dtype).removeprefix('torch.')}"
+        who = f"torch {str(part.dtype).removeprefix('torch.')}"
+        if inputs[0].device.type != "cpu":
+            return part(*inputs), who
+        known = self._small.setdefault(part, {})
+        shapes = tuple(value.shape for value in inputs)
+        if shapes not in known:
+            with FlopCounterMode(display=False) as counted:
+                outputs = part(*inputs)
+            known[shapes] = counted.get_total_flops() < SMALL
+            return outputs, who
+        with threads(1 if known[shapes] else torch.get_num_threads()):
+            return part(*inputs), who
 
     def settle(self) -> None:
         pass
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let this thread compute with so many."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
