@@ -12,7 +12,7 @@ from app.pictures import data_uri, problem_html
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.archives import amount
 from yoso_core.files.pictures import open_picture, square
-from yoso_core.lora.library import LoraEntry, from_hub, public_name, unfit, uploaded
+from yoso_core.lora.library import LoraEntry, from_hub, misfits, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 
@@ -88,8 +88,10 @@ class LoraPicker:
         if spec.lora is not None:
             about = "makes the model draw in one evaluation"
             cards.append({"id": OWN, "title": "YOSO", "about": about, "family": spec.family, "fits": True, "own": True})
-        for entry in self.here(own):
-            problem = unfit(entry, spec)
+        here = self.here(own)
+        problems = misfits(here, spec)
+        for entry in here:
+            problem = problems.get(entry.id, "")
             about = " · ".join(
                 filter(None, [entry.trigger and f"“{entry.trigger}”", amount(entry.bytes), entry.licence])
             )

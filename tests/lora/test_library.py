@@ -28,11 +28,11 @@ from yoso_core.lora.library import (
     from_hub,
     in_folder,
     left_out,
+    misfits,
     of_run,
     public_name,
     search,
     trained,
-    unfit,
     uploaded,
 )
 from yoso_core.lora.reading import HEADER_LIMIT, LoraError
@@ -354,6 +354,10 @@ def test_a_folder_without_end_is_cut_and_that_is_told(tensors, tmp_path, monkeyp
         save(tensors, tmp_path / f"{name}.safetensors")
     assert len(in_folder(tmp_path)) == 2
     assert one(left_out(tmp_path)).endswith("holds 3 files; the first 2 are offered.")
+
+
+def unfit(entry, spec):
+    return misfits([entry], spec).get(entry.id, "")
 
 
 def test_a_kind_that_is_not_read_is_listed_with_the_reason_and_refused_when_uploaded(tiny_spec, tmp_path):

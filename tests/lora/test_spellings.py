@@ -16,7 +16,7 @@ from tests.lora import spelt
 from tests.lora.spelt import ALL, ATTENTION, TRAINED, as_diffusers, as_kohya, as_old_layers, as_old_processors, ldm_name
 from yoso_core.lora.admission import PEFT_FILE, admit, check, outline
 from yoso_core.lora.reading import LoraError
-from yoso_core.lora.spellings import PREFIXES, ROLES, Modules, read_key, unread_kind
+from yoso_core.lora.spellings import PREFIXES, ROLES, read_key, unread_kind
 from yoso_core.lora.stack import LoraStack
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -467,11 +467,12 @@ def modules_of(layouts):
     """Names of what has a weight, by part, and how they are found."""
     made = {}
     for layout, parts in layouts.items():
+        here, end = outline(parts), ".weight"
         names = {
-            part: [name.removesuffix(".weight") for name in parameters if name.endswith(".weight")]
-            for part, parameters in outline(parts).items()
+            part: [name.removesuffix(end) for name in parameters if name.endswith(end)]
+            for part, parameters in here.shapes.items()
         }
-        made[layout] = names, Modules(names)
+        made[layout] = names, here.modules
     return made
 
 

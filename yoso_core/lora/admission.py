@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,16 +28,37 @@ LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 LOKR = (("lokr_w1", "lokr_w1_a", "lokr_w1_b"), ("lokr_w2", "lokr_w2_a", "lokr_w2_b"))
 
 Shape = tuple[int, ...]
-Outline = Mapping[str, Mapping[str, Shape]]  # parameters of networks by the part of the pipeline and their name
 Keys = dict[Module, dict[str, str]]  # by what they change and by role
 
 
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What a LoRA may change, without its numbers.
+
+    Attributes:
+        shapes: of the parameters, by the part of the pipeline and their name.
+    """
+
+    shapes: Mapping[str, Mapping[str, Shape]]
+
+    @cached_property
+    def modules(self) -> Modules:
+        end = ".weight"
+        return Modules(
+            {
+                part: [name.removesuffix(end) for name in parameters if name.endswith(end)]
+                for part, parameters in self.shapes.items()
+            }
+        )
+
+
 def outline(parts: Mapping[str, nn.Module]) -> Outline:
-    """Names and shapes of the parameters of networks."""
-    return {
+    """The outline of networks that are in memory."""
+    shapes = {
         part: {name: tuple(value.shape) for name, value in network.named_parameters()}
         for part, network in parts.items()
     }
+    return Outline(shapes)
 
 
 def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
@@ -164,7 +186,6 @@ def _sort(
         raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
     if problem := unread(path, shapes):
         raise LoraError(problem)
-    modules = Modules({part: _modules(parameters) for part, parameters in here.items()})
     found: Keys = {}
     spelt: dict[tuple[Module, str], str] = {}  # the stem of each key in `found`
     foreign: list[str] = []  # keys of a LoRA that have no place
@@ -173,7 +194,7 @@ def _sort(
         key = read_key(name)
         if not key:
             strangers.append(name)
-        elif not (module := modules.find(key.stem)):
+        elif not (module := here.modules.find(key.stem)):
             foreign.append(name)
         elif (taken := spelt.get((module, key.role))) is None or _is_first_spelling(taken):
             found.setdefault(module, {})[key.role] = name
@@ -182,7 +203,7 @@ def _sort(
             raise LoraError(f"{path.name} changes {module[1]!r} twice; save one LoRA in a file of its own.")
     for module in [module for module, roles in found.items() if set(roles) == {"alpha"}]:
         strangers.append(found.pop(module)["alpha"])
-    beyond = [name for name in foreign if named_part(read_key(name).stem) in {"", *here}]
+    beyond = [name for name in foreign if named_part(read_key(name).stem) in {"", *here.shapes}]
     if beyond or (foreign and not found):
         raise _no_place(path, (beyond or foreign)[0])
     if not found:
@@ -192,10 +213,6 @@ def _sort(
 
 def _no_place(path: Path, key: str) -> LoraError:
     return LoraError(f"{path.name} is for another model: this one has no place for {key[:80]!r}.")
-
-
-def _modules(parameters: Iterable[str]) -> list[str]:
-    return [name.removesuffix(".weight") for name in parameters if name.endswith(".weight")]
 
 
 def _is_first_spelling(stem: str) -> bool:
@@ -313,7 +330,7 @@ def _lora(
         roles = {role: tensors[key] for role, key in keys.items()}
         for role, tensor in roles.items():
             _refuse_odd_numbers(path, keys[role], role, tensor)
-        shape = here[part][f"{name}.weight"]
+        shape = here.shapes[part][f"{name}.weight"]
         site = _Site(path.name, name, shape)
         change, scale = _change(site, roles, settings.get(part, {}))
         if change is not None:
@@ -321,7 +338,7 @@ def _lora(
         for role, factor in (("bias", scale), ("bias_difference", 1.0)):
             if role not in roles:
                 continue
-            bias = here[part].get(f"{name}.bias")
+            bias = here.shapes[part].get(f"{name}.bias")
             if bias is None:
                 unbiased.append(name)
             elif tuple(roles[role].shape) != bias:

@@ -43,6 +43,7 @@ SLUG_LIMIT = 60
 FILES_LIMIT = 2000  # that one folder offers
 DEPTH_LIMIT = 8  # folders within folders
 MISFITS_IN_MEMORY = 10_000
+OUTLINES_IN_MEMORY = 8
 WIDTHS = {2048: "sdxl"} | FAMILIES  # families by the width of the prompts that they read
 RUN_LIMIT = 150  # characters of a run's name in an id: what tells runs apart may stand at either end of it
 NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
@@ -315,29 +316,46 @@ def _listed(found: Iterable[tuple[Path, str]], root: Path, origin: Origin, prefi
     return distinct(entries)
 
 
-def unfit(entry: LoraEntry, spec: ModelSpec) -> str:
-    """Why a LoRA can't be used with a model, in a sentence; "" where it can.
+def misfits(entries: Iterable[LoraEntry], spec: ModelSpec) -> dict[str, str]:
+    """Why LoRAs can't be used with a model, in a sentence each, by their ids; those that can be are not in it.
 
-    Where the model is on this machine, every name and every shape is compared; else the family of both.
+    Where the model is on this machine, every name and every shape is compared; else the families.
     """
-    if entry.problem:
-        return entry.problem
+    try:
+        networks = _outline(spec.source)
+    except LookupError:
+        networks = None
+    reasons = {entry.id: entry.problem or _misfit(entry, spec, networks) for entry in entries}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+@lru_cache(OUTLINES_IN_MEMORY)
+def _outline(source: Source) -> admission.Outline:
+    """What LoRAs may change in a model, off its files.
+
+    Raises:
+        LookupError: it is not on this machine; perhaps it will be when it is asked for next.
+    """
+    if shapes := parameter_shapes(source):
+        return admission.Outline(shapes)
+    raise LookupError(source.place)
+
+
+def _misfit(entry: LoraEntry, spec: ModelSpec, networks: admission.Outline | None) -> str:
     if entry.family and entry.family != spec.family:
         return f"It is for models of the family {entry.family}."
     try:
         state = entry.path.stat()
-        return _misfit(entry.path, (state.st_mtime_ns, state.st_size), spec.source)
     except OSError:
         return "Its file is gone."
+    return _checked(entry.path, (state.st_mtime_ns, state.st_size), networks) if networks else ""
 
 
 @lru_cache(MISFITS_IN_MEMORY)
-def _misfit(path: Path, state: tuple[int, int], source: Source) -> str:
-    """Why a file as it is at this time does not fit the networks of a model; "" where it does, or they are not here."""
-    shapes = parameter_shapes(source)
+def _checked(path: Path, state: tuple[int, int], networks: admission.Outline) -> str:
+    """Why a file, as it is in this state, does not fit networks; "" where it does."""
     try:
-        if shapes:
-            admission.check(path, shapes)
+        admission.check(path, networks)
     except LoraError as error:
         return str(error)
     return ""
