@@ -16,7 +16,7 @@ from app.pictures import data_uri, plain, problem_html
 from app.train_mode import Mode
 from train.data.captioner import Captioner
 from train.data.datasets import Dataset, Report, Row
-from train.data.reader import Problem
+from train.data.listings import Problem
 from train.loop.config import ConfigError
 from train.loop.console import duration
 from train.runs.estimates import Estimate, Estimates

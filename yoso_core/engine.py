@@ -328,7 +328,6 @@ class Engine:
         request = requests[0]
         model = self._model(request.model, report)
         networks = self._executed[request.model]
-        networks.begin()
         watch = Stopwatch(self.device)
         loras = [self._lora(request.model, model, use.name) for use in request.loras]
         uses = [(model.one_step, request.one_step)]
@@ -351,7 +350,7 @@ class Engine:
             ways = translator.loaded.loras
             uses.append((ways[translator.loaded.spec.direction(request.direction)], request.strength))
         with watch.stage("weights"):
-            model.loras.apply(uses)
+            networks.begin(uses)
         if translator is not None:
             results = [translate(request, tools, translator)]
         elif isinstance(request, EditRequest):
@@ -432,7 +431,7 @@ class Engine:
             context, cut = encode_prompt(prompt.spelled(model.spec.words.spelled_out), model.tokenizer, encode)
             return context.to(model.unet.dtype), cut
 
-        return self._contexts.get((name, model.loras.active_on("text_encoder"), prompt.parts), make)
+        return self._contexts.get((name, self._executed[name].state("text_encoder"), prompt.parts), make)
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:

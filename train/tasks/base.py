@@ -19,9 +19,9 @@ from train.data.latents import (
     encode_folder,
     encode_texts,
     grid,
-    read_captions,
     weights_fingerprint,
 )
+from train.data.listings import read_captions
 from train.loop.config import ConfigError, RunConfig, setting
 from train.loop.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
