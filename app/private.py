@@ -17,7 +17,8 @@ HOME = re.compile(r"(?<![\w.])~?/(?:home|root|Users)/[^\s/'\"]+")
 def without_places(text: str, job: Job) -> str:
     """A text about a run without the folders of the machine.
 
-    What lies in the run's folder is told by its place there, everything else by its last name alone. Addresses of the web stay; so do paths that are no more than a name.
+    What lies in the run's folder is told by its place there, everything else by its last name alone. Addresses of the
+    web stay; so do paths that are no more than a name.
     """
     for place, shown in _known(job):
         text = text.replace(place, shown)
