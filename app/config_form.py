@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import gradio as gr
 
 from app.components import component
-from train.config import Config, ConfigError, Settings, from_values
+from train.loop.config import Config, ConfigError, Settings, from_values
 
 SIZE_LIMIT = 50_000  # characters of JSON that a form sends
 KINDS = {int: "whole", float: "number", bool: "switch", str: "text", tuple[str, ...]: "lines"}

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from train.datasets import OWN, SHARED, Limits
+from train.data.datasets import OWN, SHARED, Limits
 from yoso_core.requests import DEFAULT_MODEL
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -14,16 +14,16 @@ from app.components import component, sent_along
 from app.config_form import build_form, fields_of, read_form
 from app.pictures import data_uri, plain, problem_html
 from app.train_mode import Mode
-from train.base import ModelRunConfig
-from train.captioner import Captioner
-from train.config import ConfigError
-from train.console import duration
-from train.data import Problem
-from train.datasets import Dataset, Report, Row
-from train.estimates import Estimate, Estimates
-from train.jobs import Job, JobError, Runs
-from train.presets import PRESETS, pictures_of, settings
-from train.translate import domain_of
+from train.data.captioner import Captioner
+from train.data.datasets import Dataset, Report, Row
+from train.data.reader import Problem
+from train.loop.config import ConfigError
+from train.loop.console import duration
+from train.runs.estimates import Estimate, Estimates
+from train.runs.jobs import Job, JobError, Runs
+from train.runs.presets import PRESETS, pictures_of, settings
+from train.tasks.base import ModelRunConfig
+from train.tasks.translate import domain_of
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
 

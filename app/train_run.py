@@ -17,13 +17,13 @@ from app.compare_tab import ladder_html
 from app.components import component
 from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
 from app.train_mode import Mode
-from train.config import ConfigError
-from train.console import duration
-from train.export import SNAPSHOTS
-from train.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
-from train.presets import PRESETS, model_of
-from train.progress import Progress
-from train.publish import login, pack, push
+from train.handover.export import SNAPSHOTS
+from train.handover.publish import login, pack, push
+from train.loop.config import ConfigError
+from train.loop.console import duration
+from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
+from train.runs.presets import PRESETS, model_of
+from train.runs.progress import Progress
 from yoso_core.engine import Engine, PictureError
 from yoso_core.library import LoraEntry
 from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, GenerateRequest, LoraUse, RequestError

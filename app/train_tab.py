@@ -18,9 +18,9 @@ from app.settings import Settings, with_style
 from app.train_mode import Mode, owner_of
 from app.train_new import NewRun
 from app.train_run import RunView
-from train.estimates import Estimates
-from train.jobs import Job, JobError, Runs
-from train.presets import model_of
+from train.runs.estimates import Estimates
+from train.runs.jobs import Job, JobError, Runs
+from train.runs.presets import model_of
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored

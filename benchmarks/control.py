@@ -23,12 +23,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.one_step import say
-from train.console import run_command
-from train.data import encode_texts, load_pictures, not_held_out
-from train.evaluate import load_generator, through_autoencoder, to_levels
-from train.lines import CANNY_THRESHOLDS, scribble, varied
-from train.metrics import edge_f1
-from train.randomness import Use, generator_for
+from train.data.latents import encode_texts, load_pictures
+from train.data.lines import CANNY_THRESHOLDS, scribble, varied
+from train.data.reader import not_held_out
+from train.loop.console import run_command
+from train.loop.randomness import Use, generator_for
+from train.measure.evaluate import load_generator, through_autoencoder, to_levels
+from train.measure.metrics import edge_f1
 from yoso_core.autoencoder import decode
 from yoso_core.conditioning import CONTROLS, Guide, find_control, load_control
 from yoso_core.denoiser import Denoiser

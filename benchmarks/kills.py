@@ -23,9 +23,9 @@ from pathlib import Path
 from PIL import Image
 
 from tests.tiny import write_tiny_model
-from train.diffusion import DiffusionConfig
-from train.jobs import ROOT, Job, Runs, read_json
-from train.progress import Progress
+from train.runs.jobs import ROOT, Job, Runs, read_json
+from train.runs.progress import Progress
+from train.tasks.diffusion import DiffusionConfig
 from yoso_core.library import of_run
 
 EVERY = 5  # steps between checkpoints

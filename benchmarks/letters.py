@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from benchmarks.control import TOLERANCE, maps_of
-from train.console import run_command
-from train.data import grid, to_unit_range
-from train.metrics import edge_f1
+from train.data.latents import grid, to_unit_range
+from train.loop.console import run_command
+from train.measure.metrics import edge_f1
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL, ControlUse, EditRequest, GenerateRequest, TranslateRequest
 

@@ -56,7 +56,7 @@ class PlainNetwork(nn.Module):
 
 
 class PlainGenerator(nn.Module):
-    """One network a direction, called as `train.translate.Generator` is; strength and noise are not for it.
+    """One network a direction, called as `train.tasks.translate.Generator` is; strength and noise are not for it.
 
     Args:
         directions: their names.

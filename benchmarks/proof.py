@@ -23,9 +23,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw, ImageFont
 
-from train.console import run_command
-from train.diffusion import DiffusionConfig
-from train.evaluate import (
+from train.loop.console import run_command
+from train.loop.randomness import Use, generator_for
+from train.measure.evaluate import (
     EvaluateConfig,
     Made,
     Reference,
@@ -40,10 +40,10 @@ from train.evaluate import (
     rows_of,
     to_levels,
 )
-from train.randomness import Use, generator_for
-from train.runs import load, train_diffusion, train_scratch, train_yoso
-from train.scratch import CONTEXT, TIMESTEPS, ScratchConfig, ScratchDiffusionConfig
-from train.yoso import YosoConfig
+from train.runs.assemble import load, train_diffusion, train_scratch, train_yoso
+from train.tasks.diffusion import DiffusionConfig
+from train.tasks.scratch import CONTEXT, TIMESTEPS, ScratchConfig, ScratchDiffusionConfig
+from train.tasks.yoso import YosoConfig
 from yoso_core.denoiser import Denoiser
 from yoso_core.sampling import ddim, few_step, few_step_timesteps
 from yoso_core.schedule import NoiseSchedule

@@ -2,9 +2,10 @@
 
     python -m benchmarks.strength --json benchmarks/strength.json
 
-measures LPIPS (AlexNet; fetch it once by ``python -m train.lpips_weights``) between pictures of the corpus that the
-bundled model was never trained on and their edits, towards the caption of another picture and towards their own, in one
-step and in two, and draws docs/strength.png. `--mappings` also measures other ways from strength to noise, in one step.
+measures LPIPS (AlexNet; fetch it once by ``python -m train.measure.lpips_weights``) between pictures of the corpus that
+the bundled model was never trained on and their edits, towards the caption of another picture and towards their own, in
+one step and in two, and draws docs/strength.png. `--mappings` also measures other ways from strength to noise, in one
+step.
 """
 
 import argparse
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.one_step import say
-from train.console import run_command
-from train.data import encode_texts, load_pictures, not_held_out, to_unit_range
-from train.evaluate import load_generator, to_levels
-from train.lpips_weights import load_lpips
-from train.randomness import Use, generator_for
+from train.data.latents import encode_texts, load_pictures, to_unit_range
+from train.data.reader import not_held_out
+from train.loop.console import run_command
+from train.loop.randomness import Use, generator_for
+from train.measure.evaluate import load_generator, to_levels
+from train.measure.lpips_weights import load_lpips
 from yoso_core.autoencoder import decode, encode
 from yoso_core.denoiser import Denoiser
 from yoso_core.models import LoadedModel

@@ -22,13 +22,14 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from train.data import grid, not_held_out, read_listing
-from train.datasets import OWN, Dataset
-from train.evaluator import Evaluator
-from train.jobs import Job, Runs
-from train.metrics import frechet_distance, retrieval
-from train.presets import PRESETS, settings
-from train.randomness import Use, generator_for
+from train.data.datasets import OWN, Dataset
+from train.data.latents import grid
+from train.data.reader import not_held_out, read_listing
+from train.loop.randomness import Use, generator_for
+from train.measure.evaluator import Evaluator
+from train.measure.metrics import frechet_distance, retrieval
+from train.runs.jobs import Job, Runs
+from train.runs.presets import PRESETS, settings
 from yoso_core.autoencoder import decode, encode, to_tensor
 from yoso_core.engine import Engine
 from yoso_core.files.pictures import open_picture, square

@@ -25,18 +25,19 @@ from torch import Tensor
 from benchmarks.control import BATCH, TOLERANCE, maps_of
 from benchmarks.one_step import say
 from benchmarks.plain import PlainGenerator
-from train.base import load_base
-from train.config import load_config
-from train.console import follow, run_command
-from train.data import encode_texts, grid, load_pictures, not_held_out, to_unit_range
-from train.evaluate import load_generator, load_judge, look_at, through_autoencoder, to_levels
-from train.evaluator import WIDTHS, Evaluator
-from train.metrics import edge_f1, frechet_distance, retrieval
-from train.perception import load_perception
-from train.randomness import Use, generator_for
-from train.runs import build_translation, train_translate
-from train.trainer import Trainer
-from train.translate import BACK, FORWARD, TRAINED, TranslateConfig, drawn_lines
+from train.data.latents import encode_texts, grid, load_pictures, to_unit_range
+from train.data.reader import not_held_out
+from train.loop.config import load_config
+from train.loop.console import follow, run_command
+from train.loop.randomness import Use, generator_for
+from train.loop.trainer import Trainer
+from train.measure.evaluate import load_generator, load_judge, look_at, through_autoencoder, to_levels
+from train.measure.evaluator import WIDTHS, Evaluator
+from train.measure.metrics import edge_f1, frechet_distance, retrieval
+from train.runs.assemble import build_translation, train_translate
+from train.tasks.base import load_base
+from train.tasks.perception import load_perception
+from train.tasks.translate import BACK, FORWARD, TRAINED, TranslateConfig, drawn_lines
 from yoso_core.autoencoder import decode, encode
 from yoso_core.conditioning import CONTROLS, Guide, load_control
 from yoso_core.denoiser import Denoiser

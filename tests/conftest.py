@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +16,24 @@ from yoso_core.engine import Engine
 from yoso_core.library import LoraEntry, uploaded
 from yoso_core.models import ModelSpec, Source, local_model
 from yoso_core.requests import DEFAULT_MODEL
+from yoso_core.words import FILE
+
+EXAMPLES = ["a red heart", "grinning cat", "palm tree"]
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """Folder of the tiny model; read only."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    """Folder of the tiny model; read only. It says the styles of the bundled one."""
+    folder = write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    styles = {style: f"as {style} has it" for style in ("3d", "flat", "noto", "twemoji")}
+    (folder / FILE).write_text(json.dumps({"styles": styles, "examples": EXAMPLES}))
+    return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_spec(tiny_model) -> ModelSpec:
     """The tiny model in place of the bundled one."""
-    styles = ("3d", "flat", "noto", "twemoji")
-    return replace(
-        local_model(str(tiny_model)), title="Tiny", resolution=64, sizes=(64, 96), dtype="float32", styles=styles
-    )
+    return replace(local_model(str(tiny_model)), title="Tiny", resolution=64, sizes=(64, 96), dtype="float32")
 
 
 @pytest.fixture(scope="session")

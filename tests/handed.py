@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from train.data import Problem
-from train.datasets import Dataset
+from train.data.datasets import Dataset
+from train.data.reader import Problem
 
 
 def picture(colour="red", width: int = 16, height: int = 16) -> Image.Image:

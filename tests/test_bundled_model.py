@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline
 
-from train.manifest import FILE_LIMIT, TOTAL_LIMIT, manifest
+from train.handover.manifest import FILE_LIMIT, TOTAL_LIMIT, manifest
 from yoso_core.engine import Engine
 from yoso_core.models import MODELS, MODELS_FOLDER
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from tests.tiny import build_unet
 from tests.tiny_control import write_tiny_control
-from train.controlnet import build_controlnet
+from train.tasks.controlnet import build_controlnet
 from yoso_core import conditioning
 from yoso_core.conditioning import (
     ANNOTATORS,
@@ -21,6 +20,7 @@ from yoso_core.conditioning import (
     Annotations,
     Guide,
     choose_control,
+    detected_map,
     find_control,
     load_control,
     map_tensor,
@@ -77,6 +77,35 @@ def test_canny_is_opencv_s(thresholds, annotators_folder):
     found = np.asarray(Annotations()(picture, use))
     assert found.shape == (64, 64, 3) and found.any()
     assert np.array_equal(found, cv2.Canny(np.asarray(picture), *thresholds)[..., None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (768, 512), (80, 56), (24, 104), (8, 256), (333, 77)])
+def test_edges_of_any_shape_are_whole_and_binary(size, annotators_folder):
+    picture = drawing(512).resize(size)
+    found = np.asarray(Annotations()(picture, ControlUse(picture=picture, low=50, high=100)))
+    assert set(np.unique(found)) == {0, 255}
+    assert np.array_equal(found, cv2.Canny(np.asarray(picture), 50, 100)[..., None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("size", [(512, 512), (64, 64), (1920, 1080), (700, 512), (96, 416), (8, 2048)])
+def test_a_detector_sees_the_picture_in_its_shape(size):
+    seen = []
+
+    def detector(picture, detect_resolution, image_resolution, output_type):
+        """As those of controlnet_aux: both sides are rounded to multiples of 64, the shorter becomes the resolution."""
+        for resolution in (detect_resolution, image_resolution):
+            sides = (round(side * resolution / min(picture.size) / 64) * 64 for side in picture.size)
+            picture = picture.resize(tuple(sides))
+            seen.append(picture.size)
+        return picture
+
+    picture = Image.linear_gradient("L").convert("RGB").resize(size)
+    assert detected_map(detector, picture).size == size
+    (width, height), again = seen
+    assert (width, height) == again and width % 64 == height % 64 == 0 and max(width, height) <= 4 * 512
+    assert min(width, height) == 512 or max(width, height) == 4 * 512
+    if max(size) < 4 * min(size):
+        assert abs(width / height / (size[0] / size[1]) - 1) < 0.07  # half of 64 in 512
 
 
 @pytest.mark.parametrize("side", [72, 96, 512])
@@ -137,7 +166,7 @@ def write_edge_detector(path):
 
 def test_an_annotator_with_its_weights_runs(annotators_folder, monkeypatch):
     write_edge_detector(annotators_folder / "ControlNetHED.pth")
-    monkeypatch.setitem(ANNOTATORS, "softedge", replace(ANNOTATORS["softedge"], size=64))  # fast
+    monkeypatch.setattr(conditioning, "DETECTOR_SIDE", 64)  # fast
     picture, annotations, heard = drawing(), Annotations(), []
     assert missing_weights("softedge") is None
     use = ControlUse(picture=picture, annotator="softedge")
@@ -171,7 +200,7 @@ def test_a_malicious_pickle_runs_nothing(annotators_folder, tmp_path, archive):
 @pytest.mark.parametrize("harm", ["cut", "other"])
 def test_broken_weights_of_an_annotator_are_a_sentence_and_can_be_replaced(annotators_folder, monkeypatch, harm):
     file = annotators_folder / "ControlNetHED.pth"
-    monkeypatch.setitem(ANNOTATORS, "softedge", replace(ANNOTATORS["softedge"], size=64))
+    monkeypatch.setattr(conditioning, "DETECTOR_SIDE", 64)
     write_edge_detector(file)
     if harm == "cut":
         file.write_bytes(file.read_bytes()[:5000])

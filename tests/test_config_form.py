@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 import pytest
 
 from app.config_form import SIZE_LIMIT, build_form, fields_of, read_form
-from train.config import ConfigError, RunConfig, setting
-from train.controlnet import ControlConfig
-from train.diffusion import DiffusionConfig
-from train.translate import TranslateConfig
-from train.yoso import YosoConfig
+from train.loop.config import ConfigError, RunConfig, setting
+from train.tasks.controlnet import ControlConfig
+from train.tasks.diffusion import DiffusionConfig
+from train.tasks.translate import TranslateConfig
+from train.tasks.yoso import YosoConfig
 
 CONFIGS = (DiffusionConfig, YosoConfig, ControlConfig, TranslateConfig)
 

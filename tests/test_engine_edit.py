@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from tests.tiny_control import write_tiny_control
-from train.data import encode_texts
+from train.data.latents import encode_texts
 from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
 from yoso_core.conditioning import find_control
 from yoso_core.denoiser import Denoiser

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from app.train_mode import MODES, owner_of, usual_mode
-from train.datasets import OWN
-from train.presets import PRESETS
+from train.data.datasets import OWN
+from train.runs.presets import PRESETS
 
 TOKEN = "a-token-of-a-browser"
 

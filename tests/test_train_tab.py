@@ -26,10 +26,10 @@ from app.ui import build_app
 from tests.tiny import LORA_RANK, build_unet, random_lora
 from tests.tiny_translate import write_translator
 from tests.trained import finish
-from train.estimates import Estimate, Estimates
-from train.export import CONFIG_KEY
-from train.jobs import DEVICE_LOCK, LOCK, STOP, Job, held, read_json, write_json
-from train.presets import PRESETS
+from train.handover.export import CONFIG_KEY
+from train.runs.estimates import Estimate, Estimates
+from train.runs.jobs import DEVICE_LOCK, LOCK, STOP, Job, held, read_json, write_json
+from train.runs.presets import PRESETS
 from yoso_core.engine import Engine
 from yoso_core.models import LORA_FILE
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest
@@ -146,7 +146,7 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
 
 
 def hand_over(job: Job, step: int, seed: int = 0, snapshot: bool = True, **settings) -> None:
-    """What a run leaves at a checkpoint, as `train.export` writes it."""
+    """What a run leaves at a checkpoint, as `train.handover.export` writes it."""
     tensors = weights(seed)
     layers = sorted({key.removeprefix("unet.").rpartition(".lora_")[0] for key in tensors})
     adapter = {"unet.r": LORA_RANK, "unet.lora_alpha": LORA_RANK, "unet.target_modules": layers}

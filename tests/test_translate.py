@@ -134,7 +134,7 @@ def test_the_result_tells_what_was_done(engine):
 
 
 @pytest.mark.parametrize("translator", ["one", "lines"])
-@pytest.mark.parametrize("width, height", [(300, 100), (50, 133), (64, 64), (1, 1), (1500, 3)])
+@pytest.mark.parametrize("width, height", [(300, 100), (50, 133), (64, 64), (1, 1), (1500, 3), (100, 325), (4, 900)])
 def test_a_picture_comes_back_in_its_own_size_and_shape(engine, translator, width, height):
     given = PICTURE.resize((width, height))
     result = engine.run(TranslateRequest("a red heart", picture=given, translator=translator))

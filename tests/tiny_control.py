@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tests.tiny import build_unet
-from train.controlnet import build_controlnet
+from train.tasks.controlnet import build_controlnet
 
 
 def write_tiny_control(folder: Path, seed: int = 0) -> Path:

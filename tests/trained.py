@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from PIL import Image, ImageDraw
 
-from train.data import CaptionedLatents
-from train.jobs import Job
-from train.randomness import Draws
-from train.yoso import YosoConfig
+from train.data.latents import CaptionedLatents
+from train.loop.randomness import Draws
+from train.runs.jobs import Job
+from train.tasks.yoso import YosoConfig
 from yoso_core.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.from_config({"rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"})

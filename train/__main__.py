@@ -14,13 +14,20 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from train.config import ConfigError, RunConfig, add_arguments, add_run_arguments, from_arguments, from_run_arguments
-from train.console import run_command
-from train.evaluate import EvaluateConfig, evaluate
-from train.jobs import LOCK, PATIENCE, Job, held, write_whole
-from train.runs import RUNS, begin
-from train.trainer import TRAINER_LOCK
-from train.worker import carry_out
+from train.loop.config import (
+    ConfigError,
+    RunConfig,
+    add_arguments,
+    add_run_arguments,
+    from_arguments,
+    from_run_arguments,
+)
+from train.loop.console import run_command
+from train.loop.trainer import TRAINER_LOCK
+from train.measure.evaluate import EvaluateConfig, evaluate
+from train.runs.assemble import RUNS, begin
+from train.runs.jobs import LOCK, PATIENCE, Job, held, write_whole
+from train.runs.worker import carry_out
 
 SAID = ("job.json", "state.json", "problems.txt")  # what a start writes into a run's folder before it trains
 LOCKS = (LOCK, TRAINER_LOCK)

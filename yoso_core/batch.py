@@ -28,7 +28,7 @@ from yoso_core.files.archives import (
 )
 from yoso_core.files.metadata import png_info
 from yoso_core.files.pictures import Opened, PictureFileError, open_picture
-from yoso_core.requests import GenerateRequest
+from yoso_core.requests import GenerateRequest, RequestError
 
 OWN_MEMBERS = 1_000_000  # files in a zip of one's own
 OWN_BYTES = 500_000_000  # of a picture of one's own, in a zip or not
@@ -192,6 +192,10 @@ def run_files(
             done = Done(file.name, replace(result, notes=(*opened.notes, *result.notes)))
         except (UnreadableError, PictureFileError, PictureError) as error:
             done = Done(file.name, problem=str(error))
+        except RequestError:
+            raise
+        except Exception as error:  # what nobody foresaw about one picture is no reason to lose the others
+            done = Done(file.name, problem=f"Nothing could be made of it ({type(error).__name__}: {error!s:.80}).")
         yield done
 
 

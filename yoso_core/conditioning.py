@@ -1,6 +1,6 @@
 """ControlNets, and the annotators that make their maps of pictures.
 
-A map is RGB, white on black for edges, of the size of the picture that is to be made.
+A map is RGB, white on black for edges, of the size and shape of the picture that is to be made.
 """
 
 import importlib
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -31,6 +31,9 @@ from yoso_core.requests import ControlUse, RequestError
 ANNOTATORS_FOLDER = MODELS_FOLDER / "annotators"  # git-ignored; where weights of annotators are looked for first
 ANNOTATORS_HUB = "lllyasviel/Annotators"
 INK = 48  # levels by which a pixel of a drawing differs from its paper
+DETECTOR_SIDE = 512  # pixels of the shorter side that the detectors were made for
+DETECTOR_UNIT = 64  # of which they make sides a multiple
+DETECTOR_LONGEST = 4  # times `DETECTOR_SIDE`; of longer pictures the shorter side is smaller
 
 
 @dataclass(frozen=True)
@@ -41,30 +44,25 @@ class Annotator:
         title: what people read.
         detector: module and class in controlnet_aux; "" where none is needed.
         files: weights that it needs, as the hub repository names them.
-        size: side in pixels that the detector looks at; 0 for that of the picture to make.
-        options: for the call of the detector.
     """
 
     title: str
     detector: str = ""
     files: tuple[str, ...] = ()
-    size: int = 0
-    options: tuple[tuple[str, Any], ...] = ()
 
 
 ANNOTATORS: dict[str, Annotator] = {
-    "canny": Annotator("Edges (Canny)", "canny.CannyDetector"),
+    "canny": Annotator("Edges (Canny)"),
     "scribble": Annotator("Scribble"),
     "map": Annotator("Ready-made map"),
-    "lineart": Annotator("Line art", "lineart.LineartDetector", ("sk_model.pth", "sk_model2.pth"), 512),
-    "softedge": Annotator("Soft edges (HED)", "hed.HEDdetector", ("ControlNetHED.pth",), 512),
-    "depth": Annotator("Depth (MiDaS)", "midas.MidasDetector", ("dpt_hybrid-midas-501f0c75.pt",), 512),
-    "normal": Annotator("Normals", "normalbae.NormalBaeDetector", ("scannet.pt",), 512),
+    "lineart": Annotator("Line art", "lineart.LineartDetector", ("sk_model.pth", "sk_model2.pth")),
+    "softedge": Annotator("Soft edges (HED)", "hed.HEDdetector", ("ControlNetHED.pth",)),
+    "depth": Annotator("Depth (MiDaS)", "midas.MidasDetector", ("dpt_hybrid-midas-501f0c75.pt",)),
+    "normal": Annotator("Normals", "normalbae.NormalBaeDetector", ("scannet.pt",)),
     "pose": Annotator(
         "Pose (OpenPose)",
         "open_pose.OpenposeDetector",
         ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth"),
-        512,
     ),
 }
 
@@ -102,7 +100,7 @@ class Annotations:
         use: ControlUse,
         report: Callable[[str], None] = lambda message: None,
     ) -> Image.Image:
-        """The map of an RGB picture that is square and of the size to make.
+        """The map of an RGB picture that is of the size and shape to make.
 
         Raises:
             RequestError: an unknown annotator, or one whose weights are not here.
@@ -112,6 +110,8 @@ class Annotations:
         annotator = ANNOTATORS[use.annotator]
         if use.annotator == "map":
             return picture
+        if use.annotator == "canny":
+            return edge_map(picture, use.low, use.high)
         if use.annotator == "scribble":
             return scribble_map(picture)
         if use.annotator not in self._detectors:
@@ -119,14 +119,7 @@ class Annotations:
                 raise RequestError(problem)
             report(f"Loading {annotator.title}")
             self._detectors[use.annotator] = _load_detector(annotator)
-        side = annotator.size or picture.width
-        options = dict(annotator.options)
-        if use.annotator == "canny":
-            options |= {"low_threshold": use.low, "high_threshold": use.high}
-        found = self._detectors[use.annotator](
-            picture, detect_resolution=side, image_resolution=side, output_type="pil", **options
-        )
-        return found.convert("RGB").resize(picture.size, Image.Resampling.BILINEAR)
+        return detected_map(self._detectors[use.annotator], picture)
 
 
 def _load_detector(annotator: Annotator) -> Callable[..., Image.Image]:
@@ -145,6 +138,31 @@ def _load_detector(annotator: Annotator) -> Callable[..., Image.Image]:
     except Exception as error:  # whatever is wrong with a file that somebody else wrote
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
         raise RequestError(f"The weights of {annotator.title} in {folder} can't be read ({cause}).") from None
+
+
+def edge_map(picture: Image.Image, low: int, high: int) -> Image.Image:
+    """The edges of an RGB picture, 255 on 0, by OpenCV's Canny at its very size; thresholds as of `ControlUse`."""
+    edges = cv2.Canny(np.asarray(picture), low, high)
+    return Image.fromarray(edges).convert("RGB")
+
+
+def detected_map(detector: Callable[..., Image.Image], picture: Image.Image) -> Image.Image:
+    """What a detector of controlnet_aux finds in an RGB picture, in its size.
+
+    The detectors stretch both what they look at and what they find to sides that they like. They are given such sides,
+    so that the map is resized once, by us, and to the shape that the picture has.
+    """
+    looked_at = picture.resize(detector_size(picture.size), Image.Resampling.LANCZOS)
+    side = min(looked_at.size)
+    found = detector(looked_at, detect_resolution=side, image_resolution=side, output_type="pil")
+    return found.convert("RGB").resize(picture.size, Image.Resampling.BILINEAR)
+
+
+def detector_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height in which a detector looks at a picture of this size: its shape, as nearly as they allow."""
+    scale = min(DETECTOR_SIDE / min(size), DETECTOR_LONGEST * DETECTOR_SIDE / max(size))
+    width, height = (max(1, round(side * scale / DETECTOR_UNIT)) * DETECTOR_UNIT for side in size)
+    return width, height
 
 
 def scribble_map(picture: Image.Image) -> Image.Image:

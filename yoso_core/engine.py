@@ -289,7 +289,7 @@ class Engine:
         with watch.stage("text"):
             context, cut = self._context(request, model, request.prompt)
             negative, _ = self._context(request, model, request.negative) if request.guidance > 1 else (context, "")
-        notes: list[str] = []
+        notes: list[str] = list(filter(None, [model.spec.words.note(request.prompt)]))
         guide, control_map = None, None
         if request.control is not None:
             with watch.stage("control"):
@@ -490,9 +490,10 @@ class Engine:
 
         def make() -> tuple[Tensor, str]:
             limit = model.tokenizer.model_max_length
+            words = model.spec.words.spelled_out(text)
             options = {"truncation": True, "max_length": limit, "return_tensors": "pt"}
-            tokens = model.tokenizer(text, padding="max_length", **options).input_ids
-            whole = model.tokenizer(text).input_ids
+            tokens = model.tokenizer(words, padding="max_length", **options).input_ids
+            whole = model.tokenizer(words).input_ids
             cut = model.tokenizer.decode(whole[limit - 1 : -1]) if len(whole) > limit else ""
             return model.text_encoder(tokens.to(self.device))[0].to(model.unet.dtype), cut
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from yoso_core.lora import Lora, LoraStack, admit, read_prior
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
+from yoso_core.words import NOTHING, Words, read_words
 
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 CONVERTED_FOLDER = MODELS_FOLDER / "converted"  # git-ignored; where `python -m yoso_core convert-lora` puts its files
@@ -54,7 +56,6 @@ class ModelSpec:
         tiny_decoder: an AutoencoderTiny for the same latents, many times faster; None to use the model's own.
         variant: the file variant to fetch from a hub, such as "fp16".
         dtype: "float32" or "bfloat16"; what the networks compute in on this kind of model.
-        styles: words that the prompt understands as style chips.
         sizes: sides in pixels that it draws well.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
     """
@@ -68,9 +69,18 @@ class ModelSpec:
     tiny_decoder: Source | None = None
     variant: str | None = None
     dtype: str = "bfloat16"
-    styles: tuple[str, ...] = ()
     sizes: tuple[int, ...] = (384, 512, 640, 768)
     family: str = "sd15"
+
+    @cached_property
+    def words(self) -> Words:
+        """What its folder says of the words that it knows; of a model of a hub nothing is known."""
+        return read_words(Path(self.source.place)) if self.source.is_folder else NOTHING
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Words that the prompt understands as style chips."""
+        return tuple(self.words.styles)
 
 
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
@@ -89,7 +99,6 @@ MODELS: dict[str, ModelSpec] = {
         resolution=64,
         lora=MODELS_FOLDER / "yoso-emoji" / "yoso_lora.safetensors",
         dtype="float32",
-        styles=("3d", "flat", "noto", "twemoji"),
         sizes=(64,),
         family="yoso-emoji",
     ),

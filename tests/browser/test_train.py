@@ -10,8 +10,8 @@ from playwright.sync_api import expect
 from app.ui import build_app, launch_options
 from tests.browser.test_edit import expect_change
 from tests.test_train_tab import checkpoint, draw_preview, hand_made, hand_over, losses, pictures, tell
-from train.estimates import Estimate, Estimates
-from train.jobs import Runs
+from train.runs.estimates import Estimate, Estimates
+from train.runs.jobs import Runs
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL
 

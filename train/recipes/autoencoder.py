@@ -14,11 +14,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from train.config import RunConfig, parse, setting, with_defaults
-from train.console import follow, run_command
-from train.data import CaptionedPictures, grid, load_pictures, to_unit_range
-from train.randomness import Draws
-from train.trainer import Losses, Player, Trainer
+from train.data.latents import CaptionedPictures, grid, load_pictures, to_unit_range
+from train.loop.config import RunConfig, parse, setting, with_defaults
+from train.loop.console import follow, run_command
+from train.loop.randomness import Draws
+from train.loop.trainer import Losses, Player, Trainer
 
 
 @dataclass(frozen=True)

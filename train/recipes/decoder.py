@@ -4,7 +4,7 @@ python -m train.recipes.decoder --data data/emoji --run runs/decoder
 
 So nothing else has to be trained again. Beside the corpus on its white ground it sees the same pictures on grounds of
 other colours, as negatives and from near by, because people edit and train on pictures that are not emoji. LPIPS wants
-its weights once: python -m train.lpips_weights
+its weights once: python -m train.measure.lpips_weights
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from train.config import RunConfig, parse, setting, with_defaults
-from train.console import follow, run_command
-from train.data import CaptionedPictures, grid, load_pictures, to_unit_range, weights_fingerprint
-from train.lpips_weights import load_lpips
-from train.randomness import Draws
+from train.data.latents import CaptionedPictures, grid, load_pictures, to_unit_range, weights_fingerprint
+from train.loop.config import RunConfig, parse, setting, with_defaults
+from train.loop.console import follow, run_command
+from train.loop.randomness import Draws
+from train.loop.trainer import Losses, Player, Trainer
+from train.measure.lpips_weights import load_lpips
 from train.recipes.autoencoder import augment, psnr, reconstruction_losses
-from train.trainer import Losses, Player, Trainer
 
 NEAREST = 0.45  # of the side: the smallest part of a picture that is looked at
 

@@ -15,14 +15,14 @@ from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 
-from train.config import RunConfig, parse, setting, with_defaults
-from train.console import follow, run_command
-from train.data import CaptionedPictures, load_pictures, to_unit_range
-from train.evaluate import POOL
-from train.evaluator import EVALUATOR_FOLDER, Evaluator, words_of
-from train.metrics import retrieval
-from train.randomness import Draws, Use, generator_for
-from train.trainer import Losses, Player, Trainer
+from train.data.latents import CaptionedPictures, load_pictures, to_unit_range
+from train.loop.config import RunConfig, parse, setting, with_defaults
+from train.loop.console import follow, run_command
+from train.loop.randomness import Draws, Use, generator_for
+from train.loop.trainer import Losses, Player, Trainer
+from train.measure.evaluate import POOL
+from train.measure.evaluator import EVALUATOR_FOLDER, Evaluator, words_of
+from train.measure.metrics import retrieval
 
 TEMPERATURE = 0.05
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.console import run_command
+from train.loop.console import run_command
 
 LARGE = 2000  # numbers in a weight that is worth keeping in 8 bits
 RANGE = 240.0  # largest number that is written in 8 bits; the type ends at 448

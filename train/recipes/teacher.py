@@ -17,12 +17,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from train.base import Previewer
-from train.config import parse, setting, with_defaults
-from train.console import follow, run_command
-from train.data import encode_folder, encode_texts
-from train.diffusion import DenoisingConfig, DiffusionTask
-from train.trainer import Trainer
+from train.data.latents import encode_folder, encode_texts
+from train.loop.config import parse, setting, with_defaults
+from train.loop.console import follow, run_command
+from train.loop.trainer import Trainer
+from train.tasks.base import Previewer
+from train.tasks.diffusion import DenoisingConfig, DiffusionTask
 from yoso_core.schedule import NoiseSchedule
 
 PREVIEW_PROMPTS = [

@@ -21,12 +21,13 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from train.config import RunConfig, parse, setting, with_defaults
-from train.console import follow, run_command
-from train.data import digest_of, read_listing
-from train.emoji import STYLES
-from train.randomness import Draws
-from train.trainer import Losses, Player, Trainer
+from train.data.latents import digest_of
+from train.data.reader import read_listing
+from train.loop.config import RunConfig, parse, setting, with_defaults
+from train.loop.console import follow, run_command
+from train.loop.randomness import Draws
+from train.loop.trainer import Losses, Player, Trainer
+from train.recipes.corpus.emoji import STYLES
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 32  # longest prompt, start and end included

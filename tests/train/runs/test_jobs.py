@@ -1,0 +1,217 @@
+"""Runs in processes of their own: found again, in line, stopped, resumed and kept, whatever is killed when."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+from PIL import Image
+
+from tests.trained import PATIENCE, finish
+from train.loop.checkpoint import checkpoints
+from train.runs.jobs import (
+    DEVICE_LOCK,
+    KEEP,
+    LOCK,
+    ROOT,
+    STOP,
+    Job,
+    JobError,
+    Runs,
+    held,
+    is_held,
+    read_json,
+    write_json,
+)
+from train.runs.progress import Progress
+from train.runs.worker import StopAsked, carry_out, turn
+from train.tasks.diffusion import DiffusionConfig
+from yoso_core.library import of_run
+
+SHORT = {"batch": 2, "warmup": 1, "precision": "fp32", "rank": 2, "alpha": 2, "adapter": "lora"}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder of runs; whatever still trains there at the end is killed."""
+    yield tmp_path / "runs"
+    for job in Runs(tmp_path / "runs").all(""):
+        job.discard()
+
+
+def settings(model, **changes):
+    config = DiffusionConfig(**SHORT | {"model": str(model), "checkpoint_every": 5, "preview_every": 10} | changes)
+    return asdict(config)
+
+
+def draft(root, owner="", private=False):
+    job = Runs(root, private).draft(owner)
+    for number in range(3):
+        Image.new("RGB", (64, 64), (80 * number, 0, 90)).save(job.data / f"square {'abc'[number]}.png")
+    return job
+
+
+def begin(root, model, title="My style", **changes):
+    return Runs(root).begin(draft(root), "teacher", "quick", title, settings(model, **changes))
+
+
+def wait(job, *states, steps=0):
+    until = time.monotonic() + PATIENCE
+    while not (job.state in states and Progress(job.folder).update().step >= steps):
+        assert time.monotonic() < until, (job.state, job.reason, job.log())
+        assert job.state not in ("failed", "finished"), (job.reason, job.log())
+        time.sleep(0.1)
+
+
+def pid_of(job):
+    return read_json(job.folder / "state.json")["pid"]
+
+
+def test_a_lock_tells_who_lives(tmp_path):
+    path = tmp_path / "lock"
+    assert not is_held(path)
+    with held(path) as free:
+        assert free and is_held(path)
+        with held(path) as again:
+            assert not again
+    assert not is_held(path)
+
+
+def test_json_is_whole_or_not_there(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1} and read_json(tmp_path / "b.json") == {}
+    (tmp_path / "c.json").write_text('{"a": ')
+    assert read_json(tmp_path / "c.json") == {} and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_draft_is_one_and_is_not_listed_to_others(tmp_path):
+    runs = Runs(tmp_path, private=True)
+    mine, other = runs.draft("me"), runs.draft("you")
+    assert runs.draft("me").id == mine.id != other.id and mine.state == "draft"
+    assert [job.id for job in runs.all("me")] == [mine.id]
+    assert runs.all("") == [] and len(Runs(tmp_path).all("")) == 2
+    assert len(mine.id.partition("-")[0]) == 32  # a secret
+    with pytest.raises(JobError, match="no such run"):
+        runs.get(other.id, "me")
+    for name in ("", ".", "..", "../runs", str(mine.folder)):
+        with pytest.raises(JobError, match="no such run"):
+            runs.get(name, "me")
+
+
+def test_a_run_without_settings_does_not_start(tmp_path):
+    with pytest.raises(JobError, match="no settings"):
+        Runs(tmp_path).draft("").start()
+
+
+@pytest.mark.parametrize(("done", "state"), [(True, "finished"), (False, "paused")])
+def test_word_is_left_how_it_ended(tmp_path, done, state):
+    job = Job(tmp_path)
+    carry_out(job, lambda: done)
+    assert job.state == state and job.reason == ""
+
+
+def test_a_failure_leaves_its_reason(tmp_path):
+    job = Job(tmp_path)
+
+    def fail():
+        assert read_json(tmp_path / "state.json")["state"] == "running"
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        carry_out(job, fail)
+    assert job.state == "failed" and "lower batch" in job.reason
+
+
+def test_a_running_state_without_a_process_is_interrupted(tmp_path):
+    job = Job(tmp_path)
+    job.set_state("running")
+    assert job.state == "interrupted"
+    with held(tmp_path / LOCK):
+        assert job.state == "running"
+
+
+def test_keeping_removes_what_going_on_needs(tmp_path):
+    job = Job(tmp_path)
+    job.set_state("paused")
+    (tmp_path / "checkpoints" / "step-0000005").mkdir(parents=True)
+    job.keep()
+    assert job.state == "kept" and not job.has_checkpoint and not (tmp_path / KEEP).exists()
+
+
+def test_turns_are_taken_in_order(tmp_path):
+    first, second = Job(tmp_path / "b"), Job(tmp_path / "a")
+    for job in (first, second):
+        job.folder.mkdir()
+        job.set_state("queued")
+        time.sleep(0.01)
+    with held(first.folder / LOCK), held(second.folder / LOCK):
+        (second.folder / STOP).touch()
+        with pytest.raises(StopAsked), turn(second):  # it would wait for ever otherwise
+            pytest.fail("it is not its turn")
+        with turn(first):
+            assert is_held(tmp_path / DEVICE_LOCK)
+            first.set_state("running")
+    (second.folder / STOP).unlink()
+    with held(second.folder / LOCK), turn(second):  # whoever died does not hold up the line
+        pass
+
+
+def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model):
+    job = begin(root, tiny_model, steps=30)
+    assert job.state in ("queued", "running") and job.id.startswith("my-style-")
+    with pytest.raises(JobError, match="training already"):
+        job.start()
+    waiting = begin(root, tiny_model, title="Second", steps=5)
+    wait(job, "running", steps=3)
+    assert waiting.state == "queued"
+    job.stop()
+    assert finish(job) == "paused", job.log()
+    (saved,) = [path.name for path in checkpoints(job.folder / "checkpoints")][-1:]
+    assert of_run(job.folder)[0].title == "My style"
+    assert finish(waiting) == "finished", waiting.log()
+    job.start()
+    assert finish(job) == "finished", job.log()
+    assert f"from step {int(saved.removeprefix('step-'))} to 30" in job.log()
+    names = [entry.id for entry in of_run(job.folder)]
+    assert names[:2] == [f"run-{job.id}", f"run-{job.id}-step-30"]
+    progress = Progress(job.folder).update()
+    assert progress.step == 30 and progress.saved == 30 and progress.losses["error"][-1][0] == 30
+    assert [path.stem for path in progress.previews()][:2] == ["0000000", "0000010"]
+    job.discard()
+    assert not job.folder.exists() and [one.id for one in Runs(root).all("")] == [waiting.id]
+
+
+def test_a_killed_trainer_is_found_interrupted_and_goes_on(root, tiny_model):
+    job = begin(root, tiny_model, steps=40)
+    wait(job, "running", steps=5)
+    os.kill(pid_of(job), signal.SIGKILL)
+    assert finish(job) == "interrupted"
+    assert of_run(job.folder), "the last checkpoint is usable"
+    job.start()
+    assert finish(job) == "finished", job.log()
+
+
+def test_a_run_outlives_the_process_that_began_it(root, tiny_model):
+    job = draft(root)
+    code = (
+        "import json, sys; from pathlib import Path; from train.runs.jobs import Runs; runs = Runs(Path(sys.argv[1]));"
+        "runs.begin(runs.draft(''), 'teacher', 'quick', 'Orphan', json.loads(sys.argv[2])); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(root), json.dumps(settings(tiny_model, steps=10))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True) as server:
+        until = time.monotonic() + PATIENCE
+        while not (jobs := [one for one in Runs(root).all("") if one.id != job.id]) and time.monotonic() < until:
+            time.sleep(0.1)
+        server.kill()
+    assert finish(jobs[0]) == "finished", jobs[0].log()
+
+
+def test_a_bad_setting_is_told(root, tiny_model):
+    job = begin(root, tiny_model, steps=5)
+    job.discard()
+    job = Runs(root).begin(draft(root), "teacher", "quick", "Bad", settings(tiny_model) | {"model": "/nowhere"})
+    assert finish(job) == "failed" and "/nowhere" in job.reason

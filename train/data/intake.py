@@ -1,0 +1,384 @@
+"""Pictures, captions and zips as strangers hand them over, on their way into a data set.
+
+What a file claims is not believed: neither its name nor its kind nor its size. Whatever is wrong with one is told, and
+keeps none of the others out.
+"""
+
+import os
+import posixpath
+import stat
+import unicodedata
+from collections import ChainMap, Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from zipfile import ZipFile
+
+from PIL import Image
+
+from train.data.reader import (
+    AHEAD,
+    LISTING,
+    NO_PICTURES,
+    READERS,
+    Problem,
+    add_captions,
+    captions_of,
+    inside,
+    list_files,
+    open_usable,
+    rows_in,
+)
+from train.loop.config import ConfigError
+from yoso_core.files.archives import (
+    UnreadableError,
+    amount,
+    members,
+    open_file,
+    open_zip,
+    read_parts,
+    safe_stem,
+    too_large,
+    too_many,
+)
+from yoso_core.files.pictures import FORMATS
+from yoso_core.requests import RequestError
+
+INCOMING = ".incoming"  # what is on its way
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
+KEY_CHARACTERS = 500
+PHRASINGS = 50  # of a picture
+TEXT_BYTES = 400_000  # of a .txt; what it may say has fewer
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a data set takes in.
+
+    Attributes:
+        pictures: how many.
+        file_bytes: of a picture.
+        total_bytes: of all pictures, and of what a zip unpacks to.
+        zip_members: files and folders in a zip.
+    """
+
+    pictures: int
+    file_bytes: int
+    total_bytes: int
+    zip_members: int
+
+
+class Given(NamedTuple):
+    """A file as it is handed over.
+
+    Attributes:
+        name: what its owner calls it.
+        key: see `_key`.
+        bytes: what it is said to have.
+        open: for reading.
+        said: its captions, where it comes with them.
+        link: where it lies, if it may stay there as well.
+    """
+
+    name: str
+    key: str
+    bytes: int
+    open: Callable[[], BinaryIO]
+    said: dict | None = None
+    link: Path | None = None
+
+
+class Intake:
+    """A data set while it is changed.
+
+    Args:
+        limits: how much it takes in.
+        folder: of the data set.
+        rows: of its listing; "given" is the key that a picture came with.
+        waiting: captions of pictures that have not come, by key.
+
+    Attributes:
+        staging: folder for files on their way.
+        arrived: files in `staging` by the names that they get.
+        bytes: of all pictures.
+        problems: of what is being added.
+    """
+
+    def __init__(self, limits: Limits, folder: Path, rows: list[dict], waiting: dict[str, dict]) -> None:
+        self.limits, self.rows, self.waiting = limits, rows, waiting
+        self.staging = folder / INCOMING
+        self.arrived: dict[str, Path] = {}
+        self.problems: list[Problem] = []
+        names = [row["file_name"] for row in rows]
+        self.bytes = bytes_of(folder, names)
+        self._names = {name.casefold() for name in [*names, *os.listdir(folder)]}  # that no new file can have
+        self._namesakes: Counter[str] = Counter()  # how many files had a name before
+        self._sources: dict[str, str] = {}  # where captions come from, by key
+        self._staged = count()
+
+    def take_files(self, paths: Iterable[Path], names: Iterable[str]) -> None:
+        """Take in files that lie beside each other, and zips. Their owner calls them `names`."""
+        zips, loose = [], []
+        for path, name in zip(paths, map(_last, names), strict=True):
+            size = _file_size(path)
+            if size is None:
+                self._skip(name, "there is no such file")
+            elif name.lower().endswith(".zip"):
+                zips.append((path, name))
+            else:
+                loose.append(Given(name, _key(name), size, partial(open_file, path)))
+        self.take(loose, nested=False)
+        for path, name in zips:
+            self._take_zip(path, name)
+        late = Counter(source for key, source in self._sources.items() if key in self.waiting)
+        for name, number in late.items():
+            what = "its caption waits for its picture" if number == 1 else f"{number:,} captions wait for pictures"
+            self.problems.append(Problem(name, f"{what}: nothing of that name is here yet"))
+
+    def take(self, files: Sequence[Given], nested: bool = True) -> None:
+        """Take in files that came together.
+
+        Args:
+            files: of one source, so that their keys say which belong to each other.
+            nested: whether their keys have folders; files dropped on a page have none, even where a list names some.
+
+        Raises:
+            OSError: the disk takes no more; pictures before that are taken in.
+        """
+        before = _by_key(self.rows)
+        told: dict[str, dict] = {}
+        pictures = []
+        for file in files:
+            stem, suffix = posixpath.splitext(file.key)
+            try:
+                if _last(file.key) == LISTING:
+                    for key, row in self._read_list(file, nested):
+                        self._tell(told, key, row, file.name)
+                elif suffix == ".txt":
+                    self._tell(told, stem, {"file_name": file.name, "captions": _lines(file)}, file.name)
+                elif suffix == ".zip":
+                    raise RequestError("it is a zip inside a zip; unpack it first")
+                elif suffix in NO_PICTURES:
+                    raise RequestError(f"it is no picture, no .txt with a caption, no {LISTING} and no zip")
+                elif file.bytes > self.limits.file_bytes:
+                    raise too_large(self.limits.file_bytes)
+                else:
+                    pictures.append(file)
+            except RequestError as error:
+                self._skip(file.name, error)
+        known, used = ChainMap(told, self.waiting), set()
+        for file, path, suffix in self._usable(pictures):
+            keys = [key for key in (file.key, posixpath.splitext(file.key)[0]) if key in known]
+            said = file.said or (known[keys[0]] if keys else {})
+            used.update(keys)
+            name = self._new_name(file.name, suffix)
+            self.rows.append({"file_name": name, "given": file.key, "captions": [], **said})
+            self.arrived[name] = path
+        for key in used:
+            self.waiting.pop(key, None)
+        for key in [key for key in told if key not in used]:
+            for row in before.get(key, ()):
+                row.update({name: value for name, value in told[key].items() if value})
+            if key not in before and (key in self.waiting or len(self.waiting) < self.limits.pictures):
+                self.waiting[key] = told[key]
+            elif key not in before:
+                many = f"{self.limits.pictures:,} captions wait for their pictures already"
+                self._skip(self._sources[key], f"{many}; add those first")
+
+    def _skip(self, name: str, why: str | RequestError) -> None:
+        if isinstance(why, UnreadableError):  # a sentence, which goes on after a colon here
+            why = str(why)[0].lower() + str(why)[1:].rstrip(".")
+        self.problems.append(Problem(name, f"skipped: {why}"))
+
+    def _tell(self, told: dict[str, dict], key: str, row: dict, source: str) -> None:
+        """Note what a row says of a picture; what says nothing is not noted."""
+        captions, held_out = _few_captions(row, self.problems), bool(row.get("held_out"))
+        if captions or held_out:
+            said = told.setdefault(key, {"captions": [], "held_out": False})
+            add_captions(said, captions[: PHRASINGS - len(said["captions"])])
+            said["held_out"] |= held_out
+            self._sources[key] = source
+
+    def _read_list(self, file: Given, nested: bool) -> Iterator[tuple[str, dict]]:
+        """The rows of a list, by the keys of their pictures."""
+        content = b"".join(read_parts(file.open, self.limits.file_bytes))
+        rows = list(rows_in(content, file.name, self.problems))
+        paths = [_key(posixpath.normpath(row["file_name"].replace("\\", "/"))) for row in rows]
+        namesakes = Counter(map(_last, set(paths)))
+        for row, path in zip(rows, paths, strict=True):
+            if nested:
+                yield posixpath.join(posixpath.dirname(file.key), path), row
+            elif namesakes[_last(path)] == 1:
+                yield _last(path), row
+            else:
+                self._skip(row["file_name"], f"{file.name} names several files so; put them and it into one zip")
+
+    def _usable(self, files: Iterable[Given]) -> Iterator[tuple[Given, Path, str]]:
+        """Staged pictures with their suffix, as many as there is room for beside the rows, which have to grow."""
+        remaining, left, failed = iter(files), [], None
+        with ThreadPoolExecutor(READERS) as pool:
+            while some := list(islice(remaining, max(0, min(AHEAD, self.limits.pictures - len(self.rows))))):
+                staged = []
+                for file in some:
+                    if self.bytes + file.bytes > self.limits.total_bytes:
+                        left.append(file.name)
+                        continue
+                    try:
+                        path = self._stage(file)
+                    except RequestError as error:
+                        self._skip(file.name, error)
+                    except OSError as error:  # those before it stay
+                        failed = error
+                        break
+                    else:
+                        self.bytes += path.stat().st_size
+                        staged.append((file, path, pool.submit(_suffix_of, path)))
+                for file, path, future in staged:
+                    try:
+                        yield file, path, future.result()
+                    except RequestError as error:
+                        self._skip(file.name, error)
+                        self.bytes -= path.stat().st_size
+                        path.unlink()
+                if failed is not None:
+                    raise failed
+        left += [file.name for file in remaining]
+        if left:
+            more = f" with {len(left) - 1:,} more" if len(left) > 1 else ""
+            full = f"at most {self.limits.pictures:,} pictures of {amount(self.limits.total_bytes)} in all are taken"
+            self.problems.append(Problem(left[0], f"left out{more}: {full}"))
+
+    def _stage(self, file: Given) -> Path:
+        """A file in the staging folder; a RequestError where it can't be read, an OSError where it can't be written."""
+        path = self.staging / str(next(self._staged))
+        if file.link is not None:
+            with suppress(OSError):  # another disk, or one without links
+                os.link(file.link, path)
+                return path
+        try:
+            with open(path, "wb") as copy:
+                for part in read_parts(file.open, self.limits.file_bytes):
+                    copy.write(part)
+        except BaseException:
+            path.unlink(missing_ok=True)  # a full disk needs its room for the listing
+            raise
+        return path
+
+    def _new_name(self, name: str, suffix: str) -> str:
+        """A name that any file system takes and no file has."""
+        stem = safe_stem(name)
+        found = stem + suffix
+        while found.casefold() in self._names:
+            self._namesakes[stem.casefold()] += 1
+            found = f"{stem}-{self._namesakes[stem.casefold()] + 1}{suffix}"  # words of names end before numbers
+        self._names.add(found.casefold())
+        return found
+
+    def _take_zip(self, path: Path, name: str) -> None:
+        try:
+            with open_zip(path, self.limits.zip_members) as archive:
+                self.take(self._members(archive, name))
+        except RequestError as error:
+            self._skip(name, error)
+
+    def _members(self, archive: ZipFile, name: str) -> list[Given]:
+        """The files of a zip that may be looked at, unless they are too many or too large; nothing is unpacked."""
+        if len(archive.infolist()) > self.limits.zip_members:
+            raise too_many(self.limits.zip_members)
+        usable = []
+        for member in members(archive):
+            if member.refusal:
+                self._skip(f"{name}/{member.path}", UnreadableError(member.refusal))
+            else:
+                usable.append(member)
+        total = sum(member.bytes for member in usable)
+        if total > self.limits.total_bytes:
+            raise RequestError(f"it unpacks to {amount(total)}; at most {amount(self.limits.total_bytes)} are taken")
+        # Who packs a folder gets its name before all others; captions packed by themselves have another.
+        common = len(os.path.commonprefix([member.path.parts[:-1] for member in usable]))  # noqa: RUF071 - of lists
+        return [
+            Given(f"{name}/{member.path}", _key("/".join(member.path.parts[common:])), member.bytes, member.open)
+            for member in usable
+        ]
+
+
+def files_in(folder: str | Path, apart: Path) -> tuple[list[Given], list[Problem]]:
+    """The pictures of a folder of this machine that has nothing to do with `apart`, and what can't be used of it.
+
+    Raises:
+        ConfigError: there is no such folder, or one of them lies in the other.
+    """
+    try:
+        source, apart = Path(folder).expanduser().resolve(), apart.resolve()
+        if source.is_relative_to(apart) or apart.is_relative_to(source):
+            raise ConfigError(f"the folder {source} and the pictures handed over lie in each other; name another")
+        listing, files = list_files(source), []
+        for row in listing.rows:
+            name, file = row["file_name"], inside(source, row["file_name"])
+            said = {"captions": _few_captions({"file_name": name, "captions": row["captions"]}, listing.problems)}
+            files.append(Given(name, _key(name), _file_size(file) or 0, partial(open_file, file), said, file))
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user's home
+        raise ConfigError(f"the folder {str(folder)!r:.200} can't be read ({error!s:.80})") from None
+    return files, listing.problems
+
+
+def bytes_of(folder: Path, names: Iterable[str]) -> int:
+    return sum(_file_size(folder / name) or 0 for name in names)
+
+
+def _file_size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # names that no file can have
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _lines(file: Given) -> list[str]:
+    try:
+        return b"".join(read_parts(file.open, TEXT_BYTES)).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise RequestError("it can't be read as UTF-8 text; save it as UTF-8") from None
+
+
+def _few_captions(row: dict, problems: list[Problem]) -> list[str]:
+    """What a row says, as many phrasings as are taken."""
+    captions = captions_of(row, problems)
+    if len(captions) > PHRASINGS:
+        problems.append(Problem(row["file_name"], f"of its {len(captions):,} captions {PHRASINGS} are taken"))
+    return captions[:PHRASINGS]
+
+
+def _suffix_of(path: Path) -> str:
+    """The suffix for the format that a picture has; a RequestError where it can't be used."""
+    open_usable(path)
+    with Image.open(path, formats=FORMATS) as picture:
+        return SUFFIXES[picture.format]
+
+
+def _last(path: str) -> str:
+    return posixpath.basename(path.replace("\\", "/").rstrip("/"))
+
+
+def _key(path: str) -> str:
+    """What pictures and captions find each other by: the path in what they came in, whatever its case and encoding."""
+    text = unicodedata.normalize("NFC", path.encode("utf-8", "ignore").decode())
+    return text.casefold()[-KEY_CHARACTERS:]
+
+
+def _by_key(rows: Iterable[dict]) -> dict[str, list[dict]]:
+    """The rows that captions of a key are for: of pictures that came by the same key the last one."""
+    latest = {row.get("given") or _key(row["file_name"]): row for row in rows}
+    found = defaultdict(list)
+    for key, row in latest.items():
+        for one in {key, posixpath.splitext(key)[0]}:
+            found[one].append(row)
+    return found

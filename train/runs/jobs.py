@@ -1,0 +1,380 @@
+"""Runs as others start, follow and stop them: one folder and one process each, in a line for the device.
+
+Everything stands in the run's folder, nothing in memory: whoever starts anew finds every run as it is. That a process
+lives is told by a lock that the system lets go when it dies, however it dies; process numbers are used again, locks
+are not.
+
+    job.json      task, title and owner              state.json    how it stands, and why
+    config.json   settings                           log.txt       what the process said
+    data/         the pictures, where it has its own
+
+The process itself is `train.runs.worker`.
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+State = Literal["draft", "queued", "running", "paused", "interrupted", "failed", "finished", "kept"]
+ALIVE: tuple[State, ...] = ("queued", "running")
+CAN_GO_ON: tuple[State, ...] = ("paused", "interrupted", "failed")
+LOCK, DEVICE_LOCK = "process.lock", "device.lock"
+WORDS = 60  # characters of a title in a folder's name
+MOST = 2000  # runs in a folder
+PATIENCE = 1.0  # seconds for a lock: who only looks whether it is held holds it for an instant
+ENDING = 30.0  # seconds that a killed process may take to be gone
+STOP = "stop"  # a file that asks for the end, for a process that can't be signalled yet
+KEEP = "keep"  # a file that asks to keep what was learned and no more, once the process has ended
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class JobError(ValueError):
+    """What can't be done with a run, in one sentence."""
+
+
+@contextmanager
+def held(path: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Whether this process got the lock within `patience` seconds; let go at the end."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield _lock(descriptor, patience)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, patience: float, kind: int = fcntl.LOCK_EX) -> bool:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # nobody ever did
+        return False
+    try:
+        return not _lock(descriptor, 0.0, fcntl.LOCK_SH)  # a shared one, which does not stand in another looker's way
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    write_whole(path, json.dumps(values, indent=1).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """{} where there is none, half of one, or something else."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _moment(value: Any) -> float:
+    """A time in seconds, 0 where something else was written."""
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else 0.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as its folder says.
+
+    Attributes:
+        folder: of the run.
+    """
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """``job.json``: "task", "title", "preset", "owner", "created"."""
+        return read_json(self.folder / "job.json")
+
+    @property
+    def title(self) -> str:
+        return str(self.about.get("title") or self.id)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``config.json``: the settings by name; {} before there are any."""
+        return read_json(self.folder / "config.json")
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run, at least 1."""
+        steps = self.config.get("steps")
+        return max(1, steps) if type(steps) is int else 1
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def alive(self) -> bool:
+        return is_held(self.folder / LOCK)
+
+    @property
+    def state(self) -> State:
+        alive, said = self.alive, read_json(self.folder / "state.json").get("state")
+        said = said if isinstance(said, str) and said in get_args(State) else None
+        if alive:
+            return said if said in ALIVE else "running"
+        if said in ALIVE:
+            return "interrupted"
+        return said or "draft"
+
+    @property
+    def reason(self) -> str:
+        """Why it stands as it does, where that needs words."""
+        return str(read_json(self.folder / "state.json").get("reason", ""))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return any((self.folder / "checkpoints").glob("step-*"))
+
+    @property
+    def stopping(self) -> bool:
+        return self.alive and (self.folder / STOP).exists()
+
+    def set_state(self, state: State, reason: str = "", pid: int | None = None) -> None:
+        """Say how it stands.
+
+        Args:
+            state: what holds from now on.
+            reason: in words.
+            pid: of the process that trains; None for this one, or for none where nothing trains any more.
+        """
+        pid = os.getpid() if pid is None and state in ALIVE else pid or 0
+        write_json(self.folder / "state.json", {"state": state, "reason": reason, "pid": pid, "since": time.time()})
+
+    def set_pid(self, pid: int) -> None:
+        """Say which process it is, its place in the line kept."""
+        write_json(self.folder / "state.json", read_json(self.folder / "state.json") | {"pid": pid})
+
+    @property
+    def since(self) -> float:
+        """When it came to stand as it does, in seconds of the clock."""
+        return _moment(read_json(self.folder / "state.json").get("since"))
+
+    def change(self, **values: Any) -> None:
+        """Change what ``job.json`` says."""
+        write_json(self.folder / "job.json", self.about | values)
+
+    def log(self, most: int = 4000) -> str:
+        """The last characters of what the process said."""
+        try:
+            with open(self.folder / "log.txt", "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def bytes(self) -> int:
+        """What it takes on disk; files that have two names count once."""
+        seen: dict[tuple[int, int], int] = {}
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                with suppress(OSError):  # gone since it was listed
+                    stat = os.lstat(os.path.join(folder, name))
+                    seen[stat.st_dev, stat.st_ino] = stat.st_size
+        return sum(seen.values())
+
+    def start(self) -> None:
+        """Begin, or go on from the last checkpoint, in a process of its own that outlives this one.
+
+        Raises:
+            JobError: it trains already, has been kept, or there is nothing that says what to train.
+        """
+        if not self.about.get("task") or not (self.folder / "config.json").exists():
+            raise JobError("This run has no settings yet; choose what to train first.")
+        lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _lock(lock, PATIENCE):
+                raise JobError("This run is training already.")
+            if read_json(self.folder / "state.json").get("state") == "kept":
+                raise JobError("This run was ended and kept; begin a new one with the same pictures.")
+            for wish in (STOP, KEEP):
+                (self.folder / wish).unlink(missing_ok=True)
+            self.set_state("queued", pid=0)  # the process will write its own
+            command = [sys.executable, "-m", "train.runs.worker", str(self.folder.resolve()), str(lock)]
+            with open(self.folder / "log.txt", "a") as log:
+                # The open lock goes to the process, so that at no instant the run looks dead.
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=ROOT,
+                    pass_fds=[lock],
+                    start_new_session=True,
+                )
+            threading.Thread(target=process.wait, daemon=True).start()  # a dead child is to be waited for
+        finally:
+            os.close(lock)
+
+    def stop(self) -> None:
+        """Ask for the end after the step in progress, with a checkpoint; nothing happens if it does not train."""
+        if self.alive:
+            (self.folder / STOP).touch()
+            self._signal(signal.SIGTERM)
+
+    def keep(self) -> None:
+        """Ask for the end, to keep what was learned and no more: what is needed to go on is removed."""
+        (self.folder / KEEP).touch()
+        if self.alive:
+            self.stop()
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """Meet the wish to keep, if there is one. For who holds the lock, or knows that nobody does."""
+        if (self.folder / KEEP).exists():
+            self.set_state("kept")
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            (self.folder / KEEP).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the run with all that it learned, at once.
+
+        Raises:
+            JobError: its process does not end.
+        """
+        until = time.monotonic() + ENDING
+        while True:
+            with held(self.folder / LOCK, PATIENCE) as free:  # so that nobody starts it meanwhile
+                if free:
+                    gone = self.folder.with_name(f".gone-{secrets.token_hex(8)}")  # at once out of every list
+                    self.folder.rename(gone)
+                    break
+            (self.folder / STOP).touch()
+            self._signal(signal.SIGKILL)
+            if time.monotonic() > until:
+                raise JobError("The process of this run does not end; please try again.")
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _signal(self, number: int) -> None:
+        """To the process that holds the lock, as long as it does: numbers are used again."""
+        pid = read_json(self.folder / "state.json").get("pid")
+        if isinstance(pid, int) and pid > 1 and self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+class Runs:
+    """The runs of a folder, each seen by its owner alone.
+
+    Args:
+        root: holds a folder a run.
+        private: whether there are several owners; their runs have secret names, because who knows a LoRA's name may
+            use it.
+    """
+
+    def __init__(self, root: Path, private: bool = False) -> None:
+        self.root, self.private = Path(root), private
+        self._lock = threading.Lock()
+
+    def all(self, owner: str) -> list[Job]:
+        """The runs of an owner, the newest first; where there is one owner, all."""
+        found = [Job(path.parent) for path in self.root.glob("*/job.json") if not path.parent.name.startswith(".")]
+        mine = [job for job in found if not self.private or (owner and job.about.get("owner") == owner)]
+        return sorted(mine, key=lambda job: (_moment(job.about.get("created")), job.id), reverse=True)
+
+    def get(self, name: str, owner: str) -> Job:
+        """A run by its id.
+
+        Raises:
+            JobError: this owner has none of that name.
+        """
+        for job in self.all(owner):
+            if job.id == name:
+                return job
+        raise JobError("There is no such run any more; please reload the page.")
+
+    def find_draft(self, owner: str) -> Job | None:
+        """The one run of an owner that has not begun."""
+        return next((job for job in self.all(owner) if job.state == "draft"), None)
+
+    def draft(self, owner: str) -> Job:
+        """The one run of an owner that has not begun; a new one where there is none.
+
+        Raises:
+            JobError: nobody is its owner, or there are too many runs already.
+        """
+        with self._lock:
+            if job := self.find_draft(owner):
+                return job
+            if self.private and not owner:
+                raise JobError("This page is not known here; please reload it.")
+            if len(list(self.root.glob("*/job.json"))) >= MOST:
+                raise JobError("There is no room for more runs here; please try again later.")
+            job = Job(self.root / self._name("draft"))
+            job.data.mkdir(parents=True)
+            job.change(owner=owner, created=time.time(), title="")
+            return job
+
+    def begin(self, job: Job, task: str, preset: str, title: str, settings: dict[str, Any], takes: str = "data") -> Job:
+        """Give a draft its settings and its name, and start it.
+
+        Args:
+            job: a draft.
+            task: as ``python -m train`` calls it.
+            preset: what the settings were made from.
+            title: name of what is learned.
+            settings: values of the task's config.
+            takes: the setting that the folder of the draft's pictures goes into.
+
+        Raises:
+            JobError: it is no draft any more.
+        """
+        with self._lock:
+            if job.state != "draft" or not job.folder.exists():
+                raise JobError("This run has begun already.")
+            folder = self.root / self._name(title)
+            job.folder.rename(folder)
+        job = Job(folder.resolve())
+        write_json(job.folder / "config.json", settings | {"title": title, takes: str(job.data)})
+        job.change(task=task, preset=preset, title=title, created=time.time())
+        job.start()
+        return job
+
+    def _name(self, title: str) -> str:
+        words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:WORDS].strip("-") or "run"
+        return f"{secrets.token_hex(16)}-{words}" if self.private else f"{words}-{secrets.token_hex(3)}"

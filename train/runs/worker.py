@@ -1,0 +1,102 @@
+"""The process of one run: it waits until those before it are through, then it trains, and leaves word how it ended.
+
+python -m train.runs.worker RUN-FOLDER LOCK
+
+`train.runs.jobs` starts it. While it waits, nothing heavy is in memory.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from train.runs.jobs import DEVICE_LOCK, STOP, Job, held
+
+NICENESS = 10  # people who draw come first
+POLL = 0.3  # seconds between looks at the line
+
+
+class StopAsked(BaseException):
+    """The run is to end; nothing has begun that would need a checkpoint."""
+
+
+@contextmanager
+def turn(job: Job) -> Iterator[None]:
+    """Wait until the device is free and nobody who waits came earlier, and keep it.
+
+    Raises:
+        StopAsked: the run is not wanted any more.
+    """
+    while True:
+        if (job.folder / STOP).exists():
+            raise StopAsked
+        if _first_in_line(job):
+            with held(job.folder.parent / DEVICE_LOCK) as free:
+                if free:
+                    yield
+                    return
+        time.sleep(POLL)
+
+
+def _first_in_line(job: Job) -> bool:
+    mine = (job.since, job.id)
+    others = (Job(path.parent) for path in job.folder.parent.glob("*/state.json") if path.parent != job.folder)
+    return all((other.since, other.id) > mine for other in others if other.state == "queued")
+
+
+def carry_out(job: Job, train: Callable[[], bool]) -> None:
+    """Train, and leave word in the run's folder how it ended. For who holds the run's lock.
+
+    Args:
+        job: the run.
+        train: does it; returns whether it got to the end.
+    """
+    from train.loop.console import sentence  # heavy
+
+    try:
+        job.set_state("running")
+        done = train()
+        job.set_state("finished" if done else "paused")
+    except (StopAsked, KeyboardInterrupt):
+        job.set_state("paused")
+        raise
+    except Exception as error:
+        with suppress(OSError):  # where the disk is full it will look interrupted, which it is
+            job.set_state("failed", sentence(error) or f"{type(error).__name__}: {error!s:.200}")
+        raise
+    finally:
+        job.settle()
+
+
+def _stop_asked(number: int, frame: FrameType | None) -> None:
+    raise StopAsked
+
+
+def main() -> None:
+    job, lock = Job(Path(sys.argv[1])), int(sys.argv[2])
+    os.set_inheritable(lock, False)  # whatever this process starts must not keep the run alive
+    signal.signal(signal.SIGTERM, _stop_asked)  # until the trainer has its own
+    os.nice(NICENESS)
+    try:
+        job.set_pid(os.getpid())
+        with turn(job):
+            job.set_state("running")  # reading what follows takes seconds
+            from train.loop.config import load_config  # heavy, as these
+            from train.loop.console import run_command
+            from train.runs.assemble import RUNS
+
+            config, train, _ = RUNS[job.about["task"]]
+            run_command(
+                lambda: carry_out(job, lambda: train(load_config(config, job.folder / "config.json"), job.folder))
+            )
+    except StopAsked:
+        job.set_state("paused")
+        job.settle()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Pickled LoRAs as safetensors."""
+
+import argparse
+from pathlib import Path
+
+from yoso_core.commands.common import Commands, new_command
+
+
+def add_to(commands: Commands) -> None:
+    command = new_command(commands, "convert-lora", "convert a pickled LoRA, weights only, to safetensors")
+    command.add_argument("source", type=Path)
+    command.add_argument("out", type=Path)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    from yoso_core import convert
+
+    count, digest = convert.convert_lora(options.source, options.out)
+    print(f"{options.out}: {count} tensors, converted from sha256 {digest}")
