@@ -1,6 +1,7 @@
 """The judge of the bundled model: pictures and captions in one space, and features to compare sets of pictures by.
 
-Inception and CLIP judge photographs and need weights of hundreds of megabytes; this one has seen emoji and comes along.
+Inception and CLIP judge photographs and need weights of hundreds of megabytes; this one has seen what the bundled model
+draws, and comes along. It also tells styles and counts.
 """
 
 import json
@@ -18,7 +19,7 @@ from train.loop.config import ConfigError
 from yoso_core.models import MODELS_FOLDER
 
 EVALUATOR_FOLDER = MODELS_FOLDER / "evaluator"
-SIDE = 64  # pixels; pictures of other sizes are resized
+SIDE = 128  # pixels; pictures of other sizes are resized
 WIDTHS = (24, 48, 96, 144)
 SHARED = 128  # numbers of the space that pictures and captions share
 
@@ -61,13 +62,16 @@ class Evaluator(nn.Module):
 
     Args:
         words: that captions are made of.
+        styles: that it tells apart.
+        most: things that it counts up to.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], styles: Sequence[str] = (), most: int = 5) -> None:
         super().__init__()
+        self.styles, self.most = tuple(styles), most
         self.words = {word: index for index, word in enumerate(words, 1)}  # 0 fills short captions up
         self.stem = nn.Conv2d(3, WIDTHS[0], 3, stride=2, padding=1)
         channels = zip((WIDTHS[0], *WIDTHS[:-1]), WIDTHS, (1, 2, 2, 2), strict=True)
@@ -76,6 +80,8 @@ class Evaluator(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
         self.projection = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, SHARED))
+        self.style_head = nn.Linear(width, len(self.styles))
+        self.count_head = nn.Linear(width, most + 1)
         self.word_vectors = nn.EmbeddingBag(len(self.words) + 1, SHARED, mode="mean", padding_idx=0)
         nn.init.normal_(self.word_vectors.weight, std=0.3)
 
@@ -121,6 +127,14 @@ class Evaluator(nn.Module):
         pooled = self.pooled(pictures)
         return Seen((pooled - self.mean) / self.deviation, self.project(pooled))
 
+    def style_logits(self, pooled: Tensor) -> Tensor:
+        """(N, 192) of `pooled` -> (N, S), of `styles`."""
+        return self.style_head(pooled)
+
+    def count_logits(self, pooled: Tensor) -> Tensor:
+        """(N, 192) of `pooled` -> (N, most + 1), of 0 to `most` things."""
+        return self.count_head(pooled)
+
     def features(self, pictures: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> (N, 192); each has mean 0 and variance 1 over the training pictures."""
         return self.look(pictures).features
@@ -133,7 +147,7 @@ class Evaluator(nn.Module):
             name: value.half().contiguous() for name, value in self.state_dict().items() if not name.endswith(counters)
         }
         save_file(weights, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"words": list(self.words)}) + "\n")
+        (folder / "config.json").write_text(json.dumps({"words": list(self.words), "styles": self.styles, "most": self.most}) + "\n")
 
     @classmethod
     def load(cls, folder: Path = EVALUATOR_FOLDER) -> "Evaluator":
@@ -143,7 +157,8 @@ class Evaluator(nn.Module):
             ConfigError: the folder holds no evaluator.
         """
         try:
-            evaluator = cls(json.loads((folder / "config.json").read_text())["words"])
+            about = json.loads((folder / "config.json").read_text())
+            evaluator = cls(about["words"], about["styles"], about["most"])
             weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
             evaluator.load_state_dict(evaluator.state_dict() | weights)
         except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import io
 import json
+import multiprocessing
 import re
 import subprocess
 import tarfile
@@ -64,6 +65,11 @@ class Sprite(Emoji):
     file: str  # below the corpus' folder
     style: str
     held_out: bool
+
+
+def process_pool() -> ProcessPoolExecutor:
+    """A process a core. Not forked: the fork of a process that computes on several threads or on a GPU hangs."""
+    return ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
 
 
 def bare_code(code: str) -> str:
@@ -167,7 +173,7 @@ def build(out: Path, tarballs: Path) -> int:
     """Write the sprites to `out` and return their number; pictures already there are drawn again."""
     emoji = read_labels(fetch(LABELS_PACKAGE, tarballs))
     files = {style: fetch(package, tarballs) for style, package in STYLE_PACKAGES.items()}
-    with ProcessPoolExecutor() as pool:
+    with process_pool() as pool:
         jobs = [pool.submit(_draw_style, style, file, emoji, out) for style, file in files.items()]
         drawn = [one for job in tqdm(jobs, desc="drawing", unit="style") for one in job.result()]
     if not HELD_OUT_FILE.exists():
@@ -209,7 +215,7 @@ def read_pixels(sprites: list[Sprite], corpus: Path = CORPUS) -> Tensor:
     digest = hashlib.sha256("\n".join(one.file for one in sprites).encode()).hexdigest()[:12]
     cache = corpus / f"pixels-{digest}.npy"
     if not cache.exists():
-        with ProcessPoolExecutor() as pool:
+        with process_pool() as pool:
             pixels = np.stack(list(pool.map(_decode, [corpus / one.file for one in sprites], chunksize=256)))
         partial = cache.with_suffix(".part.npy")
         np.save(partial, pixels)

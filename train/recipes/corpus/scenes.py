@@ -10,7 +10,6 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.recipes.corpus import words
-from train.recipes.corpus.art import CORPUS, SIDE, STYLES, Sprite, read_art, read_pixels
+from train.recipes.corpus.art import CORPUS, SIDE, STYLES, Sprite, process_pool, read_art, read_pixels
 
 WEATHERS = ("day", "night", "sunset", "rain", "snow", "fog")
 SLOTS = 5  # sprites a scene has at most
+AT_ONCE = 1024  # scenes painted
 SHARE_PLAIN = 0.5  # of scenes: one sprite on white, as emoji are
 MIRRORED_GROUPS = ("animals-nature", "food-drink", "travel-places", "objects", "people-body")
 
@@ -491,11 +491,6 @@ class Describer:
         return picker.choice(found)
 
     def _name(self, label: str, picker: random.Random) -> str:
-        """A name of it; now and then only what kind of thing it is."""
-        one = self.first[label]
-        tags = [tag.lower() for tag in one.tags if len(tag) > 2]
-        if tags and picker.random() < 0.12:
-            return picker.choice(tags)
         return words.one_of(self.names[label], picker)
 
     def _coloured(self, index: int, picker: random.Random, chance: float) -> tuple[str, float]:
@@ -558,9 +553,11 @@ class Describer:
             text = one.emoji if picker.random() < 0.5 else one.emoji.replace("\ufe0f", "")
             return Scene(text if style is None else f"{text}, {style}", Ground(), [placed])
         name = self._name(label, picker)
-        if roll < 0.14:
-            tags = [tag.lower() for tag in one.tags if len(tag) > 2][:6]
+        tags = [tag.lower() for tag in one.tags if len(tag) > 2]
+        if roll < 0.12:
             name = ", ".join([name, *picker.sample(tags, min(len(tags), 2))])
+        elif roll < 0.16 and tags:
+            name = picker.choice(tags)
         elif roll < 0.22:
             name = f"{picker.choice(words.PRAISE)} {name}"
         if colour:
@@ -801,7 +798,7 @@ HUES = {
 def dominant_hues(pixels: Tensor) -> list[float]:
     """The hue of each (N, 4, H, W) uint8 sprite in radians; NaN where no one colour prevails."""
     found: list[float] = []
-    for part in pixels[:, :, ::2, ::2].split(512):
+    for part in pixels.split(512):
         part = part.float() / 255
         _, u, v = _to_chroma(part[:, :3])
         alpha, strength = part[:, 3], (u**2 + v**2).sqrt()
@@ -827,7 +824,7 @@ def describe(describer: Describer, count: int, seed: int, start: int = 0) -> Sce
     if count < 4000 or workers == 1:
         return _describe(describer, seed, start, start + count)
     edges = torch.linspace(start, start + count, workers + 1).long().tolist()
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool() as pool:
         jobs = [pool.submit(_describe, describer, seed, a, b) for a, b in zip(edges, edges[1:], strict=False)]
         parts = [job.result() for job in jobs]
     return Scenes(
@@ -840,7 +837,7 @@ def describe(describer: Describer, count: int, seed: int, start: int = 0) -> Sce
 
 LIGHT = {  # what the land and all that stands on it are multiplied by
     "day": (1.0, 1.0, 1.0),
-    "night": (0.34, 0.4, 0.62),
+    "night": (0.46, 0.52, 0.74),
     "sunset": (1.0, 0.78, 0.66),
     "rain": (0.72, 0.76, 0.8),
     "snow": (0.93, 0.95, 1.0),
@@ -888,6 +885,10 @@ class Painter:
 
     def __call__(self, scenes: Scenes) -> Tensor:
         """(N, 3, size, size) in [-1, 1]."""
+        parts = torch.arange(len(scenes)).split(AT_ONCE)
+        return torch.cat([self._paint(scenes[part]) for part in parts])
+
+    def _paint(self, scenes: Scenes) -> Tensor:
         ground, weather = scenes.ground.to(self.device), scenes.weather.to(self.device)
         weather = torch.where(ground[:, GROUND_PLACES["outdoors"]][:, 0] > 0, weather, 0)
         picture = self.ground(ground, weather)
@@ -1025,7 +1026,7 @@ class Painter:
             u, v = u * cos - v * sin, u * sin + v * cos
             red = grey + u * (2 / 6**0.5)
             green, blue = grey - u / 6**0.5 + v / 2**0.5, grey - u / 6**0.5 - v / 2**0.5
-            rgb[turned] = torch.stack([red, green, blue], 1).clamp(0, 1) .minimum(alpha[turned])
+            rgb[turned] = torch.stack([red, green, blue], 1).clamp(0, 1).minimum(alpha[turned])
         return picture * (1 - alpha) + rgb * light
 
     def _weathered(self, picture: Tensor, numbers: Tensor, weather: Tensor) -> Tensor:
@@ -1068,6 +1069,6 @@ class Corpus:
             FileNotFoundError: nothing was built there.
         """
         art = read_art(folder)
-        pixels = read_pixels(art, folder)
-        hues = dominant_hues(pixels)
-        return cls(art, Painter(pixels, device, size), Describer(art, hues), Describer(art, hues, held_out=True))
+        painter = Painter(read_pixels(art, folder), device, size)
+        hues = dominant_hues(painter.levels[1])
+        return cls(art, painter, Describer(art, hues), Describer(art, hues, held_out=True))
