@@ -2,16 +2,27 @@
 
 import argparse
 import os
+import signal
+import socket
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave their core to neighbours; before torch
+
+from app.server.hosts import hosts_at
+from app.server.uploads import FolderError, own_folder
 from app.train_mode import MODES, usual_mode
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine, PictureError
-from yoso_core.library import bundled, distinct, in_folder, trained
-from yoso_core.models import MODELS, local_model
-from yoso_core.requests import DEFAULT_MODEL, RequestError
+from yoso_core.lora.library import bundled, distinct, in_folder, trained
+from yoso_core.models import MODELS as KNOWN
+from yoso_core.models import local_model
+from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES, RequestError
 from yoso_core.translate import find_translators
+
+PORTS = range(1, 65_536)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -19,8 +30,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="One prompt, one network evaluation, one picture.")
     parser.add_argument("--host", default=host, help="address to listen at")
     parser.add_argument("--port", type=int, default=os.environ.get("PORT", "7860"))
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that the studio answers to, such as that of a reverse proxy",
+    )
     parser.add_argument("--share", action="store_true", help="also make a public link through Gradio's servers")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
+    parser.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default=AUTO, help=RUNTIME_HELP)
     parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="in diffusers' layout")
     parser.add_argument("--loras", type=Path, default=Path("loras"), metavar="FOLDER", help="LoRAs to offer everybody")
     parser.add_argument(
@@ -29,23 +48,69 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of training runs")
     parser.add_argument("--train", choices=MODES, help="who may train what; default: by address, off on a public Space")
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as tools for language models")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.host = options.host.strip("[]")  # as addresses of IPv6 are written before a port
+    return options
+
+
+def check_address(host: str, port: int) -> None:
+    """See whether the studio can listen there, before anything that takes time.
+
+    Raises:
+        OSError: it can't, in one sentence.
+    """
+    if port not in PORTS:
+        raise OSError(f"there is no port {port}; choose one from {PORTS[0]} to {PORTS[-1]}")
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"nothing can listen at {host} port {port} ({reason}); choose others by --host and --port"
+        ) from None
+
+
+def serve(options: argparse.Namespace) -> None:
+    public = bool(os.environ.get("SPACE_ID"))
+    hosts = hosts_at(options.host, options.allow_host, options.share, public)
+    added = {spec.title: spec for spec in map(local_model, options.add_model)}
+    translators = find_translators(options.translators)
+    engine = Engine(KNOWN | added, options.device, translators=translators, runtime=options.runtime)
+    mode = options.train or usual_mode(options.host, options.share)
+    shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
+    loras = distinct([*bundled(), *in_folder(options.loras), *shared])
+    engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
+    demo = build_app(engine, loras, options.loras, options.runs, mode)
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    try:
+        demo.launch(
+            server_name=name,
+            server_port=options.port,
+            share=options.share,
+            **launch_options(options.mcp, mode, hosts, behind_proxy=public),
+        )
+    finally:
+        demo.close(verbose=False)
+
+
+def end(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     options = parse_arguments()
-    address = {"server_name": options.host, "server_port": options.port, "share": options.share}
+    for number in (signal.SIGTERM, signal.SIGHUP):  # uploads are to be cleared away
+        signal.signal(number, end)
     try:
-        added = {spec.title: spec for spec in map(local_model, options.add_model)}
-        translators = find_translators(options.translators)
-        engine = Engine(MODELS | added, options.device, translators=translators)
-        mode = options.train or usual_mode(options.host, options.share)
-        shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
-        loras = distinct([*bundled(), *in_folder(options.loras), *shared])
-        engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
-        demo = build_app(engine, loras, options.loras, options.runs, mode)
-        demo.launch(**address, **launch_options(options.mcp, MODES[mode].upload))
-    except (RequestError, PictureError, OSError) as error:  # OSError: the port is taken
+        check_address(options.host, options.port)
+        root = os.environ.get("GRADIO_TEMP_DIR")
+        with own_folder(Path(root) if root else None) as folder:
+            os.environ["GRADIO_TEMP_DIR"] = str(folder)
+            serve(options)
+    except (RequestError, PictureError, FolderError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

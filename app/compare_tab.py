@@ -11,7 +11,7 @@ from app.picture_tab import PictureTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError, Result
-from yoso_core.library import public_name
+from yoso_core.lora.library import public_name
 from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
 
@@ -111,17 +111,14 @@ class CompareTab:
 
     def connect(self, private: dict[str, Any]) -> None:
         asked = {
-            *self.settings.typed,
-            self.settings.model,
+            *self.settings.asked,
             self.source,
             *(control for tab in self.sources.values() for control in tab.typed),
         }
         axes = {self.x, self.x_values, self.y, self.y_values}
         self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **private)
         own = self.settings.picker.own
-        self.fill.click(
-            self.draw_grid, asked | axes | {own}, [self.grid, self.told, self.save, self.download], **private
-        )
+        self.fill.click(self.draw_grid, asked | axes, [self.grid, self.told, self.save, self.download], **private)
         self.save.click(None, js=on_saved("sheet-download"))
         for kind, typed in ((self.x, self.x_values), (self.y, self.y_values)):
             kind.input(lambda name: EXAMPLES[name.partition(".")[0]], kind, typed, show_progress="hidden", **private)

@@ -57,7 +57,7 @@ class Drawing:
         gr.on(
             [settings.order.change, settings.live.change, self.active.change, *events],
             self.draw,
-            {*typed, *states, settings.model, settings.live, settings.order},
+            {*typed, *states, *settings.asked, settings.live, settings.order},
             [*shown, self.drawn, self.history.strip],
             trigger_mode="always_last",  # the default drops what is typed while a picture is in the making
             show_progress="minimal",

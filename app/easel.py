@@ -7,10 +7,10 @@ from PIL import Image
 
 from app.components import component
 from app.picture_tab import PictureTab
-from app.pictures import EMPTY, ON_PICK, info_html, png_uri, problem_html, read_data_uri, result_html
+from app.pictures import EMPTY, ON_PICK, data_uri_file, info_html, png_uri, problem_html, read_data_uri, result_html
 from app.settings import Settings
 from yoso_core.engine import Engine, Result
-from yoso_core.files.pictures import square, square_note
+from yoso_core.files.pictures import open_mask, square, square_note
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError
 
@@ -134,5 +134,5 @@ def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:
     if not isinstance(value, dict):
         raise RequestError("The canvas can't be read; please reload the page.")
     picture, _ = read_data_uri(value.get("picture"), "The canvas", CANVAS_LIMIT)
-    mask = read_data_uri(value["mask"], "The mask", CANVAS_LIMIT)[0].convert("L") if value.get("mask") else None
+    mask = open_mask(data_uri_file(value["mask"], "The mask", CANVAS_LIMIT)) if value.get("mask") else None
     return picture, mask

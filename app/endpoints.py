@@ -13,7 +13,9 @@ from app.lora_picker import LoraPicker
 from app.pictures import png_files, run, save_picture
 from yoso_core import sheets
 from yoso_core.engine import Engine, PictureError, Result
-from yoso_core.files.pictures import open_picture
+from yoso_core.files.pictures import Opened, open_mask, open_picture
+from yoso_core.lora.library import by_name
+from yoso_core.prompts import take_loras
 from yoso_core.requests import (
     DEFAULT_MODEL,
     SIZE_RANGE,
@@ -24,6 +26,7 @@ from yoso_core.requests import (
     LoraUse,
     RequestError,
     TranslateRequest,
+    check_text,
     check_whole,
 )
 
@@ -71,9 +74,16 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     def files(result: Result) -> list[dict]:
         return [png(path) for path in png_files(result, folder)]
 
-    def about(result: Result) -> dict[str, Any]:
-        names = ("evaluations", "seeds", "seconds", "cut", "notes")
-        return {name: getattr(result, name) for name in names}
+    def about(result: Result, given: Opened | None = None) -> dict[str, Any]:
+        """What it took, and what was done to the picture that was given and to what was asked."""
+        names = ("evaluations", "seeds", "seconds", "cut", "runtime")
+        notes = [*(given.notes if given else ()), *result.notes]
+        return {name: getattr(result, name) for name in names} | {"notes": notes}
+
+    def asked(prompt: str, loras: str) -> tuple[str, tuple[LoraUse, ...]]:
+        """A prompt and its LoRAs: those that are named, and those of its tags."""
+        offered = by_name(picker.known[shared] for shared in picker.shared)
+        return take_loras(check_text("The prompt", prompt), parse_loras(loras), offered)
 
     def control_of(
         picture: Image.Image | None, annotator: str, strength: float, fit: str = "crop"
@@ -87,16 +97,19 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     def png(path: str) -> dict:
         return gr.FileData(path=path, mime_type="image/png").model_dump()
 
-    def read(file: Any) -> Image.Image:
-        """An uploaded picture. Gradio moves uploads to its cache, but only where the client calls them files."""
+    def read(file: Any) -> Opened:
+        return open_picture(uploaded(file))
+
+    def uploaded(file: Any) -> Path:
+        """Where an uploaded file is. Gradio moves uploads to its cache, but only where the client calls them files."""
         try:
             path = Path(str(file["path"] if isinstance(file, dict) and "path" in file else "")).resolve()
-            uploaded = path.is_relative_to(Path(folder).resolve())
+            ours = path.is_relative_to(Path(folder).resolve())
         except (OSError, ValueError):  # names that no path can have
-            uploaded = False
-        if not uploaded:
+            ours = False
+        if not ours:
             raise RequestError("A picture must be an uploaded file.")
-        return open_picture(path).picture
+        return path
 
     def generate(
         prompt: str = "",
@@ -115,9 +128,11 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     ) -> tuple[list[gr.FileData], dict]:
         """Make pictures from a prompt: PNG files with their settings inside, and a JSON object about them.
 
-        `loras` is such as "line-art:0.8, blueprint-ink:0.4"; `control` with `annotator` ("canny", "scribble", "map")
-        is a picture whose lines to follow.
+        `loras` is such as "line-art:0.8, blueprint-ink:0.4", beside tags in the prompt; `control` with `annotator`
+        ("canny", "scribble", "map") is a picture whose lines to follow.
         """
+        given = read(control) if annotator and control else None
+        prompt, uses = asked(prompt, loras)
         request = GenerateRequest(
             prompt,
             negative,
@@ -127,12 +142,12 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             count,
             model,
             size,
-            parse_loras(loras),
+            uses,
             one_step,
-            control=control_of(read(control) if annotator and control else None, annotator, control_strength),
+            control=control_of(given and given.picture, annotator, control_strength),
         )
         result = run(engine, request)
-        return files(result), about(result)
+        return files(result), about(result, given)
 
     def edit(
         picture: gr.FileData,
@@ -154,11 +169,13 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         annotator: str = "",
         control_strength: float = 1.0,
     ) -> tuple[list[gr.FileData], dict]:
-        """Edit a picture: strength 0 keeps it, 1 forgets it; white in `mask` says where to repaint.
+        """Edit a picture: strength 0 keeps it, 1 forgets it; white in `mask` says where to repaint,
+        what is transparent in it is not.
 
         `grow` paints around the picture; `annotator` ("canny", "scribble") makes the result follow its lines.
         """
         given = read(picture)
+        prompt, uses = asked(prompt, loras)
         request = EditRequest(
             prompt,
             negative,
@@ -168,18 +185,18 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             count,
             model,
             size,
-            parse_loras(loras),
+            uses,
             one_step,
-            control=control_of(given, annotator, control_strength, fit),
-            picture=given,
+            control=control_of(given.picture, annotator, control_strength, fit),
+            picture=given.picture,
             strength=strength,
-            mask=read(mask).convert("L") if mask else None,
+            mask=open_mask(uploaded(mask)) if mask else None,
             feather=feather,
             grow=grow,
             fit=fit,
         )
         result = run(engine, request)
-        return files(result), about(result)
+        return files(result), about(result, given)
 
     def translate(
         picture: gr.FileData,
@@ -203,15 +220,17 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         Strength 1 has one answer, below it each seed gives a variation; `annotator` ("canny", "scribble" for drawings,
         "map") finds the lines of a translator that wants lines.
         """
+        given = read(picture)
+        prompt, uses = asked(prompt, loras)
         request = TranslateRequest(
             prompt,
             seed=seed,
             count=count,
             model=model,
             size=size,
-            loras=parse_loras(loras),
+            loras=uses,
             one_step=one_step,
-            picture=read(picture),
+            picture=given.picture,
             translator=translator,
             direction=direction,
             strength=strength,
@@ -221,7 +240,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             fit=fit,
         )
         result = run(engine, request)
-        return files(result), about(result)
+        return files(result), about(result, given)
 
     def translators() -> list[dict]:
         """The translators that can be named here, and their directions; a fixed prompt takes the place of yours."""
@@ -238,14 +257,16 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
     ) -> gr.FileData:
         """The map that a ControlNet would be given of a picture."""
         side = check_whole("The size", size, *SIZE_RANGE, SIZE_STEP)
-        found = engine.control_map(ControlUse(picture=read(picture), annotator=annotator, low=low, high=high), side)
+        use = ControlUse(picture=read(picture).picture, annotator=annotator, low=low, high=high)
+        found = engine.control_map(use, side)
         return png(save_picture(found, "map.png", folder))
 
     def ladder(
         prompt: str = "", seed: int = 0, model: str = DEFAULT_MODEL, loras: str = ""
     ) -> tuple[gr.FileData, list]:
         """The ladder: one prompt and seed in 1, 2 and 4 steps, by the teacher, and without the one-step LoRA."""
-        sheet = sheets.ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras)))
+        prompt, uses = asked(prompt, loras)
+        sheet = sheets.ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=uses))
         results = list(sheets.run(engine, sheet))
         path = save_picture(sheets.draw(sheet, results), "ladder.png", folder)
         rungs = [{"rung": title} | about(result) for title, result in zip(sheet.columns, results, strict=True)]
@@ -260,7 +281,8 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         loras: str = "",
     ) -> gr.FileData:
         """A labelled grid over two settings, such as x "seed=0,1,2" and y "lora.line-art=0:1:3"."""
-        request = GenerateRequest(prompt, seed=seed, model=model, loras=parse_loras(loras))
+        prompt, uses = asked(prompt, loras)
+        request = GenerateRequest(prompt, seed=seed, model=model, loras=uses)
         sheet = sheets.grid(request, sheets.parse_axis(x), sheets.parse_axis(y) if y else None)
         path = save_picture(sheets.draw(sheet, list(sheets.run(engine, sheet))), "grid.png", folder)
         return png(path)

@@ -12,7 +12,7 @@ from app.pictures import data_uri, problem_html
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.archives import amount
 from yoso_core.files.pictures import open_picture, square
-from yoso_core.library import LoraEntry, from_hub, public_name, uploaded
+from yoso_core.lora.library import LoraEntry, from_hub, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 

@@ -78,6 +78,16 @@ def read_data_uri(value: object, what: str, limit: int = DATA_LIMIT) -> tuple[Im
     Raises:
         RequestError: it is none, too large, or no picture.
     """
+    opened = open_picture(data_uri_file(value, what, limit))
+    return opened.picture, opened.notes
+
+
+def data_uri_file(value: object, what: str, limit: int = DATA_LIMIT) -> io.BytesIO:
+    """The file in a ``data:`` URL of a picture that a browser sent.
+
+    Raises:
+        RequestError: it is none, or too large.
+    """
     if not isinstance(value, str) or not value.startswith("data:image/") or ";base64," not in value[:100]:
         raise RequestError(f"{what} is no picture; choose a PNG, JPEG, WebP or GIF.")
     if len(value) > limit:
@@ -86,8 +96,7 @@ def read_data_uri(value: object, what: str, limit: int = DATA_LIMIT) -> tuple[Im
         data = base64.b64decode(value.split(",", 1)[1], validate=True)
     except ValueError:
         raise RequestError(f"{what} is damaged; please try again.") from None
-    opened = open_picture(io.BytesIO(data))
-    return opened.picture, opened.notes
+    return io.BytesIO(data)
 
 
 def pictures_html(result: Result) -> str:

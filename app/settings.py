@@ -8,7 +8,9 @@ import gradio as gr
 from app.lora_picker import LoraPicker
 from app.pictures import plain
 from yoso_core.engine import Engine, PictureError
+from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
+from yoso_core.prompts import take_loras
 from yoso_core.requests import (
     DEFAULT_MODEL,
     GUIDANCE_LIMIT,
@@ -181,13 +183,21 @@ class Settings:
         )
         self.picker.connect(self.model, private)
 
+    @property
+    def asked(self) -> set[Any]:
+        """All that `values` reads."""
+        return {*self.typed, self.model, self.picker.own}
+
     def values(self, values: dict[Any, Any]) -> dict[str, Any]:
-        """What the controls say, as the fields that all requests have."""
+        """What the controls say, as the fields that all requests have; LoRA tags in the prompt are LoRAs."""
         check_text("The prompt", values[self.prompt])
         spec = self.engine.models.get(values[self.model])  # an unknown one is the engine's to refuse
-        one_step, loras = self.picker.uses(values[self.picker.loras])
+        one_step, chosen = self.picker.uses(values[self.picker.loras])
+        offered = by_name(self.picker.here(values.get(self.picker.own) or []))
+        prompt = with_style(values[self.prompt], values[self.style], spec.styles if spec else ())
+        prompt, loras = take_loras(prompt, chosen, offered)
         return {
-            "prompt": with_style(values[self.prompt], values[self.style], spec.styles if spec else ()),
+            "prompt": prompt,
             "negative": values[self.negative],
             "seed": values[self.seed],
             "steps": values[self.steps],

@@ -5,11 +5,9 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from app.server.hosts import LOOPBACK
 from train.data.datasets import OWN, SHARED, Limits
 from yoso_core.requests import DEFAULT_MODEL
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 ALL = ("quick", "good", "one-step", "controlnet", "lines", "looks")
 DEMO = Limits(pictures=20, file_bytes=5_000_000, total_bytes=20_000_000, zip_members=100)
@@ -33,6 +31,9 @@ class Mode:
         advanced: whether settings can be changed at all.
         models: those that may be trained on; none means all.
         upload: largest file that the server takes, as Gradio writes it.
+        uploads: bytes that a visitor may upload in an hour.
+        uploads_in_all: bytes that lie on the disk of what was uploaded and made for visitors.
+        queue_share: places in the queue that one visitor may take.
         presets: those offered; none means that nothing is trained here.
     """
 
@@ -46,6 +47,9 @@ class Mode:
     advanced: bool = False
     models: Collection[str] = ()
     upload: str = "20mb"
+    uploads: int = 200_000_000
+    uploads_in_all: int = 4_000_000_000
+    queue_share: int = 8
     presets: Collection[str] = ()
 
 
@@ -60,9 +64,21 @@ MODES: dict[str, Mode] = {
         hidden=(),
         advanced=True,
         upload="300mb",
+        uploads=20_000_000_000,
+        uploads_in_all=40_000_000_000,
+        queue_share=24,
         presets=ALL,
     ),
-    "private": Mode(limits=SHARED, runs=20, bytes=5 * 10**9, steps=20_000, advanced=True, upload="100mb", presets=ALL),
+    "private": Mode(
+        limits=SHARED,
+        runs=20,
+        bytes=5 * 10**9,
+        steps=20_000,
+        advanced=True,
+        upload="100mb",
+        uploads=500_000_000,
+        presets=ALL,
+    ),
     "tiny": Mode(runs=2, bytes=10**8, steps=60, models=(DEFAULT_MODEL,), presets=("quick",)),
     "off": Mode(),
 }

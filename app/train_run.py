@@ -25,7 +25,7 @@ from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, 
 from train.runs.presets import PRESETS, model_of
 from train.runs.progress import Progress
 from yoso_core.engine import Engine, PictureError
-from yoso_core.library import LoraEntry
+from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, GenerateRequest, LoraUse, RequestError
 from yoso_core.sheets import NO_ADAPTER, Axis, grid
 from yoso_core.sheets import run as run_sheet

@@ -24,7 +24,7 @@ from train.runs.presets import model_of
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored
-from yoso_core.library import CARD_FILE, LoraEntry, of_run
+from yoso_core.lora.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.models import LORA_FILE, ModelError, ModelSpec, Source
 from yoso_core.requests import RequestError
 from yoso_core.translate import CONFIG, read_translator

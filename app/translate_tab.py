@@ -211,7 +211,7 @@ class TranslateTab(Easel):
         asked = [settings.model, *chosen]
         gr.on([settings.model.input, self.trained.change], self.offer, asked, [*pickers, self.canvas], **quiet)
         self.canvas.upload(None, None, self.annotator, js="() => 'canny'")  # what is opened is seldom a sketch
-        self.files.connect({*settings.typed, settings.model, *self.typed}, private)
+        self.files.connect({*settings.asked, *self.typed}, private)
 
     def choose(self, translator: str) -> Any:
         return gr.Radio(**self.ways(translator))

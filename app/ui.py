@@ -2,10 +2,12 @@
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from app.compare_tab import CompareTab
 from app.drawing import Drawing
@@ -14,23 +16,28 @@ from app.endpoints import build_endpoints
 from app.generate_tab import GenerateTab
 from app.history import History
 from app.lora_picker import LoraPicker
+from app.server.doors import Limits
+from app.server.hosts import Hosts, hosts_at
+from app.server.page import Page
+from app.server.queueing import Queue
+from app.server.studio import StudioApp, slow_ones_dropped
+from app.server.uploads import Uploads
 from app.settings import Settings
 from app.train_mode import MODES
 from app.train_tab import TrainTab
 from app.translate_tab import TranslateTab
 from yoso_core.engine import Engine
-from yoso_core.library import LoraEntry
+from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import RequestError
 
 TAGLINE = "One prompt, one network evaluation, one picture."
-QUEUE_LIMIT = 32  # requests that wait; whoever comes after is told that the studio is busy
 CACHE_SECONDS = 3600
-SESSIONS = 200  # whose last inputs are remembered; a session holds a few megabytes
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
 RUNS = Path("runs")  # git-ignored; where training runs are
 ON_LOAD = "(order) => { document.querySelector('#prompt textarea')?.select(); return order + 1; }"
 # One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
 LISTENING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+LOCAL, USUAL = hosts_at("127.0.0.1"), Limits()
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -90,24 +97,39 @@ def build_theme() -> gr.themes.Base:
     )
 
 
-def launch_options(mcp: bool = False, upload: str = MODES["off"].upload) -> dict[str, Any]:
+def launch_options(
+    mcp: bool = False,
+    mode: str = "off",
+    hosts: Hosts = LOCAL,
+    limits: Limits = USUAL,
+    behind_proxy: bool = False,
+) -> dict[str, Any]:
     """What ``launch`` needs beside an address.
 
     Args:
         mcp: offer the public endpoints as tools of the Model Context Protocol too.
-        upload: largest file that is taken, as Gradio writes it.
+        mode: who may train what, on which hangs how much is taken: a key of `MODES`.
+        hosts: the names that the studio answers to.
+        limits: of a request.
+        behind_proxy: whether all visitors come through one proxy that says who they are.
 
     Raises:
         RequestError: the package for that is not installed.
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise RequestError('Tools for language models need one more package: pip install "gradio[mcp]==6.31.0".')
+    allowed = MODES[mode]
+    uploads = Uploads(Path(get_upload_folder()), allowed.uploads, allowed.uploads_in_all, 2 * CACHE_SECONDS)
     return {
+        "_app": StudioApp(hosts, uploads, limits, behind_proxy),
+        "app_kwargs": {"lifespan": partial(slow_ones_dropped, silence=limits.silence)},
+        "enable_monitoring": False,
+        "ssr_mode": False,  # Gradio's other servers would stand in front of the doors
+        "num_workers": 0,
         "mcp_server": mcp,
         "theme": build_theme(),
         "css_paths": Path(__file__).with_name("studio.css"),
-        "max_file_size": upload,
-        "state_session_capacity": SESSIONS,
+        "max_file_size": allowed.upload,
         "run_history": False,  # prompts stay out of the server's files
         "footer_links": ["api"],
     }
@@ -133,7 +155,7 @@ def build_app(
     drawing_tabs = [GenerateTab(settings), EditTab(engine, settings), TranslateTab(engine, settings)]
     history, compare = History(engine), CompareTab(engine, settings, drawing_tabs)
     train = TrainTab(engine, settings, runs, MODES[mode])
-    with gr.Blocks(
+    with Page(
         title="YOSO Studio", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     ) as demo:
         gr.HTML(HEADER, elem_id="header")
@@ -154,4 +176,6 @@ def build_app(
         train.connect(drawing, demo.load, private)
         build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, LISTENING)
         demo.load(None, settings.order, settings.order, js=ON_LOAD)
-    return demo.queue(max_size=QUEUE_LIMIT, api_open=False, default_concurrency_limit=1)
+    demo.queue(api_open=False)
+    demo._queue = Queue(demo, MODES[mode].queue_share)
+    return demo

@@ -26,7 +26,7 @@ from tests.tiny import write_tiny_model
 from train.runs.jobs import ROOT, Job, Runs, read_json
 from train.runs.progress import Progress
 from train.tasks.diffusion import DiffusionConfig
-from yoso_core.library import of_run
+from yoso_core.lora.library import of_run
 
 EVERY = 5  # steps between checkpoints
 PATIENCE = 180  # seconds for a process to begin

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 from app.ui import build_app, launch_options
 from tests.browser.conftest import OPTIONS, find_chromium
 from yoso_core.engine import Engine
-from yoso_core.library import bundled
+from yoso_core.lora.library import bundled
 
 MOVES = 50
 WARM_UP = 5

@@ -126,11 +126,11 @@ def bare(model: LoadedModel, size: int, unet: Callable | None = None) -> Callabl
     """One network evaluation and decoding on a model in memory, and nothing else: what no engine can beat."""
     unet = model.unet if unet is None else unet
     side = size // model.pixels_per_latent
-    latents = torch.randn(1, unet.config.in_channels, side, side, dtype=unet.dtype)
+    latents = torch.randn(1, unet.config.in_channels, side, side, dtype=unet.dtype, device=unet.device)
     latents = latents.contiguous(memory_format=torch.channels_last)
     length = model.tokenizer.model_max_length
-    context = torch.randn(1, length, unet.config.cross_attention_dim, dtype=unet.dtype)
-    t = torch.tensor([model.schedule.last])
+    context = torch.randn(1, length, unet.config.cross_attention_dim, dtype=unet.dtype, device=unet.device)
+    t = torch.tensor([model.schedule.last], device=unet.device)
 
     @torch.inference_mode()
     def run(_: str) -> torch.Tensor:

@@ -33,7 +33,7 @@ from train.runs.presets import PRESETS, settings
 from yoso_core.autoencoder import decode, encode, to_tensor
 from yoso_core.engine import Engine
 from yoso_core.files.pictures import open_picture, square
-from yoso_core.library import of_run
+from yoso_core.lora.library import of_run
 from yoso_core.models import MODELS
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse
 

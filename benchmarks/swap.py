@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 from yoso_core.engine import Engine
-from yoso_core.library import bundled
+from yoso_core.lora.library import bundled
 from yoso_core.models import LORA_FILE, MODELS
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, GenerateRequest, LoraUse, RequestError
 

@@ -1,22 +1,29 @@
 """What several test files need."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from hypothesis import settings
 from safetensors.torch import save_file
 
 from tests.tiny import random_lora, write_tiny_model
 from tests.tiny_control import write_tiny_control
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
-from yoso_core.library import LoraEntry, uploaded
+from yoso_core.lora.library import LoraEntry, uploaded
 from yoso_core.models import ModelSpec, Source, local_model
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.words import FILE
+
+# A machine that others use keeps no deadlines. `make fuzz` looks for minutes, with other examples each time.
+settings.register_profile("tests", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("fuzz", deadline=None, max_examples=20_000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 EXAMPLES = ["a red heart", "grinning cat", "palm tree"]
 

@@ -21,8 +21,9 @@ from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
+from app.server.queueing import PLACES
 from app.settings import with_style
-from app.ui import QUEUE_LIMIT, build_app, launch_options
+from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored, from_json, from_link, link_text, to_json
 from yoso_core.models import MODELS, ModelSpec, Source
@@ -128,6 +129,23 @@ BAD_LORAS += [{f"lora-{index}": 1.0 for index in range(9)}, {OWN: 9}]
 def test_bad_lora_values_are_told(drawing, bad):
     updates = drawing.draw(values_of(drawing, loras=bad))
     assert 'role="alert"' in updates[drawing.tabs["generate"].info]
+
+
+def test_a_tag_in_the_prompt_chooses_a_lora_of_the_session_alone(drawing, tiny_lora):
+    tab = drawing.tabs["generate"]
+    wanted = drawing.draw(values_of(drawing, prompt="a", loras={OWN: 1.0, "waves": 0.5}))
+    updates = drawing.draw(values_of(drawing, prompt="a <lora:Waves:0.5>"))
+    assert updates[tab.shown] == wanted[tab.shown] and updates[tab.stage] == wanted[tab.stage]
+    secret = replace(tiny_lora, id="upload-0123456789abcdef-hidden", title="Hidden", origin="uploaded")
+    drawing.settings.picker.remember(secret)  # another session's
+    try:
+        updates = drawing.draw(values_of(drawing, prompt="a <lora:hidden:0.5>"))
+        assert "There is no LoRA “hidden” here" in updates[tab.info] and updates[tab.shown].loras == ()
+        states = {drawing.settings.picker.own: [secret.id]}
+        updates = drawing.draw(values_of(drawing, prompt="a <lora:hidden:0.5>", states=states))
+        assert updates[tab.shown].loras == (LoraUse(secret.id, 0.5),)
+    finally:
+        drawing.settings.picker.drop(secret.id)
 
 
 def test_a_lora_and_the_own_weight_change_the_picture(drawing):
@@ -351,7 +369,7 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     # Batches find their own place or are refused, so that none waits in the queue that all share.
     assert {fn.concurrency_limit for fn in python if fn.name != "translate_all"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
-    assert not demo.api_open and demo._queue.max_size == QUEUE_LIMIT
+    assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
 
 
@@ -369,6 +387,12 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     assert about["evaluations"] == 0 and "cropped" in about["notes"][0]
     with Image.open(files[0]) as made:
         assert made.size == (64, 64) and json.loads(made.text["yoso"])["kind"] == "edit"
+    layer = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
+    layer.paste("white", (20, 20, 60, 50))  # a stroke as editors save them
+    layer.save(tmp_path / "mask.png")
+    files, about = client.predict(picture=picture, mask=handle_file(tmp_path / "mask.png"), api_name="/edit")
+    with Image.open(files[0]) as made:
+        assert from_json(json.loads(made.text["yoso"])).mask.getbbox() == (20, 20, 60, 50)
     with Image.open(client.predict(picture=picture, api_name="/control_map")) as found:
         assert found.size == (64, 64)
     _, rungs = client.predict(prompt="a", api_name="/ladder")
@@ -376,6 +400,11 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     assert client.predict(prompt="a", x="seed=0,1", y="", api_name="/grid")
     assert [each["id"] for each in client.predict(api_name="/loras")] == ["waves"]
     assert client.predict(prompt="a", loras="waves:0.5", api_name="/generate")[1]["evaluations"] == 1
+    files, about = client.predict(prompt="a, <lora:Waves:0.5> <lora:no:1>", api_name="/generate")
+    with Image.open(files[0]) as made:
+        request = from_json(json.loads(made.text["yoso"]))
+    assert request.loras == (LoraUse("waves", 0.5),) and request.prompt == "a, <lora:no:1>"
+    assert "There is no LoRA “no” here" in about["notes"][0]
 
 
 def test_api_reads_no_file_that_was_not_uploaded(client, url, tmp_path):

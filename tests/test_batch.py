@@ -173,9 +173,8 @@ def test_what_concerns_all_of_them_ends_it_and_nan_does_not(tmp_path):
     with pytest.raises(RequestError, match="no such translator"):
         fail(RequestError("There is no such translator."))
     assert [one.problem for one in fail(PictureError("NaN."))] == ["NaN.", "NaN."]
-    assert [one.problem for one in fail(RuntimeError("odd"))] == [
-        "Nothing could be made of it (RuntimeError: odd)."
-    ] * 2
+    odd = "Nothing could be made of it (RuntimeError: odd)."
+    assert [one.problem for one in fail(RuntimeError("odd"))] == [odd, odd]
 
 
 def test_the_zip_holds_every_picture_with_its_settings(tmp_path):

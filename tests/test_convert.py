@@ -17,7 +17,8 @@ from yoso_core.__main__ import main
 from yoso_core.autoencoder import to_pil
 from yoso_core.convert import PUBLISHED, convert_lora, convert_translator
 from yoso_core.engine import Engine
-from yoso_core.lora import FILE_LIMIT
+from yoso_core.lora.reading import FILE_LIMIT
+from yoso_core.prompts import as_it_is
 from yoso_core.requests import RequestError, TranslateRequest
 from yoso_core.translate import find_translators, load_translator, read_translator
 
@@ -102,7 +103,7 @@ def test_the_engine_gives_lines_as_they_were_learned(model, paired, tmp_path):
     engine = Engine({"sd": model.spec}, device="cpu", translators={"edges": spec})
     request = TranslateRequest("a cat", model="sd", picture=lines, translator="edges", annotator="map")
     made = np.asarray(engine.run(request).pictures[0]).astype(int)
-    context, _ = engine._context(request, engine.load("sd"), "a cat")
+    context, _ = engine._context("sd", as_it_is("a cat"))
     pictures = torch.from_numpy(np.array(lines)).permute(2, 0, 1)[None] / 255
     wanted = np.asarray(to_pil(paired(pictures, context))[0]).astype(int)
     assert np.abs(made - wanted).max() <= 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from yoso_core.editing import feathered, grown, latent_mask, lay_out, put_together
+from yoso_core.editing import NOTHING_PAINTED, feathered, grown, latent_mask, lay_out, put_together
 from yoso_core.files.pictures import square
 from yoso_core.requests import FITS, EditRequest
 
@@ -100,11 +100,21 @@ def test_an_inverted_mask_keeps_what_the_other_repaints():
     assert np.array_equal(results[1], np.where(inside, picture, made))
 
 
-@pytest.mark.parametrize("level", [1, 100, 255])
-def test_whatever_is_above_0_is_repainted(level):
-    mask = box_mask((64, 64), (20, 20, 40, 40)).point(lambda value: level if value else 0)
-    canvas = lay_out(request(noise(64, 64), mask=mask, feather=0.0), 64)
-    assert np.array_equal(np.asarray(canvas.mask) > 0, np.asarray(mask) > 0)
+@pytest.mark.parametrize(("inside", "outside"), [(255, 0), (128, 127), (240, 9)])
+@pytest.mark.parametrize("size", [64, 256])
+def test_a_mask_paints_from_its_middle_level_on(inside, outside, size):
+    """JPEG's white and black are not quite so, and soft brushes have rims."""
+    box = (size // 4, size // 4, size // 2, size // 2)
+    mask = box_mask((size, size), box).point(lambda value: inside if value else outside)
+    canvas = lay_out(request(noise(size, size), mask=mask, feather=0.0), 64)
+    assert np.array_equal(np.asarray(canvas.mask), np.asarray(box_mask((64, 64), (16, 16, 32, 32))))
+    assert canvas.notes == ()
+
+
+def test_a_mask_that_paints_nothing_is_told():
+    for mask in (Image.new("L", (64, 64)), Image.new("L", (64, 64), 127)):
+        canvas = lay_out(request(noise(64, 64), mask=mask), 64)
+        assert canvas.notes == (NOTHING_PAINTED,) and canvas.mask.getextrema() == (0, 0)
 
 
 def test_a_thin_stroke_on_a_large_picture_is_not_lost():

@@ -212,7 +212,7 @@ def test_out_of_memory_is_one_sentence_and_the_next_request_works(engine, monkey
         raise failure
 
     with monkeypatch.context() as patch:
-        patch.setattr("yoso_core.engine.decode", fail)
+        patch.setattr("yoso_core.runtimes.parts.decode", fail)
         with pytest.raises(PictureError, match="not enough memory"):
             engine.run(GenerateRequest("a"))
     engine.run(GenerateRequest("a"))
@@ -225,3 +225,38 @@ def test_a_replaced_lora_file_takes_effect(engine, lora_files):
         engine.add_lora("style", path)
         seen += pixels(engine.run(request))
     assert len(set(seen)) == len(lora_files)
+
+
+def test_brackets_weigh_words_and_are_none(engine):
+    def drawn(prompt, **settings):
+        return pixels(engine.run(GenerateRequest(prompt, **settings)))
+
+    assert drawn("a (red:1.0) heart") == drawn("a red heart") == drawn("a ([red]) heart")
+    assert len({drawn(f"a (red:{weight}) heart")[0] for weight in (0, 0.5, 1, 1.5)}) == 4
+    assert drawn("a red heart BREAK 3d") != drawn("a red heart 3d")
+    heavy = {"guidance": 2.0, "negative": "(blue:1.5)"}
+    assert drawn("a red heart BREAK 3d", **heavy) != drawn("a red heart BREAK 3d", **heavy | {"negative": "blue"})
+    result = engine.run(GenerateRequest("a [cat:dog:0.5] __pet__", count=2))
+    assert len(result.notes) == 2 and "read as “cat”" in result.notes[0]
+
+
+def test_every_seed_makes_its_own_choice_and_makes_it_again(engine):
+    prompt = "a {red|blue|green} {heart|cat}"
+    together = engine.run(GenerateRequest(prompt, seed=4, count=4))
+    assert together.seeds == [4, 5, 6, 7] and together.request.count == 4
+    words = [note.split("“")[1].split("”")[0] for note in together.notes]
+    assert len(set(words)) > 1 and len(words) == 4
+    for seed, text, picture in zip(together.seeds, words, pixels(together), strict=True):
+        alone = engine.run(GenerateRequest(prompt, seed=seed))
+        assert pixels(alone) == [picture] == pixels(engine.run(GenerateRequest(text, seed=seed)))
+
+
+def test_tags_in_a_prompt_are_loras_of_the_library(engine_with_loras):
+    asked = GenerateRequest("a red heart, <lora:lora1:0.5> <lora:nothing:1>")
+    result = engine_with_loras.run(asked)
+    wanted = GenerateRequest("a red heart", loras=(LoraUse("lora1", 0.5),))
+    assert pixels(result) == pixels(engine_with_loras.run(wanted))
+    assert result.request.loras == wanted.loras and result.notes == (
+        "There is no LoRA “nothing” here to act on the prompt: left out.",
+    )
+    assert pixels(engine_with_loras.run(result.request)) == pixels(result)

@@ -192,7 +192,7 @@ def test_pictures_of_equal_size_are_not_taken_for_one_another(shared, fresh):
 
 def test_a_picture_is_encoded_once_while_its_slider_is_dragged(fresh, monkeypatch):
     fresh.run(edit(strength=0.5))
-    monkeypatch.setattr("yoso_core.engine.encode", lambda *arguments: pytest.fail("encoded again"))
+    monkeypatch.setattr("yoso_core.runtimes.parts.encode", lambda *arguments: pytest.fail("encoded again"))
     fresh.run(edit(strength=0.6, prompt="another", seed=9))
 
 
@@ -288,7 +288,7 @@ def test_a_control_of_another_family_is_not_chosen(tiny_spec, controls):
 
 def test_what_can_not_be_drawn_is_refused_before_anything_is_encoded(fresh, monkeypatch):
     for name in ("encode", "decode"):
-        monkeypatch.setattr(f"yoso_core.engine.{name}", lambda *arguments: pytest.fail("the device was reached"))
+        monkeypatch.setattr(f"yoso_core.runtimes.parts.{name}", lambda *arguments: pytest.fail("the device was reached"))
     bad = [
         edit(size=1024),
         edit(model="nothing"),

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for package in ("yoso_core", "train", "app") for path in (ROOT / package).rglob("*.py"))
 FORBIDDEN = {"yoso_core": {"gradio", "train", "app"}, "train": {"gradio", "app"}, "app": set()}
 TORCH_ALONE = {"yoso_core/schedule.py", "yoso_core/sampling.py", "train/tasks/losses.py"}
+DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 STANDARD = {"collections", "dataclasses", "typing"}
 
 
@@ -47,6 +48,6 @@ def test_importing_only_defines(path):
         if isinstance(node, ast.If):
             assert ast.unparse(node.test) == "__name__ == '__main__'"
         else:
-            assert isinstance(
-                node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-            ) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            assert isinstance(node, (*DEFINING, ast.Assign, ast.AnnAssign)) or (
+                isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline
 
-import yoso_core.engine
+import yoso_core.runtimes.parts
 from benchmarks.sd15 import write_random_sd15
 from yoso_core.engine import Engine
 from yoso_core.models import local_model
@@ -21,8 +21,8 @@ def folder(tmp_path_factory):
 def engine_latents(folder, request, dtype, monkeypatch):
     """Clean latents of a request, caught on their way to the decoder."""
     caught = []
-    decode = yoso_core.engine.decode
-    monkeypatch.setattr(yoso_core.engine, "decode", lambda decoder, z: decode(decoder, caught.append(z.clone()) or z))
+    decode = yoso_core.runtimes.parts.decode
+    monkeypatch.setattr(yoso_core.runtimes.parts, "decode", lambda decoder, z: decode(decoder, caught.append(z.clone()) or z))
     result = Engine({"sd": local_model(str(folder))}, device="cpu", dtype=dtype).run(request)
     assert result.pictures[0].size == (request.size, request.size)
     return caught[0].float()

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_translate import write_translator
-from yoso_core import lora as lora_module
 from yoso_core import translate
 from yoso_core.autoencoder import to_tensor
 from yoso_core.engine import Engine
+from yoso_core.lora import reading
 from yoso_core.models import ModelError
 from yoso_core.requests import (
     DEFAULT_MODEL,
@@ -493,7 +493,7 @@ def test_other_files_are_refused(model, folder, monkeypatch):
     spec = read_translator(folder)
     with pytest.raises(ModelError, match="family sd2"):
         load_translator(replace(spec, family="sd2"), model)
-    monkeypatch.setattr(lora_module, "FILE_LIMIT", 1000)
+    monkeypatch.setattr(reading, "FILE_LIMIT", 1000)
     with pytest.raises(RequestError, match="GiB"):
         load_translator(spec, model)
     monkeypatch.undo()

@@ -6,6 +6,7 @@ python -m yoso_core translate sketch.png --model edges --prompt "a cat, 3d" --an
 """
 
 import argparse
+import os
 import sys
 
 from yoso_core.commands import convert_lora, convert_translator, edit, generate, grid, ladder, map, translate
@@ -25,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave their core to neighbours
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)

@@ -32,7 +32,6 @@ from yoso_core.requests import GenerateRequest, RequestError
 
 OWN_MEMBERS = 1_000_000  # files in a zip of one's own
 OWN_BYTES = 500_000_000  # of a picture of one's own, in a zip or not
-PICTURE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")
 
 
 @dataclass(frozen=True)

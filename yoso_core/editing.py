@@ -11,7 +11,9 @@ from torch import Tensor
 from yoso_core.files.pictures import square, square_note
 from yoso_core.requests import EditRequest
 
+PAINTED = 128  # of 255: from here on a mask paints
 TOUCHED = 31  # of 255: how much of a pixel is painted where it counts, so that thin strokes on large pictures do
+NOTHING_PAINTED = "the mask paints nothing: white says where, and what is transparent is not painted"
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ def lay_out(request: EditRequest, size: int) -> Canvas:
     picture, mask = square(request.picture, inner, request.fit), None
     if request.mask is not None:
         # By what stays, because white is what pads a picture.
-        stays = square(request.mask.point(lambda value: 0 if value else 255), inner, request.fit)
-        mask = stays.point(lambda value: 255 if value < 255 - TOUCHED else 0)
+        stays = request.mask.point(lambda value: 0 if value >= PAINTED else 255)
+        mask = square(stays, inner, request.fit).point(lambda value: 255 if value < 255 - TOUCHED else 0)
     note = square_note(request.picture, request.fit)
     notes = (note,) if note else ()
+    if mask is not None and mask.getextrema()[1] == 0:
+        notes += (NOTHING_PAINTED,)
     if inner < size:
         picture, mask = grown(picture, mask, size)
         notes += (f"shrunk to {inner} of {size} pixels to make room around it",)

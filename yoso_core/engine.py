@@ -5,9 +5,9 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
+from yoso_core.autoencoder import to_tensor
 from yoso_core.conditioning import (
     CONTROLS,
     Annotations,
@@ -25,22 +25,29 @@ from yoso_core.conditioning import (
     load_control,
     map_tensor,
 )
-from yoso_core.denoiser import Denoise, Denoiser, guided
-from yoso_core.editing import Canvas, latent_mask, lay_out, put_together
-from yoso_core.files.pictures import OWN_SIDE, own_size, square, square_note, whole
-from yoso_core.lora import Lora, admit
-from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
-from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
-from yoso_core.sampling import (
-    ddim,
-    edit_timesteps,
-    few_step,
-    prior_start,
-    repaint,
-    sdedit_start,
-    strength_timestep,
+from yoso_core.devices import device_named
+from yoso_core.drawing import (
+    LoadedDirections,
+    PictureError,
+    Result,
+    Stopwatch,
+    Tools,
+    draw,
+    edit,
+    seeds_of,
+    translate,
 )
-from yoso_core.translate import LoadedTranslator, TranslatorSpec, find_translators, input_tensor, load_translator
+from yoso_core.editing import Canvas, lay_out
+from yoso_core.encoding import encode_prompt
+from yoso_core.files.pictures import square
+from yoso_core.lora.spellings import admit
+from yoso_core.lora.stack import Lora
+from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
+from yoso_core.prompts import Prompt, called, has_choices, tags_of, take_loras
+from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
+from yoso_core.runtimes.choice import choose_runtime
+from yoso_core.runtimes.networks import Networks, in_words
+from yoso_core.translate import TranslatorSpec, find_translators, load_translator
 
 MODELS_IN_MEMORY = 2
 CONTROLS_IN_MEMORY = 2
@@ -48,10 +55,6 @@ TRANSLATORS_IN_MEMORY = 2
 LORAS_IN_MEMORY = 16  # admitted ones; more than one request may name
 PROMPTS_IN_MEMORY = 256
 PICTURES_IN_MEMORY = 8  # encoded ones, and control maps: what sliders are dragged over
-
-
-class PictureError(RuntimeError):
-    """A valid request that no picture came of: NaN, or not enough memory. The next request works."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -72,31 +75,21 @@ def memory_guard() -> Iterator[None]:
         raise PictureError("There is not enough memory for this; choose a smaller size or a smaller model.") from error
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of a request.
-
-    Attributes:
-        request: what was asked.
-        pictures: one or more, in order of seed.
-        seeds: the seed of each picture.
-        evaluations: network evaluations a picture, guidance counted.
-        seconds: time by stage: "text", "network", "decode", and "total" with everything.
-        cut: the part of the prompt beyond the token limit, which the model did not read; "" if none.
-        before: of an edit or a translation, the picture as it was laid out.
-        control_map: what the ControlNet, or the translator, followed.
-        notes: what was done to the pictures that were given, in words.
-    """
-
-    request: GenerateRequest
-    pictures: list[Image.Image]
-    seeds: list[int]
-    evaluations: int
-    seconds: dict[str, float]
-    cut: str = ""
-    before: Image.Image | None = None
-    control_map: Image.Image | None = None
-    notes: tuple[str, ...] = ()
+def joined(request: GenerateRequest, results: Sequence[Result]) -> Result:
+    """The results of one seed each as one; times add up, and what is told is told once."""
+    seconds: dict[str, float] = {}
+    for result in results:
+        for stage, spent in result.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    return dataclasses.replace(
+        results[0],
+        request=request,
+        pictures=[picture for result in results for picture in result.pictures],
+        seeds=[seed for result in results for seed in result.seeds],
+        seconds=seconds,
+        cut=next((result.cut for result in results if result.cut), ""),
+        notes=tuple(dict.fromkeys(note for result in results for note in result.notes)),
+    )
 
 
 Kept = TypeVar("Kept")
@@ -123,30 +116,29 @@ class Memory(Generic[Kept]):
             del self._kept[key]
 
 
-@dataclass
-class Stopwatch:
-    """Adds up time by stage; waits for the device, so that the figures are true on a GPU too."""
+@dataclass(eq=False)
+class _Asked:
+    """A request that waits for its answer.
 
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
+    Attributes:
+        answer: what came of it, or what kept it from being answered; None while it waits.
+    """
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a request is worked on with."""
-
-    model: LoadedModel
-    size: int
-    watch: Stopwatch
+    request: GenerateRequest
     report: Callable[[str], None]
+    answer: Result | BaseException | None = None
+
+
+def _shares_passes(request: GenerateRequest) -> bool:
+    """Whether its pictures can be drawn in one pass with another request's."""
+    told = f"{request.prompt} {request.negative}"
+    plain = type(request) is GenerateRequest and request.control is None
+    return plain and not has_choices(told) and not tags_of(told)
+
+
+def _alike(request: GenerateRequest) -> GenerateRequest:
+    """What requests that share passes have in common."""
+    return dataclasses.replace(request, prompt="", negative="", seed=0, count=1)
 
 
 def digest(picture: Image.Image | None) -> str:
@@ -165,6 +157,7 @@ class Engine:
         dtype: overrides each model's own choice.
         controls: the ControlNets that can be asked for, by name.
         translators: what translates pictures, by name; None takes those that come along.
+        runtime: who executes the networks: a key of `RUNTIMES`, or "auto" for the fastest that is here.
     """
 
     def __init__(
@@ -174,22 +167,26 @@ class Engine:
         dtype: torch.dtype | None = None,
         controls: Mapping[str, ControlSpec] = CONTROLS,
         translators: Mapping[str, TranslatorSpec] | None = None,
+        runtime: str = "torch",
     ) -> None:
         self.models, self.controls = dict(models), dict(controls)
         self.translators = find_translators() if translators is None else dict(translators)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device_named(device)
         self.dtype = dtype
         self.lock = threading.Lock()
         self.annotate = Annotations()
+        self.runtime = choose_runtime(runtime, self.device, self.lock)
+        self._waiting: list[_Asked] = []
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._executed: dict[str, Networks] = {}  # of the models in `_loaded`
         self._lora_files: dict[str, Path] = {}
         self._admitted: dict[tuple[str, str], Lora] = {}
         self._maps: Memory[Image.Image] = Memory(PICTURES_IN_MEMORY)
         # The keys of these begin with the model's name.
         self._contexts: Memory[tuple[Tensor, str]] = Memory(PROMPTS_IN_MEMORY)
-        self._networks: Memory[torch.nn.Module] = Memory(CONTROLS_IN_MEMORY)
+        self._networks: Memory[Callable[..., tuple[list[Tensor], Tensor]]] = Memory(CONTROLS_IN_MEMORY)
         self._latents: Memory[tuple[Canvas, Tensor]] = Memory(PICTURES_IN_MEMORY)
-        self._translations: Memory[LoadedTranslator] = Memory(TRANSLATORS_IN_MEMORY)
+        self._translations: Memory[LoadedDirections] = Memory(TRANSLATORS_IN_MEMORY)
 
     def add_lora(self, name: str, path: Path) -> None:
         """Put a LoRA file into the library under `name`; it is checked when first used with a model."""
@@ -241,9 +238,15 @@ class Engine:
             self._lora(model, self._model(model, lambda message: None), name)
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
-        """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does."""
+        """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does.
+
+        What makes its pictures fast is done at once. For a model that a request brings, it is done beside requests.
+        """
         with self.lock, memory_guard():
-            return self._model(name, report)
+            model = self._model(name, report)
+            if self.runtime.prepares:
+                self._warm_up(name, report)
+            return model
 
     def run(self, request: GenerateRequest, report: Callable[[str], None] = lambda message: None) -> Result:
         """Make the pictures of a request.
@@ -255,10 +258,43 @@ class Engine:
             RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
             PictureError: the networks returned NaN, or there is not enough memory.
         """
-        with self.lock, memory_guard(), torch.inference_mode():
-            started = time.perf_counter()
-            result = self._run(request, report)
-        return dataclasses.replace(result, seconds=result.seconds | {"total": time.perf_counter() - started})
+        mine = _Asked(request, report)
+        if self.runtime.batch > 1 and _shares_passes(request):
+            self._waiting.append(mine)
+        with self.lock:
+            if mine.answer is None:  # it may have been drawn together with another's
+                self._answer(self._company(mine))
+        if isinstance(mine.answer, BaseException):
+            raise mine.answer
+        return mine.answer
+
+    def _company(self, mine: "_Asked") -> list["_Asked"]:
+        """This request, and those that wait for the lock and can share its passes of the network."""
+        company = [mine]
+        if mine in self._waiting:
+            self._waiting.remove(mine)
+            company += [one for one in list(self._waiting) if _alike(one.request) == _alike(mine.request)]
+            company = company[: self.runtime.batch]
+            for one in company[1:]:
+                self._waiting.remove(one)
+        return company
+
+    def _answer(self, asked: Sequence["_Asked"]) -> None:
+        """Write an answer to each, or why there is none."""
+        since = time.perf_counter()
+        try:
+            with memory_guard(), torch.inference_mode():
+                results = self._run([one.request for one in asked], asked[0].report)
+        except BaseException as error:
+            if len(asked) > 1:  # one's trouble is not another's
+                for one in asked:
+                    self._answer([one])
+                return
+            asked[0].answer = error
+            return
+        for one, result in zip(asked, results, strict=True):
+            seconds = result.seconds | {"total": time.perf_counter() - since}
+            one.answer = dataclasses.replace(result, seconds=seconds)
 
     def control_map(
         self, use: ControlUse, size: int, report: Callable[[str], None] = lambda message: None
@@ -271,137 +307,68 @@ class Engine:
         with self.lock, memory_guard(), torch.inference_mode():
             return self._map(use, size, report)
 
-    def _run(self, request: GenerateRequest, report: Callable[[str], None]) -> Result:
+    def _run(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> list[Result]:
+        """Results of one request, or of several that share passes."""
+        if len(requests) > 1:
+            return self._settle(requests, report)
+        (request,) = requests
+        offered = {called(name): name for name in self._lora_files}
+        prompt, loras = take_loras(request.prompt, request.loras, offered)
+        request = dataclasses.replace(request, prompt=prompt, loras=loras)
+        if request.count > 1 and (has_choices(request.prompt) or has_choices(request.negative)):
+            alone = [dataclasses.replace(request, seed=seed, count=1) for seed in seeds_of(request)]
+            return [joined(request, [self._settle([one], report)[0] for one in alone])]
+        return self._settle([request], report)
+
+    def _settle(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> list[Result]:
+        """Settle what a request needs, and hand it on; of several, which are alike, what the first one needs."""
+        request = requests[0]
         model = self._model(request.model, report)
+        networks = self._executed[request.model]
+        networks.begin()
+        watch = Stopwatch(self.device)
+        uses = [(model.one_step, request.one_step)]
+        uses += [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
         size = self._size(request, model)
-        loras = [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
-        work = _Work(model, size, Stopwatch(self.device), report)
-        own = (model.one_step, request.one_step)
+        tools = Tools(
+            model,
+            networks,
+            size,
+            watch,
+            report,
+            context=lambda prompt: self._context(request.model, prompt),
+            canvas=lambda request: self._canvas(request, size),
+            control_map=lambda use, size: self._map(use, size, report),
+            guide=lambda use, made: self._guide(use, request.model, made, report),
+        )
+        translator = None
         if isinstance(request, TranslateRequest):
-            return self._translate(request, work, [own, *loras])
-        return self._draw(request, work, [own, *loras])
-
-    def _draw(self, request: GenerateRequest, work: _Work, loras: list[tuple[Lora, float]]) -> Result:
-        """Pictures from words, or edits."""
-        model, size, watch = work.model, work.size, work.watch
+            translator = self._translator(request, report)
+            loras = translator.loaded.loras
+            uses.append((loras[translator.loaded.spec.direction(request.direction)], request.strength))
         with watch.stage("weights"):
-            model.loras.apply(loras)
-        with watch.stage("text"):
-            context, cut = self._context(request, model, request.prompt)
-            negative, _ = self._context(request, model, request.negative) if request.guidance > 1 else (context, "")
-        notes: list[str] = list(filter(None, [model.spec.words.note(request.prompt)]))
-        guide, control_map = None, None
-        if request.control is not None:
-            with watch.stage("control"):
-                use = request.control
-                control_map = self._map(use, size, work.report)
-                guide = self._guide(use, request.model, model, control_map, work.report)
-            notes += filter(None, [square_note(use.picture, use.fit)])
-        consistent = request.sampler == "consistency"
-        plain = Denoiser(model.unet, model.schedule, model.prediction, consistent, guide)
-        denoise = guided(plain, request.guidance, negative)
-        canvas, latent = None, None
-        if isinstance(request, EditRequest):
-            with watch.stage("encode"):
-                canvas, latent = self._canvas(request, model, size)
-            notes += canvas.notes
-            if canvas.mask is not None:
-                denoise = repaint(denoise, latent, latent_mask(canvas.mask, latent.shape[2:]).to(latent))
-        evaluations = 0
-
-        def draw(seed: int) -> Image.Image:
-            nonlocal evaluations
-            noises = self._noises(seed, request.steps if consistent else 1, model, (size, size))
-            with watch.stage("network"):
-                clean, evaluations = self._sample(request, model, denoise, context, noises, latent)
-            with watch.stage("decode"):
-                made = self._picture(decode(model.decoder, clean), model, seed)
-                return put_together(canvas, made) if canvas else made
-
-        pictures, seeds = self._each_seed(request, work, draw)
-        evaluations *= 2 if request.guidance > 1 else 1
-        before = canvas.picture if canvas else None
-        return Result(request, pictures, seeds, evaluations, watch.seconds, cut, before, control_map, tuple(notes))
-
-    def _translate(self, request: TranslateRequest, work: _Work, loras: list[tuple[Lora, float]]) -> Result:
-        """Pictures from a picture, its structure kept."""
-        model, size, watch = work.model, work.size, work.watch
-        loaded = self._translator(request, model, work.report)
-        direction = loaded.spec.direction(request.direction)
-        fixed = loaded.spec.directions[direction].prompt
-        with watch.stage("weights"):
-            model.loras.apply([*loras, (loaded.loras[direction], request.strength)])
-        with watch.stage("text"):
-            context, cut = self._context(request, model, request.prompt if fixed is None else fixed)
-        before, notes = self._laid_out(request, model, size)
-        if fixed is not None and request.prompt.strip() not in ("", fixed):
-            title = loaded.spec.directions[direction].title
-            notes.append(f"“{title}” always reads the prompt “{fixed}”; yours was not used.")
-        lines = None
-        if loaded.spec.input == "lines":
-            with watch.stage("control"):
-                lines = self._map(dataclasses.replace(request.lines, picture=before), None, work.report)
-        given = before if lines is None else lines
-        pixels = input_tensor(given, loaded.spec).to(self.device, model.autoencoder.dtype)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        translate = loaded.on(model, direction)
-
-        def draw(seed: int) -> Image.Image:
-            (noise,) = self._noises(seed, 1, model, before.size)
-            start = prior_start(model.schedule, noise, model.prior_mean, model.prior_deviation)
-            with watch.stage("network"):
-                made = self._picture(translate(pixels, context, request.strength, start), model, seed)
-            return made.resize(own_size(request.picture), Image.Resampling.LANCZOS) if request.fit == "keep" else made
-
-        if request.strength == 1 and request.count > 1:
-            notes.append("strength 1 has one answer; lower it for variations")
-            pictures, seeds = self._each_seed(dataclasses.replace(request, count=1), work, draw)
+            model.loras.apply(uses)
+        if translator is not None:
+            results = [translate(request, tools, translator)]
+        elif isinstance(request, EditRequest):
+            results = [edit(request, tools)]
         else:
-            pictures, seeds = self._each_seed(request, work, draw)
-        return Result(request, pictures, seeds, 1, watch.seconds, cut, before, lines, tuple(notes))
+            results = draw(requests, tools)
+        return [dataclasses.replace(result, runtime=in_words(networks.executed)) for result in results]
 
-    def _laid_out(self, request: TranslateRequest, model: LoadedModel, size: int) -> tuple[Image.Image, list[str]]:
-        """The picture as it is translated, and what was done to it in words."""
-        if request.fit != "keep":
-            note = square_note(request.picture, request.fit)
-            return square(request.picture, size, request.fit), [note] if note else []
-        laid_out = whole(request.picture, size, model.pixels_per_latent)
-        shapes = [f"{width} x {height}" for width, height in (request.picture.size, laid_out.size)]
-        notes = [f"{shapes[0]}: drawn at {shapes[1]}"] if shapes[0] != shapes[1] else []
-        width, height = own_size(request.picture)
-        if (width, height) != request.picture.size:
-            notes.append(f"given back at {width} x {height}: at most {OWN_SIDE} pixels a side")
-        return laid_out, notes
-
-    def _each_seed(
-        self, request: GenerateRequest, work: _Work, draw: Callable[[int], Image.Image]
-    ) -> tuple[list[Image.Image], list[int]]:
-        """The pictures of a request and their seeds.
-
-        One at a time: arithmetic in a batch rounds differently, and a seed must mean one picture.
-        """
-        seeds = [(request.seed + index) % 2**32 for index in range(request.count)]
-        pictures = []
-        for number, seed in enumerate(seeds, 1):
-            work.report(f"Drawing picture {number} of {request.count}")
-            pictures.append(draw(seed))
-        return pictures, seeds
-
-    def _picture(self, decoded: Tensor, model: LoadedModel, seed: int) -> Image.Image:
-        if not torch.isfinite(decoded).all():
-            raise PictureError(f"{model.spec.title} returned NaN for seed {seed}; try another seed or weaker LoRAs.")
-        return to_pil(decoded)[0]
-
-    def _translator(
-        self, request: TranslateRequest, model: LoadedModel, report: Callable[[str], None]
-    ) -> LoadedTranslator:
+    def _translator(self, request: TranslateRequest, report: Callable[[str], None]) -> LoadedDirections:
         name = request.translator
         if name not in self.translators:
             known = f"choose one of {', '.join(self.translators)}" if self.translators else "none are here"
             raise RequestError(f"There is no translator {name!r:.60}; {known}.")
-        return self._translations.get(
-            (request.model, name), lambda: load_translator(self.translators[name], model, report)
-        )
+
+        def load() -> LoadedDirections:
+            model, networks = self._loaded[request.model], self._executed[request.model]
+            loaded = load_translator(self.translators[name], model, report)
+            ways = {way: networks.translator(loaded.on(model, way)) for way in loaded.spec.directions}
+            return LoadedDirections(loaded, ways)
+
+        return self._translations.get((request.model, name), load)
 
     def _size(self, request: GenerateRequest, model: LoadedModel) -> int:
         size, unit = request.size or model.spec.resolution, model.pixels_per_latent
@@ -411,41 +378,15 @@ class Engine:
             )
         return size
 
-    def _sample(
-        self,
-        request: GenerateRequest,
-        model: LoadedModel,
-        denoise: Denoise,
-        context: Tensor,
-        noises: list[Tensor],
-        latent: Tensor | None,
-    ) -> tuple[Tensor, int]:
-        """A clean latent (1, C, h, w), and the number of timesteps that it took.
-
-        Args:
-            latent: (1, C, h, w) of the picture to edit; None to begin from nothing.
-        """
-        schedule, last = model.schedule, model.schedule.last
-        t = last if latent is None else strength_timestep(schedule, request.strength, noises[0].shape[-1])
-        if t == 0:
-            return latent, 0
-        if t == last:
-            start = prior_start(schedule, noises[0], model.prior_mean, model.prior_deviation)
-        else:
-            start = sdedit_start(schedule, latent, noises[0], t)
-        if request.sampler == "ddim":
-            return ddim(denoise, schedule, start, context, request.steps), request.steps
-        timesteps = edit_timesteps(request.steps, t, len(schedule))
-        return few_step(denoise, schedule, start, context, timesteps, noises[1:]), request.steps
-
-    def _canvas(self, request: EditRequest, model: LoadedModel, size: int) -> tuple[Canvas, Tensor]:
+    def _canvas(self, request: EditRequest, size: int) -> tuple[Canvas, Tensor]:
         """The picture of an edit as it is laid out, and its latent (1, C, h, w)."""
+        model, networks = self._loaded[request.model], self._executed[request.model]
         given = (digest(request.picture), digest(request.mask), request.feather, request.grow, request.fit)
 
         def make() -> tuple[Canvas, Tensor]:
             canvas = lay_out(request, size)
             pixels = to_tensor(canvas.picture).to(self.device, model.autoencoder.dtype)
-            latent = encode(model.autoencoder, pixels.contiguous(memory_format=torch.channels_last))
+            latent = networks.encode(pixels.contiguous(memory_format=torch.channels_last))
             return canvas, latent.to(model.unet.dtype)
 
         return self._latents.get((request.model, size, *given), make)
@@ -460,44 +401,32 @@ class Engine:
 
         return self._maps.get(key, make)
 
-    def _guide(
-        self, use: ControlUse, name: str, model: LoadedModel, control_map: Image.Image, report: Callable[[str], None]
-    ) -> Guide:
+    def _guide(self, use: ControlUse, name: str, control_map: Image.Image, report: Callable[[str], None]) -> Guide:
+        model, networks = self._loaded[name], self._executed[name]
         chosen = choose_control(self.controls, use, model.spec.family)
-        network = self._networks.get((name, chosen), lambda: load_control(self.controls[chosen], model, report))
+
+        def load() -> Callable[..., tuple[list[Tensor], Tensor]]:
+            return networks.control(load_control(self.controls[chosen], model, report))
+
         values = map_tensor(control_map).to(self.device, model.unet.dtype)
+        network = self._networks.get((name, chosen), load)
         return Guide(network, values, model.schedule.last, use.strength, use.start, use.end)
 
-    def _noises(self, seed: int, count: int, model: LoadedModel, size: tuple[int, int]) -> list[Tensor]:
-        """Standard normal noises of one picture, drawn on the CPU so that a seed means the same on every device.
-
-        Args:
-            size: width and height of the picture.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        width, height = (side // model.pixels_per_latent for side in size)
-        shape = (1, model.unet.config.in_channels, height, width)
-        drawn = [torch.randn(shape, generator=generator) for _ in range(count)]
-        return [
-            noise.to(self.device, model.unet.dtype).contiguous(memory_format=torch.channels_last) for noise in drawn
-        ]
-
-    def _context(self, request: GenerateRequest, model: LoadedModel, text: str) -> tuple[Tensor, str]:
-        """(1, L, D) encoded prompt, and the part of the text that did not fit; remembered by text.
+    def _context(self, name: str, prompt: Prompt) -> tuple[Tensor, str]:
+        """(1, L, D) encoded prompt, and the part of the text that did not fit; remembered by what it says.
 
         A LoRA may change the text encoder, so the set in force is part of the key.
         """
+        model = self._loaded[name]
+
+        def encode(ids: Tensor) -> Tensor:
+            return self._executed[name].read_prompt(ids.to(self.device))
 
         def make() -> tuple[Tensor, str]:
-            limit = model.tokenizer.model_max_length
-            words = model.spec.words.spelled_out(text)
-            options = {"truncation": True, "max_length": limit, "return_tensors": "pt"}
-            tokens = model.tokenizer(words, padding="max_length", **options).input_ids
-            whole = model.tokenizer(words).input_ids
-            cut = model.tokenizer.decode(whole[limit - 1 : -1]) if len(whole) > limit else ""
-            return model.text_encoder(tokens.to(self.device))[0].to(model.unet.dtype), cut
+            context, cut = encode_prompt(prompt.spelled(model.spec.words.spelled_out), model.tokenizer, encode)
+            return context.to(model.unet.dtype), cut
 
-        return self._contexts.get((request.model, model.loras.active_on("text_encoder"), text), make)
+        return self._contexts.get((name, model.loras.active_on("text_encoder"), prompt.parts), make)
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:
@@ -507,12 +436,25 @@ class Engine:
                 self._forget(next(iter(self._loaded)))
             loaded = load_model(self.models[name], self.device, self.dtype, report)
             loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
-            self._loaded[name] = loaded
+            self._loaded[name], self._executed[name] = loaded, Networks(loaded, self.runtime)
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
+    def _warm_up(self, name: str, report: Callable[[str], None]) -> None:
+        """Draw a picture of the model's own size, so that the first that is asked for takes as long as the others."""
+        report(f"Making {self.models[name].title} ready")
+        networks = self._executed[name]
+        networks.prepare = True
+        try:
+            with torch.inference_mode():
+                self._run([GenerateRequest("", model=name)], lambda message: None)
+        except PictureError:
+            pass  # whoever asks for a picture is told
+        finally:
+            networks.prepare = False
+
     def _forget(self, name: str) -> None:
-        del self._loaded[name]
+        del self._loaded[name], self._executed[name]
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[0] != name}
         for memory in (self._contexts, self._networks, self._latents, self._translations):
             memory.forget(lambda key: key[0] == name)

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yoso_core.lora import Lora, LoraStack, admit, read_prior
+from yoso_core.lora.reading import read_prior
+from yoso_core.lora.spellings import admit
+from yoso_core.lora.stack import Lora, LoraStack
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words

@@ -30,6 +30,9 @@ PIXEL_LIMIT = 25_000_000
 FITS = ("crop", "fit", "pad")
 TRANSLATION_FITS = ("keep", *FITS)
 TRANSLATION_INPUTS = ("picture", "lines")
+AUTO = "auto"
+RUNTIMES = {"torch": "", "openvino": "cpu", "cuda-graphs": "cuda"}  # who executes networks, on which device; "": on any
+RUNTIME_HELP = "who executes the networks; default: the fastest that is here, torch is the reference"
 GROWTH_LIMIT = 1.0
 FEATHER_LIMIT = 0.25
 
@@ -210,8 +213,8 @@ class EditRequest(GenerateRequest):
         picture: RGB, of any size; it is made square first, as `fit` says.
         strength: 0 gives it back through the autoencoder, 1 is pure generation, between them the picture starts from
             the given one with that much noise (SDEdit).
-        mask: white ("L" above 0) where to repaint, of the picture's own size; None repaints everything. What lies
-            outside it and its feather keeps its pixels.
+        mask: white ("L" of 128 or more) where to repaint, of the picture's own size; None repaints everything. What
+            lies outside it and its feather keeps its pixels. `yoso_core.files.pictures.open_mask` reads one.
         feather: width of the soft rim around the mask, as a fraction of the side, 0 to 0.25.
         grow: outpainting: every side of the canvas grows by this fraction of the picture and is painted, 0 to 1.
         fit: how a picture that is not square becomes so: "crop" its middle, "fit" (squeeze) or "pad" with white.

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from yoso_core.engine import Engine, Result
-from yoso_core.library import public_name
+from yoso_core.lora.library import public_name
 from yoso_core.requests import (
     CONTROL_STRENGTH_LIMIT,
     GUIDANCE_LIMIT,

@@ -9,6 +9,7 @@ convolution, and one safetensors file a direction the autoencoder's LoRA and the
 (``unet.<module>.lora_A.weight``, ``vae.<module>.lora_A.weight``).
 """
 
+import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from yoso_core.autoencoder import decode_with, encode_with_features, to_tensor
 from yoso_core.denoiser import Denoiser
-from yoso_core.lora import Lora, LoraError, admit_tensors, one_line, read_tensors
+from yoso_core.lora.reading import LoraError, one_line, read_tensors
+from yoso_core.lora.spellings import admit_tensors
+from yoso_core.lora.stack import Lora
 from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel, ModelError
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.sampling import one_step
@@ -219,7 +221,7 @@ class Skips(nn.Module):
         self.weights = nn.ParameterList(
             nn.Parameter(torch.full((out, into, 1, 1), SKIP_START)) for out, into in zip(outputs, inputs, strict=True)
         )
-        self.changes: list[Tensor] | None = None
+        self.changes: nn.ParameterList | None = None
 
     def forward(self, features: Sequence[Tensor], strength: float = 1.0) -> list[Tensor]:
         """Features of `encode_with_features`, the largest first -> what `decode_with` adds, scaled by strength."""
@@ -277,16 +279,33 @@ class Translator:
         added = self.skips(features, strength) if self.skips else [0.0] * len(features)
         return decode_with(self.autoencoder, clean, added)
 
-    def _network(self, strength: float) -> Callable[..., Any]:
+    def _network(self, strength: float) -> nn.Module:
         """The network, with its first convolution between its own and the retrained one."""
         if self.first is None:
             return self.unet
-        own, trained = self.unet.conv_in, self.first
-        blended = {
-            f"{FIRST}.{name}": torch.lerp(getattr(own, name).to(value.dtype), value, strength)
-            for name, value in trained.named_parameters()
-        }
-        return lambda *arguments, **options: functional_call(self.unet, blended, arguments, options)
+        network = copy.copy(self.unet)  # of the modules' names alone: it computes with the very same weights
+        network._modules = {**self.unet._modules, FIRST: Blend(self.unet.conv_in, self.first, strength)}
+        return network
+
+
+class Blend(nn.Module):
+    """A convolution between two others.
+
+    Args:
+        own: at strength 0.
+        trained: at strength 1.
+    """
+
+    def __init__(self, own: nn.Conv2d, trained: nn.Conv2d, strength: float) -> None:
+        super().__init__()
+        self.own, self.trained, self.strength = own, trained, strength
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        weight, bias = (
+            torch.lerp(own.to(trained.dtype), trained, self.strength)
+            for own, trained in ((self.own.weight, self.trained.weight), (self.own.bias, self.trained.bias))
+        )
+        return F.conv2d(hidden, weight, bias, padding=self.trained.padding)
 
 
 @dataclass(frozen=True)
@@ -369,7 +388,10 @@ def _skips(autoencoder: nn.Module, weights: dict[str, Tensor]) -> Skips:
     )
     found = found.requires_grad_(False).to(autoencoder.device, autoencoder.dtype)
     if changes:
-        found.changes = [changes[str(index)].to(weight) for index, weight in enumerate(found.weights)]
+        found.changes = nn.ParameterList(
+            nn.Parameter(changes[str(index)].to(weight), requires_grad=False)
+            for index, weight in enumerate(found.weights)
+        )
         for change, weight in zip(found.changes, found.weights, strict=True):
             if change.shape != weight.shape:
                 raise ValueError(f"a skip is {tuple(weight.shape)} and its change {tuple(change.shape)}")

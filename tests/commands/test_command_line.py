@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,8 @@ from yoso_core.__main__ import main
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
-from yoso_core.lora import admit, read_tensors
+from yoso_core.lora.reading import read_tensors
+from yoso_core.lora.spellings import admit
 from yoso_core.models import LORA_FILE, local_model
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse, TranslateRequest
 from yoso_core.translate import read_translator
@@ -112,6 +112,19 @@ def test_edit_does_as_it_is_told(tiny_model, tiny_control, drawing, tmp_path, ca
         with Image.open(path) as saved:
             assert saved.tobytes() == wanted.tobytes()
             assert engine.run(read_request(saved).request).pictures[0].tobytes() == wanted.tobytes()
+
+
+def test_a_mask_paints_where_it_is_white_and_opaque(tiny_model, drawing, tmp_path, capsys):
+    layer = Image.new("RGBA", drawing.picture.size, (255, 255, 255, 0))
+    layer.paste("white", (20, 20, 60, 50))  # a stroke as editors save them
+    layer.save(tmp_path / "layer.png")
+    arguments = ["edit", drawing.path, "--model", str(tiny_model), "--out", str(tmp_path / "a.png"), "--fit", "fit"]
+    assert main([*arguments, "--mask", str(tmp_path / "layer.png")]) == 0
+    with Image.open(tmp_path / "a.png") as saved:
+        assert read_request(saved).request.mask.tobytes() == drawing.mask.tobytes()
+    Image.new("L", drawing.picture.size).save(tmp_path / "none.png")
+    assert main([*arguments, "--mask", str(tmp_path / "none.png")]) == 0
+    assert "the mask paints nothing" in capsys.readouterr().err
 
 
 def test_what_is_not_said_is_as_the_request_has_it(tiny_model, drawing, tmp_path):
@@ -280,10 +293,10 @@ def test_generate_follows_a_picture(tiny_model, tiny_control, drawing, tmp_path)
     assert pictures[0] != pictures[1]
 
 
-def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch):
+def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch, capsys):
     save_file(random_lora(build_unet(), 0.5), tmp_path / "style-of-many.safetensors")
-    entry = SimpleNamespace(id="style", path=tmp_path / "style-of-many.safetensors")
-    monkeypatch.setitem(sys.modules, "yoso_core.library", SimpleNamespace(bundled=lambda: [entry]))
+    entry = SimpleNamespace(id="style", title="Styled", path=tmp_path / "style-of-many.safetensors")
+    monkeypatch.setattr("yoso_core.lora.library.bundled", lambda: [entry])
     pictures = []
     for lora in ("style:0.5", str(entry.path) + ":0.5"):
         assert (
@@ -294,6 +307,15 @@ def test_bundled_loras_go_by_name(tiny_model, tmp_path, monkeypatch):
             named = read_request(saved).request.loras
         assert named == (LoraUse("style" if lora == "style:0.5" else "style-of-many", 0.5),)
     assert pictures[0] == pictures[1]
+    for tag in ("style", "Style of_many", str(entry.path)):
+        assert (
+            main(["generate", f"a <lora:{tag}:0.5>", "--model", str(tiny_model), "--out", str(tmp_path / "a.png")]) == 0
+        )
+        with Image.open(tmp_path / "a.png") as saved:
+            assert saved.tobytes() == pictures[0] and read_request(saved).request.prompt == "a"
+    arguments = ["generate", "a <lora:nothing:0.5>", "--model", str(tiny_model), "--out", str(tmp_path / "a.png")]
+    assert main([*arguments, "--lora", "style:0.5"]) == 0
+    assert "There is no LoRA “nothing” here" in capsys.readouterr().err
 
 
 def test_ladder_draws_its_rungs(tiny_model, tmp_path, capsys):

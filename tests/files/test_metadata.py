@@ -289,7 +289,10 @@ def test_parameters_are_what_other_tools_read(engine):
     text = parameters_text(engine.run(GenerateRequest("a red heart", negative="blue", seed=7)), 0)
     prompt, negative, settings = text.splitlines()
     assert prompt == "a red heart" and negative == "Negative prompt: blue"
-    assert settings == "Steps: 1, Sampler: LCM, CFG scale: 1, Seed: 7, Size: 64x64, Model: yoso-emoji"
+    assert (
+        settings
+        == "Steps: 1, Sampler: LCM, CFG scale: 1, Seed: 7, Size: 64x64, Model: yoso-emoji, Runtime: torch float32"
+    )
 
 
 def test_parameters_tell_of_edits_weights_and_controls():

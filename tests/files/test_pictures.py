@@ -10,9 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
-from yoso_core.files.pictures import PIXEL_LIMIT, PictureFileError, open_picture, own_size, square, whole
+from tests.profiles import (
+    ADOBE_RGB,
+    DISPLAY_P3,
+    P3_PROFILE,
+    SRGB,
+    cmyk_profile,
+    gamma_curve,
+    grey_profile,
+    rgb_profile,
+    srgb_curve,
+)
+from yoso_core.files.pictures import PIXEL_LIMIT, PictureFileError, open_mask, open_picture, own_size, square, whole
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
@@ -240,10 +251,188 @@ def test_cut_and_damaged_files_are_refused_or_read_but_nothing_else(kind):
 
 
 def test_errors_of_any_type_are_one_sentence():
-    bomb = chunk(b"zTXt", b"name\0\0" + zlib.compress(bytes(10_000_000)))  # PIL raises ValueError
     data = stored(noise())
-    assert "can't be read" in refusal(io.BytesIO(data[:33] + bomb + data[33:]))
+    control = chunk(b"acTL", b"")  # PIL raises ValueError
+    assert "can't be read" in refusal(io.BytesIO(data[:33] + control + data[33:]))
     assert "can't be read" in refusal(Image.new("La", (4, 4)))
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"tEXt"])
+@pytest.mark.parametrize("last", [False, True])
+def test_texts_are_no_reason_to_refuse_a_picture(kind, last):
+    """However long, damaged or many: PIL refuses a picture for a megabyte of packed text."""
+    data, packed = stored(noise()), zlib.compress(bytes(10_000_000))
+    body = {b"zTXt": b"\0" + packed, b"iTXt": b"\1\0\0\0" + packed, b"tEXt": bytes(10_000_000)}[kind]
+    place = len(data) - 12 if last else 33
+    for text in (body, body[:40], b""):
+        found = chunk(kind, b"name\0" + text)
+        harmed = found[:-1] + bytes([found[-1] ^ 1])  # its checksum
+        for texts in (found, found * 8, harmed):
+            assert same(opened(data[:place] + texts + data[place:]).picture, noise())
+
+
+def png(depth, colours, row, transparent):
+    """A PNG of one row as it is stored, with one colour that is transparent."""
+    width = len(row) * 8 // depth // (3 if colours == 2 else 1)
+    header = struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"tRNS", transparent) + chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("depth", "colours", "row", "transparent", "wanted"),
+    [
+        (1, 0, bytes([0b01000000]), struct.pack(">H", 1), [0, 255, 0, 0, 0, 0, 0, 0]),
+        (2, 0, bytes([0b00011011]), struct.pack(">H", 2), [0, 85, 255, 255]),
+        (2, 0, bytes([0b00011011]), struct.pack(">H", 0), [255, 85, 170, 255]),
+        (4, 0, bytes([0x03, 0x5A]), struct.pack(">H", 5), [0, 51, 255, 170]),
+        (8, 0, bytes([7, 9]), struct.pack(">H", 7), [255, 9]),
+        (16, 0, struct.pack(">3H", 2570, 2571, 51400), struct.pack(">H", 2571), [10, 255, 200]),
+        (8, 2, bytes([7] * 3 + [9] * 3), struct.pack(">3H", 9, 9, 9), [7, 255]),
+        (16, 2, struct.pack(">6H", *[2570] * 3, *[51400] * 3), struct.pack(">3H", *[51400] * 3), [10, 255]),
+    ],
+)
+def test_a_transparent_colour_is_so_at_any_depth(depth, colours, row, transparent, wanted):
+    result = opened(png(depth, colours, row, transparent))
+    assert np.asarray(result.picture)[0, :, 0].tolist() == wanted and "transparent: put on white" in result.notes
+
+
+GREEN = Image.new("RGB", (8, 8), (60, 160, 60))
+P3_GAMMA = rgb_profile("Display P3", DISPLAY_P3, gamma_curve(2.2))
+
+
+@pytest.mark.parametrize(
+    ("profile", "wanted", "name"),
+    [
+        (P3_GAMMA, (0, 164, 35), "Display P3"),
+        (P3_PROFILE, (0, 163, 40), "Display P3"),
+        (rgb_profile("Adobe\n RGB" * 30, ADOBE_RGB, gamma_curve(2.2)), (0, 161, 47), "Adobe RGB"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_colours_become_those_of_srgb(profile, wanted, name, kind):
+    exact = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}[kind]
+    result = opened(stored(GREEN, kind, icc_profile=profile, **exact))
+    assert np.abs(np.subtract(result.picture.getpixel((0, 0)), wanted)).max() <= (3 if kind == "JPEG" else 1)
+    (note,) = result.notes
+    assert note.startswith(f"colours: from “{name}") and note.endswith("to sRGB") and len(note) < 100
+    again = opened(stored(result.picture, kind, **exact))
+    assert not again.notes  # its profile is gone with its colours
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "RGBA 0", "L", "LA", "1"])
+def test_colours_are_converted_in_any_mode(mode):
+    picture = GREEN.copy()
+    if mode.startswith("RGBA"):
+        picture.putalpha(128 if mode == "RGBA" else 0)
+    else:
+        picture = picture.quantize(4) if mode == "P" else picture.convert(mode)
+    plain, result = opened(stored(picture)), opened(stored(picture, icc_profile=P3_GAMMA))
+    wanted = {"RGBA": (128, 210, 145), "P": (0, 164, 35), "RGBA 0": (255, 255, 255)}.get(mode)
+    if wanted is None:  # greys of Display P3 are greys; only its curve differs a little
+        assert np.abs(np.asarray(result.picture).astype(int) - np.asarray(plain.picture)).max() <= 3
+    else:
+        assert np.abs(np.subtract(result.picture.getpixel((0, 0)), wanted)).max() <= 1
+    assert len(result.notes) == len(plain.notes) + 1 and result.picture.mode == "RGB"
+
+
+def test_grey_and_cmyk_have_profiles_too():
+    for picture in (Image.new("L", (4, 4), 119), Image.fromarray(np.full((4, 4), 119 * 257, np.uint16))):
+        linear = opened(stored(picture, icc_profile=grey_profile(1.0)))
+        assert linear.picture.getpixel((0, 0)) == (182, 182, 182) and "colours: from “grey” to sRGB" in linear.notes
+    half = Image.new("CMYK", (8, 8), (0, 0, 0, 128))
+    for colour in ((0, 0, 0, 128), (200, 40, 0, 128)):  # a printer without inks but black
+        half.paste(colour, (0, 0, 8, 8))
+        printed = opened(stored(half, "JPEG", quality=100, icc_profile=cmyk_profile()))
+        assert np.abs(np.subtract(printed.picture.getpixel((0, 0)), 118)).max() <= 2  # L* 50
+    assert printed.notes == ("CMYK: converted", "colours: from “printer” to sRGB")
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        rgb_profile("sRGB IEC61966-2.1", SRGB, srgb_curve()),
+    ],
+)
+def test_the_profile_of_srgb_changes_no_pixel(profile):
+    result = opened(stored(noise(), icc_profile=profile))
+    assert same(result.picture, noise()) and result.notes == ()
+
+
+def test_a_profile_that_can_not_be_used_is_told_and_ignored():
+    broken = [b"rubbish", P3_PROFILE[:300], P3_PROFILE[:60] + bytes(200), cmyk_profile(), grey_profile(2.2)]
+    damaged = bytearray(P3_PROFILE)
+    damaged[132:240] = b"\xff" * 108  # its table of contents
+    for profile in (*broken, bytes(damaged)):
+        for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+            result = opened(stored(GREEN, kind, icc_profile=profile, **options))
+            assert same(result.picture, GREEN) and result.notes == ("its colour profile can't be used: ignored",)
+    data = stored(GREEN)
+    packed = zlib.compress(P3_PROFILE)
+    for body in (b"", b"name", b"name\0\0" + packed[:-30], b"name\0\0rubbish", b"n\0\0" + zlib.compress(bytes(10**8))):
+        result = opened(data[:33] + chunk(b"iCCP", body) + data[33:])
+        assert same(result.picture, GREEN) and result.notes == ("its colour profile can't be used: ignored",)
+    parts = stored(GREEN, "JPEG", icc_profile=bytes(100_000))  # in two parts, of which one is lost
+    lost = parts.index(b"ICC_PROFILE\0\2")
+    assert opened(parts[:lost] + b"X" + parts[lost + 1 :]).notes == ("its colour profile can't be used: ignored",)
+
+
+def test_a_large_profile_is_read():
+    padded = P3_GAMMA + bytes(3_000_000)
+    sized = struct.pack(">I", len(padded)) + padded[4:]
+    result = opened(stored(GREEN, icc_profile=sized))
+    assert result.picture.getpixel((0, 0)) == (0, 164, 35)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\0\0\0\x24ftypheic", "HEIC"),
+        (b"\0\0\0\x20ftypavif", "AVIF"),
+        (b"II*\0", "TIFF"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"BM\x36\0\1\0\0\0\0\0", "BMP"),
+        (b"%PDF-1.7", "PDF"),
+        (b'<svg xmlns="http', "SVG"),
+    ],
+)
+def test_other_formats_are_named(start, name):
+    sentence = refusal(io.BytesIO(start + bytes(500)))
+    assert name in sentence and "no PNG, JPEG, WebP or GIF; save it as one of these." in sentence
+
+
+def strokes(colour, ground, size=(40, 30)):
+    """A stroke on a layer."""
+    layer = Image.new("RGBA", size, ground)
+    layer.paste(colour, (5, 5, 15, 15))
+    return layer
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L", "1", "I;16", "GIF", "WEBP"])
+def test_what_is_transparent_is_not_painted(mode):
+    layer = strokes("white", (255, 255, 255, 0))
+    if mode in ("RGB", "L", "1", "I;16"):  # without transparency: black is not painted
+        layer = strokes("white", (0, 0, 0, 255)).convert("RGB")
+    if mode == "I;16":
+        layer = Image.fromarray(np.asarray(layer.convert("L")).astype(np.uint16) * 257)
+        data = stored(layer)
+    elif mode == "P":
+        data = stored(layer.quantize(8))
+    elif mode in ("GIF", "WEBP"):
+        data = stored(layer, mode, **({"lossless": True} if mode == "WEBP" else {}))
+    else:
+        data = stored(layer.convert(mode))
+    mask = open_mask(io.BytesIO(data))
+    wanted = np.zeros((30, 40), bool)
+    wanted[5:15, 5:15] = True
+    assert mask.mode == "L" and np.array_equal(np.asarray(mask) == 255, wanted)
+    assert np.array_equal(np.asarray(mask) == 0, ~wanted)
+
+
+def test_a_stroke_that_is_half_opaque_is_half_painted():
+    assert open_mask(strokes((255, 255, 255, 128), (255, 255, 255, 0))).getpixel((10, 10)) == 128
+    assert open_mask(strokes((0, 0, 0, 255), (0, 0, 0, 0))).getextrema() == (0, 0)
 
 
 @pytest.mark.parametrize(

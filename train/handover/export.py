@@ -25,7 +25,7 @@ from torch import Tensor
 
 from train.loop.config import ConfigError, Settings
 from train.tasks.translate import Generator
-from yoso_core.lora import PRIOR_KEY
+from yoso_core.lora.reading import PRIOR_KEY
 from yoso_core.models import LORA_FILE, MODELS, TRAINED_HERE, Source
 from yoso_core.translate import CONFIG, FIRST, NETWORK_FILE, TranslatorSpec, write_config
 

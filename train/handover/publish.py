@@ -18,7 +18,7 @@ from pathlib import Path
 import huggingface_hub as hub
 
 from train.loop.config import ConfigError
-from yoso_core.lora import one_line
+from yoso_core.lora.reading import one_line
 
 FOLDERS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")  # of a pipeline as diffusers lays it out
 NAME = re.compile(r"README\.md|\w[\w.-]*\.(?:safetensors|json|png|txt)", re.ASCII)

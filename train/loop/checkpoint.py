@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from train.loop.config import ConfigError
-from yoso_core.lora import CHECKPOINT_KEY
+from yoso_core.lora.reading import CHECKPOINT_KEY
 
 NAME = re.compile(r"step-\d{7,}")
 

@@ -26,7 +26,7 @@ from train.loop.config import ConfigError, RunConfig, setting
 from train.loop.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
 from yoso_core.denoiser import Denoiser
-from yoso_core.lora import RANK_LIMIT, SCALE_LIMIT
+from yoso_core.lora.spellings import RANK_LIMIT, SCALE_LIMIT
 from yoso_core.models import LoadedModel, ModelError, find_model, load_model
 from yoso_core.sampling import one_step, prior_start
 

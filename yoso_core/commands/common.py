@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from yoso_core.files.pictures import open_picture
+from yoso_core.files.pictures import open_mask, open_picture
+from yoso_core.prompts import LORA_KINDS, called, tags_of, take_loras
 from yoso_core.requests import (
+    AUTO,
     DEFAULT_MODEL,
     FITS,
+    RUNTIME_HELP,
+    RUNTIMES,
     STEPS,
     ControlUse,
     EditRequest,
@@ -62,12 +67,14 @@ def find_lora(text: str) -> LoraFile:
         place, weight = text, 1.0  # the colon belongs to the path
     if Path(place).is_file():
         return LoraFile(Path(place).stem, Path(place), weight)
-    from yoso_core.library import bundled
+    from yoso_core.lora.library import bundled, by_name
 
-    known = {entry.id: entry.path for entry in bundled()}
-    if place not in known:
+    entries = bundled()
+    known = {entry.id: entry.path for entry in entries}
+    name = place if place in known else by_name(entries).get(called(place))
+    if name is None:
         raise RequestError(f"There is no LoRA {place!r:.200}: please name {' or '.join(['a file', *known])}.")
-    return LoraFile(place, known[place], weight)
+    return LoraFile(name, known[name], weight)
 
 
 def find_loras(texts: list[str]) -> list[LoraFile]:
@@ -76,6 +83,25 @@ def find_loras(texts: list[str]) -> list[LoraFile]:
     if len({lora.name for lora in found}) < len(found):
         return [lora._replace(name=str(lora.path)) for lora in found]
     return found
+
+
+def take_tags(prompt: str, loras: list[LoraFile]) -> tuple[str, tuple[LoraUse, ...], list[LoraFile]]:
+    """A prompt without the tags that name LoRAs, all LoRAs with their weights, and their files.
+
+    Args:
+        prompt: as it was typed; its tags name LoRAs as --lora does.
+        loras: those of --lora.
+    """
+    files = {lora.name: lora for lora in loras}
+    offered = {called(name): name for name in files}
+    for tag in tags_of(prompt):
+        if tag.kind in LORA_KINDS and called(tag.name) not in offered:
+            with suppress(RequestError):  # one that is not there is told when the prompt is read
+                found = find_lora(tag.name)
+                files[found.name] = found
+                offered[called(tag.name)] = found.name
+    prompt, uses = take_loras(prompt, [LoraUse(lora.name, lora.weight) for lora in loras], offered)
+    return prompt, uses, list(files.values())
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -87,6 +113,13 @@ def read_picture(path: Path) -> Image.Image:
     for note in opened.notes:
         say(f"{path}: {note}")
     return opened.picture
+
+
+def read_mask(path: Path) -> Image.Image:
+    try:
+        return open_mask(path)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
 
 
 def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -152,19 +185,15 @@ def prepare(options: argparse.Namespace):
 
     model, spec = find_base(options)
     controls = {options.controlnet: find_control(options.controlnet, spec.family)} if options.controlnet else CONTROLS
-    settings = given(options, (field.name for field in fields(GenerateRequest))) | {
-        "model": model,
-        "loras": tuple(LoraUse(lora.name, lora.weight) for lora in loras),
-        "control": control,
-    }
+    settings = given(options, (field.name for field in fields(GenerateRequest))) | {"model": model, "control": control}
+    settings["prompt"], settings["loras"], loras = take_tags(options.prompt, loras)
     if picture is None:
         request = GenerateRequest(**settings)
     else:
         if "mask" in edits:
-            grey = read_picture(options.mask).convert("L")
-            edits["mask"] = grey.point(lambda value: 255 if value > 127 else 0)  # JPEG's black is not quite black
+            edits["mask"] = read_mask(options.mask)
         request = EditRequest(**settings, **edits, **given(options, ("fit",)), picture=picture)
-    engine = Engine({model: spec}, controls=controls)
+    engine = Engine({model: spec}, controls=controls, runtime=options.runtime)
     for lora in loras:
         engine.add_lora(lora.name, lora.path)
     return engine, request
@@ -216,6 +245,7 @@ def summary_of(result, files: Iterable[str]) -> dict[str, Any]:
         "seeds": result.seeds,
         "evaluations": result.evaluations,
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+        "runtime": result.runtime,
     }
 
 
@@ -281,6 +311,7 @@ def add_model_options(command: argparse.ArgumentParser, flag: str, fit_help: str
         help="a file, or the name of a bundled one, on top; may be repeated",
     )
     command.add_argument("--fit", metavar="HOW", help=fit_help)
+    command.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default=AUTO, help=RUNTIME_HELP)
 
 
 def add_threshold_options(command: argparse.ArgumentParser) -> None:
@@ -290,7 +321,7 @@ def add_threshold_options(command: argparse.ArgumentParser) -> None:
 
 def add_edit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--strength", type=float, help="0 gives the picture back, 1 is pure generation; default: 0.5")
-    command.add_argument("--mask", type=Path, help="a picture of the same size, white where to repaint")
+    command.add_argument("--mask", type=Path, help="of the same size, white and opaque where to repaint")
     command.add_argument("--feather", type=float, help="soft rim of the mask, as a part of the side; default: 0.05")
     command.add_argument("--grow", type=float, help="widen the canvas on every side by this part of the picture")
 

@@ -21,8 +21,10 @@ from yoso_core.commands.common import (
     read_picture,
     say,
     summary_of,
+    take_tags,
 )
-from yoso_core.requests import LoraUse, RequestError, TranslateRequest
+from yoso_core.files.pictures import SUFFIXES
+from yoso_core.requests import RequestError, TranslateRequest
 
 
 def add_to(commands: Commands) -> None:
@@ -49,11 +51,11 @@ def run(options: argparse.Namespace) -> None:
     from yoso_core.translate import find_translator
 
     model, spec = find_base(options)
-    settings = given(options, (field.name for field in fields(TranslateRequest))) | {
-        "model": model,
-        "loras": tuple(LoraUse(lora.name, lora.weight) for lora in loras),
-    }
-    engine = Engine({model: spec}, translators={options.translator: find_translator(options.translator)})
+    settings = given(options, (field.name for field in fields(TranslateRequest))) | {"model": model}
+    settings["prompt"], settings["loras"], loras = take_tags(options.prompt, loras)
+    engine = Engine(
+        {model: spec}, translators={options.translator: find_translator(options.translator)}, runtime=options.runtime
+    )
     for lora in loras:
         engine.add_lora(lora.name, lora.path)
     alone = len(options.given) == 1 and not options.given[0].is_dir() and options.given[0].suffix.lower() != ".zip"
@@ -77,7 +79,7 @@ def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace)
         RequestError: something that concerns all of them, or that some of them could not be read.
     """
     from yoso_core.batch import gathered, into_folder, run_files
-    from yoso_core.lora import one_line
+    from yoso_core.lora.reading import one_line
 
     out = options.out or Path("translated")
     if out.exists() and not out.is_dir():
@@ -110,7 +112,5 @@ def translate_all(engine, settings: dict[str, Any], options: argparse.Namespace)
 
 def pictures_in(folder: Path) -> list[Path]:
     """The files in a folder that are called as pictures are, without hidden ones, in the order of their names."""
-    from yoso_core.batch import PICTURE_SUFFIXES
-
-    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     return sorted(path for path in found if not path.name.startswith(".") and not path.is_dir())

@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from yoso_core.editing import lay_out
 from yoso_core.engine import Result
-from yoso_core.files.pictures import PictureFileError, open_picture, square
-from yoso_core.library import public_name
+from yoso_core.files.pictures import PictureFileError, open_mask, open_picture, square
+from yoso_core.lora.library import public_name
 from yoso_core.requests import (
     DEFAULT_MODEL,
     GUIDANCE_LIMIT,
@@ -154,16 +154,20 @@ def _build(kind: type, values: Any) -> Any:
 
 
 def _read_picture(text: Any) -> Image.Image:
-    try:
-        if not isinstance(text, str) or not text.startswith(PNG_URL) or len(text) > PICTURE_LIMIT:
-            raise ValueError
-        return open_picture(BytesIO(base64.b64decode(text[len(PNG_URL) :], validate=True))).picture
-    except (ValueError, PictureFileError):
-        raise RequestError("A picture inside the settings can't be read; please choose another file.") from None
+    return _opened(text, lambda file: open_picture(file).picture)
 
 
 def _read_mask(text: Any) -> Image.Image | None:
-    return None if text is None else _read_picture(text).convert("L")
+    return None if text is None else _opened(text, open_mask)
+
+
+def _opened(text: Any, read: Callable[[BinaryIO], Image.Image]) -> Image.Image:
+    try:
+        if not isinstance(text, str) or not text.startswith(PNG_URL) or len(text) > PICTURE_LIMIT:
+            raise ValueError
+        return read(BytesIO(base64.b64decode(text[len(PNG_URL) :], validate=True)))
+    except (ValueError, PictureFileError):
+        raise RequestError("A picture inside the settings can't be read; please choose another file.") from None
 
 
 def _read_control(values: Any) -> ControlUse | None:
@@ -260,6 +264,8 @@ def parameters_text(result: Result, index: int) -> str:
         settings["One-step weight"] = f"{request.one_step:g}"
     if request.control is not None:
         settings["ControlNet 0"] = _quoted(_control_text(request.control))
+    if result.runtime:
+        settings["Runtime"] = _quoted(result.runtime)
     lines = [request.prompt + loras]
     if request.negative:
         lines.append(f"{NEGATIVE} {request.negative}")
@@ -305,8 +311,9 @@ def read_parameters(text: str, model: str = DEFAULT_MODEL, loras: Collection[str
         model=model,
         loras=uses,
     )
-    # Hashes and versions only tell which files and which program it was.
-    left = [f"{name} {value:.40}" for name, value in settings.items() if not re.search("hash|[Vv]ersion", name)]
+    # Hashes, versions and runtimes only tell which files and which programs it was.
+    which = re.compile("hash|[Vv]ersion|^Runtime$")
+    left = [f"{name} {value:.40}" for name, value in settings.items() if not which.search(name)]
     if left:
         notes.append(f"not taken over: {_listed(left)}")
     return Restored(request, tuple(notes))

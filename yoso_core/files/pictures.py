@@ -1,16 +1,20 @@
-"""Any picture as people have it, read safely: 8-bit RGB, upright, opaque, of bounded size."""
+"""Any picture as people have it, read safely: 8-bit sRGB, upright, opaque, of bounded size."""
 
 import math
+import re
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from yoso_core.files import png
 from yoso_core.requests import PIXEL_LIMIT, RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")  # how such files are called
 LONGEST = 4  # times the side of a square that a network was trained on: more it has never seen
 AREA_TOLERANCE = 0.25
 OWN_SIDE = 2048  # pixels; a network of 64 or 512 pixels has nothing to say about more
@@ -35,6 +39,22 @@ MODE_NOTES = {
     "I": "16-bit: scaled to 8",
     "F": "floating point: scaled to 8 bits",
 }
+# What PIL multiplies samples of few bits by, and forgets to do so with the one that means transparent.
+GREY_SCALES = {"L;2": 85, "L;4": 17}
+OTHERS = (  # how files begin that people take for pictures, and what they are
+    (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1)", re.DOTALL), "a HEIC picture"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "an AVIF picture"),
+    (re.compile(rb"....JXL |\xff\x0a", re.DOTALL), "a JPEG XL picture"),
+    (re.compile(rb"II\*\0|MM\0\*"), "a TIFF picture or a camera's raw file"),
+    (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "a BMP picture"),
+    (re.compile(rb"8BPS"), "a Photoshop file"),
+    (re.compile(rb"gimp xcf"), "a GIMP file"),
+    (re.compile(rb"%PDF-"), "a PDF"),
+    (re.compile(rb"\s*(<\?xml|<svg)"), "a drawing in SVG or another XML file"),
+)
+PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space to what it converts
+BROKEN_PROFILE = "its colour profile can't be used: ignored"
+PROBE_LEVELS = 9  # of each channel
 
 
 class PictureFileError(RequestError):
@@ -46,7 +66,7 @@ class Opened:
     """A picture that was read.
 
     Attributes:
-        picture: RGB, upright, without metadata, shared with nobody.
+        picture: RGB as sRGB has it, upright, without metadata, shared with nobody.
         notes: what was done to it, in plain words; empty for an ordinary picture.
     """
 
@@ -54,10 +74,14 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def open_picture(source: Path | BinaryIO | Image.Image) -> Opened:
+def open_picture(source: Path | BinaryIO | Image.Image, ground: str = "white") -> Opened:
     """Read a PNG, JPEG, WebP or GIF (its first frame), whatever its file name says.
 
     The size is checked in the header, before anything is decoded.
+
+    Args:
+        source: where it is.
+        ground: the colour that what is transparent is put on.
 
     Raises:
         PictureFileError: no such file, another format, damaged, empty, or more than 25 megapixels.
@@ -66,9 +90,11 @@ def open_picture(source: Path | BinaryIO | Image.Image) -> Opened:
         raise PictureFileError("There is no such file.")
     try:
         if isinstance(source, Image.Image):
-            return _plain(source)
-        with Image.open(source, formats=FORMATS) as picture:
-            return _plain(picture)
+            return _plain(source, _profile(source), ground)
+        if not isinstance(source, Path):
+            return _read(source, ground)
+        with open(source, "rb") as file:
+            return _read(file, ground)
     except (PictureFileError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -79,7 +105,38 @@ def open_picture(source: Path | BinaryIO | Image.Image) -> Opened:
         raise PictureFileError(f"The picture can't be read, it may be damaged ({error!s:.80}).") from error
 
 
-def _plain(picture: Image.Image) -> Opened:
+def open_mask(source: Path | BinaryIO | Image.Image) -> Image.Image:
+    """Read a mask as "L": bright where to paint, as far as it is opaque. What is transparent is not painted.
+
+    Raises:
+        PictureFileError: as `open_picture`.
+    """
+    return open_picture(source, ground="black").picture.convert("L")
+
+
+def _read(file: BinaryIO, ground: str) -> Opened:
+    if not png.is_png(file):
+        try:
+            with Image.open(file, formats=FORMATS) as picture:
+                return _plain(picture, _profile(picture), ground)
+        except UnidentifiedImageError:
+            file.seek(0)
+            start = file.read(16)
+            named = next((name for pattern, name in OTHERS if pattern.match(start)), None)
+            if named is None:
+                raise
+            raise PictureFileError(f"This is {named} and no PNG, JPEG, WebP or GIF; save it as one of these.") from None
+    bare = png.bare(file)
+    with Image.open(bare.file, formats=FORMATS) as picture:
+        return _plain(picture, bare.profile, ground)
+
+
+def _profile(picture: Image.Image) -> bytes | None:
+    """The ICC profile; b"" of one that PIL could not put together; None where there is none."""
+    return (picture.info["icc_profile"] or b"") if "icc_profile" in picture.info else None
+
+
+def _plain(picture: Image.Image, profile: bytes | None, ground: str) -> Opened:
     width, height = picture.size
     if width * height > PIXEL_LIMIT:
         raise PictureFileError(
@@ -91,24 +148,96 @@ def _plain(picture: Image.Image) -> Opened:
     # Phones put a second picture behind the first ("MPO"), which is no animation.
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         notes.append("animated: first frame used")
+    tiles = getattr(picture, "tile", None)  # gone once it is loaded
+    packed = str(tiles[0].args) if tiles else ""
     picture.load()
     mode = picture.mode.split(";")[0]  # "I;16B" is as "I"
     if mode in MODE_NOTES:
         notes.append(MODE_NOTES[mode])
     turn = TURNS.get(_orientation(picture))
-    if mode in ("I", "F"):
-        picture = _eight_bits(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        if picture.getextrema()[3][0] < 255:
-            notes.append("transparent: put on white")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    plain = picture.convert("RGB")
+    opacity = _opacity(picture, packed)
+    plain, told = _to_srgb(_eight_bits(picture) if mode in ("I", "F") else picture, profile)
+    notes += told
+    if opacity is not None:
+        notes.append(f"transparent: put on {ground}")
+        plain = Image.composite(plain, Image.new("RGB", plain.size, ground), opacity)
     if turn is not None:
         notes.append("rotated as its EXIF says")
         plain = plain.transpose(turn)
     plain.info = {}  # an EXIF orientation left in it would turn it again
     return Opened(plain, tuple(notes))
+
+
+def _opacity(picture: Image.Image, packed: str) -> Image.Image | None:
+    """How opaque each pixel is, "L"; None where all are.
+
+    Args:
+        picture: of any mode.
+        packed: how its samples are stored, as PIL calls that; "" where it is not known.
+    """
+    if not picture.has_transparency_data:
+        return None
+    if picture.mode.startswith("I"):
+        hidden = np.asarray(picture) == picture.info["transparency"]
+        opacity = Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8))
+    else:
+        if packed in GREY_SCALES:
+            picture = picture.copy()
+            picture.info["transparency"] *= GREY_SCALES[packed]
+        elif packed == "RGB;16B":  # of which PIL keeps the upper bytes
+            picture = picture.copy()
+            picture.info["transparency"] = tuple(value >> 8 for value in picture.info["transparency"])
+        opacity = picture.convert("RGBA").getchannel("A")
+    return opacity if opacity.getextrema()[0] < 255 else None
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, list[str]]:
+    """The colours that a picture of 8 bits means, as RGB without transparency, and what was done in words."""
+    if profile is None:
+        return _without_alpha(picture, "RGB"), []
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        wanted = PROFILE_MODES[source.profile.xcolor_space.strip()]
+        if (picture.mode == "CMYK") != (wanted == "CMYK") or (wanted == "L" and picture.mode not in ("1", "L", "LA")):
+            raise ValueError("for other pictures")
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), wanted, "RGB")
+        if _changes_nothing(transform, wanted):
+            return _without_alpha(picture, "RGB"), []
+        plain = ImageCms.applyTransform(_without_alpha(picture, wanted), transform)
+    except MemoryError:
+        raise
+    except Exception:  # a profile is a small program that somebody wrote
+        return _without_alpha(picture, "RGB"), [BROKEN_PROFILE]
+    return plain, [f"colours: from {_name(source)} to sRGB"]
+
+
+def _without_alpha(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture in "RGB", "L" or "CMYK", its colours as they are under its transparency."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")  # "P" would mix in the colours that are hidden
+    if picture.mode == mode:
+        return picture.copy()
+    return picture.convert(mode)
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether colours stay what they are but for rounding, as with the profiles that mean sRGB."""
+    if mode == "CMYK":
+        return False
+    levels = np.linspace(0, 255, PROBE_LEVELS).round().astype(np.uint8)
+    if mode == "L":
+        probe = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    else:
+        probe = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(PROBE_LEVELS, -1, 3))
+    before = np.asarray(probe.convert("RGB")).astype(int)
+    return np.abs(np.asarray(ImageCms.applyTransform(probe, transform)) - before).max() <= 1
+
+
+def _name(profile: ImageCms.ImageCmsProfile) -> str:
+    """What a profile calls itself, on one line of bounded length."""
+    text = ImageCms.getProfileDescription(profile)
+    words = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return f"“{words:.60}”" if words else "its profile"
 
 
 def _orientation(picture: Image.Image) -> int:

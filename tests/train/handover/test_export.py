@@ -21,7 +21,9 @@ from train.tasks.base import LORA_TARGETS, add_lora
 from train.tasks.translate import Generator, TranslateConfig, lora_layers
 from train.tasks.yoso import YosoConfig
 from yoso_core.__main__ import build_parser
-from yoso_core.lora import LoraStack, admit, read_tensors
+from yoso_core.lora.reading import read_tensors
+from yoso_core.lora.spellings import admit
+from yoso_core.lora.stack import LoraStack
 from yoso_core.models import LORA_FILE, Source, load_model, local_model
 from yoso_core.translate import Direction, TranslatorSpec, read_translator
 

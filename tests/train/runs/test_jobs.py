@@ -30,7 +30,7 @@ from train.runs.jobs import (
 from train.runs.progress import Progress
 from train.runs.worker import StopAsked, carry_out, turn
 from train.tasks.diffusion import DiffusionConfig
-from yoso_core.library import of_run
+from yoso_core.lora.library import of_run
 
 SHORT = {"batch": 2, "warmup": 1, "precision": "fp32", "rank": 2, "alpha": 2, "adapter": "lora"}
 

@@ -20,8 +20,10 @@ from typing import Any, Literal
 
 import yaml
 
-from yoso_core.lora import CHECKPOINT_KEY, DOWN, PRIOR_KEY, RANK_LIMIT, SUFFIX, LoraError, one_line, read_header
+from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
+from yoso_core.lora.spellings import DOWN, RANK_LIMIT, SUFFIX
 from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
+from yoso_core.prompts import called
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"
 PEFT_FILE = "adapter_model.safetensors"
@@ -185,6 +187,22 @@ def distinct(entries: Iterable[LoraEntry]) -> list[LoraEntry]:
         taken.add(free)
         made.append(replace(entry, id=free))
     return made
+
+
+def by_name(entries: Iterable[LoraEntry]) -> dict[str, str]:
+    """Ids by what people call LoRAs: by ids, file names and titles, as `yoso_core.prompts.called` has these."""
+    found: dict[str, str] = {}
+    listed = list(entries)
+    for name_of in (lambda entry: entry.id, lambda entry: public_name(entry.id), _file_name, lambda entry: entry.title):
+        for entry in listed:
+            found.setdefault(called(name_of(entry)), entry.id)
+    found.pop("", None)
+    return found
+
+
+def _file_name(entry: LoraEntry) -> str:
+    """ "" where all LoRAs of a kind have the same."""
+    return "" if entry.path.name in OWN_FOLDER else entry.path.name
 
 
 def search(entries: Iterable[LoraEntry], text: str, family: str | None = None) -> list[LoraEntry]:

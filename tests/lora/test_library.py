@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.test_lora import Bomb, as_kohya, as_peft, save
+from tests.lora.test_spellings import Bomb, as_kohya, as_peft, save
 from tests.tiny import LORA_RANK, build_unet, random_lora
-from yoso_core import library
-from yoso_core.library import (
+from yoso_core.lora import library
+from yoso_core.lora.library import (
     LORA_FILE,
     PEFT_FILE,
     LoraEntry,
@@ -32,7 +32,8 @@ from yoso_core.library import (
     trained,
     uploaded,
 )
-from yoso_core.lora import HEADER_LIMIT, LoraError, admit
+from yoso_core.lora.reading import HEADER_LIMIT, LoraError
+from yoso_core.lora.spellings import admit
 from yoso_core.models import MODELS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,7 +10,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from tests.tiny import build_unet, dense, random_lora
-from yoso_core.lora import HEADER_LIMIT, KEY_LIMIT, LoraError, LoraStack, admit, read_prior
+from yoso_core.lora.reading import HEADER_LIMIT, KEY_LIMIT, LoraError, read_prior
+from yoso_core.lora.spellings import admit
+from yoso_core.lora.stack import LoraStack
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.test_lora import aim_at_a_norm, halve, poison, raise_rank, reshape, save
+from tests.lora.test_spellings import aim_at_a_norm, halve, poison, raise_rank, reshape, save
 from tests.tiny import build_unet, dense, random_lora
 from yoso_core.engine import Engine
-from yoso_core.lora import Lora, LoraError, LoraStack, LowRank, admit
+from yoso_core.lora.reading import LoraError
+from yoso_core.lora.spellings import admit
+from yoso_core.lora.stack import Lora, LoraStack, LowRank
 from yoso_core.requests import (
     DEFAULT_MODEL,
     LORA_LIMIT,

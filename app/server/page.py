@@ -1,0 +1,41 @@
+"""Gradio's page, whose listeners answer in sentences whatever happens."""
+
+import errno
+import logging
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import BlockFunction
+
+LOG = logging.getLogger(__name__)
+NOT_TAKEN = "The studio can't take these values; /gradio_api/info says what this function wants."
+UNFORESEEN = "Something went wrong that the server's log tells of; please try again."
+FULL = "The disk of this machine is full; make room and try again."
+
+
+def sentence_of(error: BaseException) -> str:
+    """What a visitor is told of an error that nobody foresaw; the rest is for the log."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return FULL if full else UNFORESEEN
+
+
+class Page(gr.Blocks):
+    """``gr.Blocks`` that tells every error in a sentence; Gradio would tell most as ``{"error": null}``."""
+
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *more: Any, **options: Any) -> list:
+        try:
+            return await super().preprocess_data(block_fn, inputs, *more, **options)
+        except (gr.Error, OSError):
+            raise
+        except Exception as error:  # what is sent may be anything, and Gradio's checks raise a dozen types
+            LOG.info("refused: %s", error)
+            raise gr.Error(NOT_TAKEN, print_exception=False) from error
+
+    async def process_api(self, *given: Any, **options: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(*given, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            LOG.exception("unforeseen while answering")
+            raise gr.Error(sentence_of(error), print_exception=False) from error

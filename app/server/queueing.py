@@ -1,0 +1,77 @@
+"""Who waits for what: the one queue, of which no visitor may take all places."""
+
+from collections import Counter
+from typing import Any, Literal
+
+import fastapi
+import gradio as gr
+from gradio import queueing
+from gradio.data_classes import PredictBodyInternal
+
+from app.server.doors import BODY
+from app.server.visitors import VISITOR, WHO
+from yoso_core.files.archives import amount
+
+PLACES = 32  # requests that wait; whoever comes after is told that the studio is busy
+WAITING_BYTES = 256_000_000  # of the bodies of those
+PAGES = 2000  # that messages are kept for
+Answer = tuple[bool, str | list[dict[str, Any]], Literal["success", "error", "queue_full", "validator_error"]]
+
+
+class Queue(queueing.Queue):
+    """Gradio's, with a share for each visitor and each page.
+
+    Args:
+        blocks: the page.
+        share: places that one visitor, or one page, may take.
+        places: in all.
+    """
+
+    def __init__(self, blocks: gr.Blocks, share: int, places: int = PLACES) -> None:
+        super().__init__(
+            live_updates=True,
+            concurrency_count=blocks.max_threads,
+            update_intervals=1,
+            max_size=places,
+            blocks=blocks,
+            default_concurrency_limit=1,
+        )
+        self.share = share
+        self.pending_messages_per_session = Messages(PAGES)
+
+    async def push(self, body: PredictBodyInternal, request: fastapi.Request, username: str | None) -> Answer:
+        if (sentence := self._refusal(body.session_hash, request.scope.get(BODY, 0))) is not None:
+            return False, sentence, "queue_full"
+        return await super().push(body, request, username)
+
+    def _refusal(self, session: str | None, number: int) -> str | None:
+        """Why a request of so many bytes may not wait here, in one sentence."""
+        waiting = [event for one in self.event_queue_per_concurrency_id.values() for event in one.queue]
+        if len(waiting) >= self.max_size:
+            return f"Queue is full: {len(waiting)} requests wait; please try again in a moment."
+        mine = sum(event.request.scope.get(WHO) == VISITOR.get() for event in waiting)
+        here = sum(event.session_hash == session for event in waiting)
+        if max(mine, here) >= self.share:
+            return f"Queue is full for you: {self.share} of your requests wait; please wait for one of them first."
+        if number + sum(event.request.scope.get(BODY, 0) for event in waiting) > WAITING_BYTES:
+            return f"Queue is full: {amount(WAITING_BYTES)} of requests wait; please try again in a moment."
+        return None
+
+
+class Messages(queueing.LRUCache):
+    """What pages are to be told; where there are too many, whoever has most pages loses their oldest."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._whose: dict[str, str] = {}
+
+    def __setitem__(self, page: str, messages: Any) -> None:
+        if page not in self and len(self) >= self.max_size:
+            visitor, _ = Counter(self._whose[one] for one in self).most_common(1)[0]
+            del self[next(one for one in self if self._whose[one] == visitor)]
+        super().__setitem__(page, messages)
+        self._whose.setdefault(page, VISITOR.get())
+
+    def __delitem__(self, page: str) -> None:
+        super().__delitem__(page)
+        self._whose.pop(page, None)

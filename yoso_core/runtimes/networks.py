@@ -1,0 +1,113 @@
+"""A loaded model's networks, executed by the runtime of choice, in the shapes that the mathematics calls them in."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from yoso_core.models import LoadedModel
+from yoso_core.runtimes.parts import Decode, Encode, Follow, Part, Predict, ReadPrompt, Translate
+from yoso_core.runtimes.reference import Runtime, Torch, Weights
+from yoso_core.translate import Translator
+
+
+class Networks:
+    """The networks of one model. Used under the engine's lock alone.
+
+    Args:
+        model: whose they are.
+        runtime: who executes them.
+
+    Attributes:
+        prepare: whether there is time now for what makes later calls fast; see `Runtime.run`.
+        executed: who executed what since `begin`, such as "openvino bf16", in order.
+    """
+
+    def __init__(self, model: LoadedModel, runtime: Runtime) -> None:
+        self.model, self.runtime, self.reference = model, runtime, Torch()
+        self.prepare = False
+        self.executed: dict[str, None] = {}
+        self._predict, self._read = Predict(model.unet), ReadPrompt(model.text_encoder)
+        self._encode, self._decode = Encode(model.autoencoder), Decode(model.decoder)
+
+    def begin(self) -> None:
+        """Forget who executed what."""
+        self.executed = {}
+
+    def _run(self, part: Part, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs, who = self.runtime.run(part, inputs, self._weights(part), self.prepare)
+        self.executed[who] = None
+        return outputs
+
+    def _weights(self, part: Part) -> Weights:
+        stack = self.model.loras
+
+        def state() -> tuple | None:
+            # None while weights are half written, as a write that failed leaves them.
+            return None if stack.active is None else tuple(stack.active_on(name) for name in part.reads)
+
+        return Weights(now := state(), tuple(stack.held), lambda: state() == now)
+
+    def read_prompt(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) int64 -> (B, L, D)."""
+        return self._run(self._read, tokens)[0]
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
+        return self._run(self._encode, pictures)[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> (B, 3, H, W), about [-1, 1]."""
+        return self._run(self._decode, latents)[0]
+
+    def unet(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        encoder_hidden_states: Tensor,
+        return_dict: bool = False,
+        down_block_additional_residuals: Sequence[Tensor] = (),
+        mid_block_additional_residual: Tensor | None = None,
+    ) -> tuple[Tensor]:
+        """As a ``UNet2DConditionModel`` is called."""
+        added = (
+            (*down_block_additional_residuals, mid_block_additional_residual) if down_block_additional_residuals else ()
+        )
+        return self._run(self._predict, noisy, t, encoder_hidden_states, *added)
+
+    def control(self, network: nn.Module) -> Callable[..., tuple[list[Tensor], Tensor]]:
+        """What is called as this ``ControlNetModel`` is."""
+        part = Follow(network)
+
+        def follow(
+            noisy: Tensor,
+            t: Tensor,
+            encoder_hidden_states: Tensor,
+            controlnet_cond: Tensor,
+            conditioning_scale: float,
+            return_dict: bool = False,
+        ) -> tuple[list[Tensor], Tensor]:
+            *down, middle = self._run(part, noisy, t, encoder_hidden_states, controlnet_cond)
+            return [each * conditioning_scale for each in down], middle * conditioning_scale
+
+        return follow
+
+    def translator(self, translator: Translator) -> Callable[..., Tensor]:
+        """What is called as this `Translator` is."""
+        part = Translate(translator, 1.0)
+
+        def translate(pictures: Tensor, context: Tensor, strength: float, noise: Tensor) -> Tensor:
+            if strength == 1:
+                return self._run(part, pictures, context)[0]
+            # A number that a person moves, and that the computation holds all over.
+            between = Translate(translator, strength)
+            outputs, who = self.reference.run(between, (pictures, context, noise), self._weights(between), False)
+            self.executed[who] = None
+            return outputs[0]
+
+        return translate
+
+
+def in_words(executed: dict[str, Any]) -> str:
+    """Who executed the networks of a picture, in words."""
+    return " and ".join(executed)

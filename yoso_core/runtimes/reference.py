@@ -1,0 +1,100 @@
+"""torch, as the networks are: the reference that every other runtime is held against."""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from yoso_core.lora.stack import Lora, State
+from yoso_core.runtimes.parts import Part
+
+SMALL = 1.5e9  # floating-point operations of a call that a second thread gains next to nothing of
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a part computes with at the moment.
+
+    Attributes:
+        state: the LoRAs in force that change it, by identity and weight, for each part of the pipeline that it reads.
+        held: those LoRAs, so that no other one can get their identity while this is remembered.
+        in_force: whether it still is so; asked under the lock that the networks' weights are changed under.
+    """
+
+    state: tuple[State, ...] | None = ()
+    held: tuple[Lora, ...] = field(default=(), repr=False, compare=False)
+    in_force: Callable[[], bool] = field(default=lambda: True, repr=False, compare=False)
+
+
+class Runtime(Protocol):
+    """Executes parts. Called under the engine's lock, by one thread at a time.
+
+    Attributes:
+        batch: pictures of one size that it makes in one pass, where there are as many; 1 where that saves nothing.
+        prepares: whether it does something in calls that say there is time for it.
+    """
+
+    batch: int
+    prepares: bool
+
+    def run(
+        self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
+    ) -> tuple[tuple[Tensor, ...], str]:
+        """What the part returns of these inputs, and who executed it, such as "torch float32".
+
+        Args:
+            weights: what it computes with; a runtime may have them in a form of its own.
+            prepare: whether there is time now for what makes later calls of this kind fast.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Wait until nothing is being made ready, for those who measure."""
+        ...
+
+
+class Torch:
+    """Calls the network: on a CPU with one thread where a second gains nothing, and spins while a neighbour works."""
+
+    batch, prepares = 1, False
+
+    def __init__(self) -> None:
+        self._small: weakref.WeakKeyDictionary[Part, dict[tuple, bool]] = weakref.WeakKeyDictionary()
+
+    def run(
+        self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
+    ) -> tuple[tuple[Tensor, ...], str]:
+        who = f"torch {str(part.dtype).removeprefix('torch.')}"
+        if inputs[0].device.type != "cpu":
+            return part(*inputs), who
+        known = self._small.setdefault(part, {})
+        shapes = tuple(value.shape for value in inputs)
+        if shapes not in known:
+            with FlopCounterMode(display=False) as counted:
+                outputs = part(*inputs)
+            known[shapes] = counted.get_total_flops() < SMALL
+            return outputs, who
+        with threads(1 if known[shapes] else torch.get_num_threads()):
+            return part(*inputs), who
+
+    def settle(self) -> None:
+        pass
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let this thread compute with so many."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
