@@ -103,7 +103,9 @@ class RunConfig(Settings):
 
     steps: int = setting(1000, "optimizer steps in all", on_resume=True)
     minutes: float = setting(
-        0.0, "minutes in which those steps end early, the fall of the learning rate included; 0: no limit", on_resume=True
+        0.0,
+        "minutes in which those steps end early, the fall of the learning rate included; 0: no limit",
+        on_resume=True,
     )
     batch: int = setting(64, "samples a step, over all processes")
     accumulation: int = setting(

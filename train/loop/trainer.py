@@ -472,7 +472,12 @@ class Trainer:
     def _save(self) -> Saved:
         path = self.folder / "checkpoints"
         if self.processes.is_main_process:
-            state = {"step": self.step, "seconds": self.seconds, "identity": self._identity(), "scaler": self.scaler.state_dict()}
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "identity": self._identity(),
+                "scaler": self.scaler.state_dict(),
+            }
             with writing(self.folder):
                 self.hand_over(self)
                 path = save_checkpoint(path, state, self.weights, self.optimizers)

@@ -25,7 +25,8 @@ from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player, Trainer
 from train.measure.lpips_weights import load_lpips
 from train.recipes.corpus.art import CORPUS, SIDE
-from train.recipes.corpus.scenes import Corpus, Scenes, describe
+from train.recipes.corpus.corpus import Corpus
+from train.recipes.corpus.scenes import Scenes, describe
 from train.recipes.corpus.textures import (
     HELD_OUT_PHOTOGRAPHS,
     PHOTOGRAPHS,
@@ -168,7 +169,7 @@ class AutoencoderTask:
         self.players["autoencoder"] = Player(autoencoder, config.learning_rate)
 
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.no_grad(), torch.autocast(draws.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(torch.device(draws.device).type, enabled=False):
             pictures = self.data.batch(indices, draws).contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(not self.config.sharpen):
             posterior = self.autoencoder.encode(pictures).latent_dist

@@ -25,8 +25,9 @@ from train.measure.evaluate import POOL
 from train.measure.evaluator import EVALUATOR_FOLDER, Evaluator, words_of
 from train.measure.metrics import retrieval
 from train.recipes.autoencoder import UNSEEN_SEED
-from train.recipes.corpus.art import CORPUS, STYLES
-from train.recipes.corpus.scenes import SLOTS, Corpus, Scenes, describe
+from train.recipes.corpus.art import CORPUS, SIDE, STYLES
+from train.recipes.corpus.corpus import Corpus
+from train.recipes.corpus.scenes import SLOTS, Scenes, describe
 
 TEMPERATURE = 0.05
 OFTEN = 3  # captions that hold a word before the judge knows it
@@ -80,7 +81,7 @@ class EvaluatorTask:
 
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, ...]:
         """The pictures' places, what pools of them (B, 192), their vectors and their captions' (B, 128)."""
-        with torch.no_grad(), torch.autocast(draws.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(torch.device(draws.device).type, enabled=False):
             pictures = self.corpus.painter(self.scenes[indices]).to(draws.device)
             pictures = augment(pictures, draws)
         pooled = self.evaluator.pooled(pictures)
@@ -156,7 +157,7 @@ def main() -> None:
     scenes = describe(corpus.describer, config.scenes, config.seed)
     counted = Counter(word for caption in scenes.captions for word in words_of(caption))
     words = sorted(word for word, count in counted.items() if count >= OFTEN)
-    evaluator = Evaluator(words, STYLES, SLOTS).to(device, memory_format=torch.channels_last)
+    evaluator = Evaluator(words, SIDE, STYLES, SLOTS).to(device, memory_format=torch.channels_last)
     trainer = Trainer(EvaluatorTask(evaluator, corpus, scenes, config), config, folder)
     if not follow(trainer):
         return

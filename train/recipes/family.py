@@ -1,4 +1,4 @@
-"""The whole bundled family, stage by stage: art, text encoder, autoencoder, judge, teacher, one-step LoRA, and the rest.
+"""The whole bundled family, stage by stage: art, text encoder, autoencoder, judge, teacher, one-step LoRA, the rest.
 
     python -m train.recipes.family --minutes 600
     python -m train.recipes.family --minutes 11 --parallel --only teacher one-step
@@ -192,9 +192,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the stages' runs and logs")
     parser.add_argument("--minutes", type=float, default=600, help="minutes of training, shared out among the stages")
     parser.add_argument("--parallel", action="store_true", help="start every stage that can start; for a GPU")
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="these stages; needs are taken as met")
     parser.add_argument(
-        "--set", nargs="+", action="append", default=[], metavar=("STAGE", "FLAG"), help="flags for one stage: --set teacher =--batch=64"
+        "--only", nargs="+", choices=STAGES, default=list(STAGES), help="these stages; needs are taken as met"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("STAGE", "FLAG"),
+        help="flags for one stage, with = before each: --set teacher =--batch=64",
     )
     options = parser.parse_args()
     extra = {name: [flag.removeprefix("=") for flag in flags] for name, *flags in options.set}

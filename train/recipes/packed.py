@@ -23,7 +23,8 @@ from train.loop.config import ConfigError, Settings, from_arguments, setting
 from train.loop.console import run_command
 from train.loop.randomness import Draws
 from train.recipes.corpus.art import CORPUS
-from train.recipes.corpus.scenes import Corpus, describe
+from train.recipes.corpus.corpus import Corpus
+from train.recipes.corpus.scenes import describe
 from yoso_core.autoencoder import encode
 
 PACKED = Path("runs/packed.safetensors")

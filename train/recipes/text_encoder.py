@@ -128,6 +128,7 @@ def learn_tokenizer(texts: list[str], vocabulary: int, out: Path) -> CLIPTokeniz
         out, bos_token=START, eos_token=END, unk_token=END, pad_token=END, model_max_length=TOKENS
     )
     tokenizer.save_pretrained(out)
+    (out / "tokenizer.json").unlink()  # says the same again, at ten times the size
     return tokenizer
 
 

@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 from train.loop.console import run_command
 from train.recipes.corpus.art import CORPUS, STYLES, process_pool
-from train.recipes.corpus.scenes import GROUND_PLACES, WEATHER_WORDS, WEATHERS, Corpus, Scenes, describe
+from train.recipes.corpus.corpus import Corpus
+from train.recipes.corpus.grounds import GROUND_PLACES, WEATHER_WORDS, WEATHERS
+from train.recipes.corpus.scenes import Scenes, describe
 
 AT_ONCE = 256  # pictures
 

@@ -90,15 +90,16 @@ def build(data: Path, out: Path, style: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     rows = read_listing(data, not_held_out).rows
     sources = [data / row["file_name"] for row in rows]
+    names = [row["file_name"].replace("/", "-") for row in rows]
     with process_pool() as pool:
-        made = pool.map(partial(_restyle, style), sources, [folder / path.name for path in sources], chunksize=32)
+        made = pool.map(partial(_restyle, style), sources, [folder / name for name in names], chunksize=32)
         list(tqdm(made, desc=style, total=len(rows)))
     lines = [
         json.dumps(
-            {"file_name": path.name, "captions": [f"{caption}, {style}" for caption in row["captions"][:4]]},
+            {"file_name": name, "captions": [f"{caption}, {style}" for caption in row["captions"][:4]]},
             ensure_ascii=False,
         )
-        for path, row in zip(sources, rows, strict=True)
+        for name, row in zip(names, rows, strict=True)
     ]
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)

@@ -49,7 +49,9 @@ def dead_leaves(count: int, size: int, generator: torch.Generator) -> Tensor:
         own = own + (uniform(3) - 0.5) * 0.25
         slope = (uniform(3) - 0.5) * 0.4
         stripes = (uniform(1)[:, :, None] * 0.25) * ((u + v) * (numbers[:, 6] * 90)).sin() * (numbers[:, 7] < 0.3)
-        tone = own[:, :, None, None] + slope[:, :, None, None] * (u / radius.clamp_min(0.05))[:, None] + stripes[:, None]
+        tone = (
+            own[:, :, None, None] + slope[:, :, None, None] * (u / radius.clamp_min(0.05))[:, None] + stripes[:, None]
+        )
         picture = picture + (tone - picture) * inside
     grain = F.interpolate(
         torch.randn(count, 3, size // 2, size // 2, generator=generator, device=device), (size, size), mode="bilinear"

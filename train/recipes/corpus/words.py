@@ -192,7 +192,7 @@ SYNONYMS = {
     "artist palette": "palette paint_palette",
     "crown": "crown golden_crown king's_crown",
     "top hat": "top_hat hat magician's_hat",
-    "woman’s hat": "hat sun_hat",
+    "woman\u2019s hat": "hat sun_hat",
     "billed cap": "cap baseball_cap",
     "glasses": "glasses eyeglasses",
     "sunglasses": "sunglasses shades",
@@ -362,7 +362,7 @@ NO_ARTICLE = re.compile(
 
 def names(emoji: Emoji) -> list[str]:
     """What it may be called, the commonest first, its tags not among them."""
-    label = emoji.label.replace("’", "'")
+    label = emoji.label.replace("\u2019", "'")
     found = [name.replace("_", " ") for name in SYNONYMS.get(emoji.label, "").split()]
     if label.startswith("flag: "):
         country = label[6:]
