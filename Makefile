@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 export PORT HOST
 
-.PHONY: run test test-sd15 lint benchmark corpus clean
+.PHONY: run test test-sd15 lint fuzz benchmark corpus clean
 
 run: .venv/installed
 	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
@@ -26,6 +26,10 @@ lint: .venv/installed-test
 # The Stable Diffusion path at full size, on random weights: minutes and 12 GB of memory.
 test-sd15: .venv/installed-test
 	@$(BIN)/python -m pytest -q -s tests/heavy
+
+# Some minutes of looking for a text, a prompt or a file that nobody thought of; other ones each time.
+fuzz: .venv/installed-test
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -n 2 -m hypothesis --ignore tests/browser --ignore tests/heavy tests
 
 benchmark: .venv/installed
 	@$(BIN)/python -m benchmarks.one_step --json benchmarks/one_step.json

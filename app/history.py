@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from app.components import component, sent_along
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
 from yoso_core.engine import Engine, Result
 from yoso_core.files.metadata import Restored, from_json, from_link, link_text, read_request, request_of, to_json
-from yoso_core.requests import PIXEL_LIMIT, GenerateRequest, RequestError
+from yoso_core.requests import GenerateRequest, RequestError
 
 DOWNLOADS = 60  # pictures in one zip
 EVALUATIONS = 8 * DOWNLOADS  # of the network, for one zip
@@ -23,24 +22,16 @@ ON_SAVED = on_saved("download")
 
 
 def read_png(path: str | Path | io.BytesIO, loras: Collection[str] = ()) -> Restored:
-    """The settings inside a PNG that was saved here or by another program of the field.
+    """The settings inside a picture that was saved here or by another program of the field.
 
     Args:
         path: of the file, or its bytes.
-        loras: names that may be taken over from another program.
+        loras: those that may be taken over from another program, as `read_request` has them.
 
     Raises:
         RequestError: it holds none.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            if picture.width * picture.height > PIXEL_LIMIT:
-                raise RequestError("This picture is too large; please choose a PNG saved here.")
-            return read_request(picture, loras=loras)
-    except RequestError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError("This file can't be read as a PNG; please choose one saved here.") from error
+    return read_request(Path(path) if isinstance(path, str) else path, loras=loras)
 
 
 class History:
@@ -158,8 +149,8 @@ def _sent(event: gr.EventData, name: str) -> Any:
 
 
 def _dropped(value: Any) -> io.BytesIO:
-    if not isinstance(value, str) or not value.startswith("data:image/png;base64,") or len(value) > DATA_LIMIT:
-        raise RequestError("This file can't be read as a PNG; please choose one saved here.")
+    if not isinstance(value, str) or not value.startswith("data:image/") or len(value) > DATA_LIMIT:
+        raise RequestError("This file can't be read as a picture; please choose another.")
     try:
         return io.BytesIO(base64.b64decode(value.split(",", 1)[1], validate=True))
     except ValueError:

@@ -17,6 +17,7 @@ from app.ui import build_app, launch_options
 from tests.browser.conftest import OPTIONS, find_chromium
 from yoso_core.engine import Engine
 from yoso_core.lora.library import bundled
+from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES
 
 MOVES = 50
 WARM_UP = 5
@@ -58,8 +59,10 @@ def measure(page: Page, engine: Engine) -> tuple[list[float], list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default=AUTO, help=RUNTIME_HELP)
     options = parser.parse_args()
-    engine = Engine()
+    engine = Engine(runtime=options.runtime)
+    engine.load(DEFAULT_MODEL)
     demo = build_app(engine, bundled())
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     with sync_playwright() as playwright:

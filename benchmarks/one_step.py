@@ -1,10 +1,12 @@
-"""Prompt to picture: the published usage, ours, and the limit; one cause of speed at a time.
+"""Prompt to picture on a CPU: the published usage, what else one would use, ours, and the limit.
 
     python -m benchmarks.one_step --json benchmarks/one_step.json
+    python -m benchmarks.one_step --only bundled --json bundled.json
 
-Everything runs on the CPU of one machine in one go: Stable Diffusion 1.5 in its real size with random weights (time
-does not depend on their values) at 512 x 512, then the bundled model. Every run has a prompt of its own, so that no
-text is encoded once and used twice.
+Everything runs on one machine in one go: the bundled model, quiet and beside neighbours (a training run and a busy
+process), then Stable Diffusion 1.5 in its real size with random weights (time does not depend on their values) at 512 x
+512. Every run has a prompt of its own, so that no text is encoded once and used twice. What is compared takes turns, so
+that a busy moment hits all alike: where others use the machine too, ratios hold and milliseconds do not.
 """
 
 import argparse
@@ -16,21 +18,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
 
+from benchmarks.neighbours import neighbours
 from benchmarks.sd15 import write_random_sd15
-from yoso_core.autoencoder import decode
+from yoso_core.autoencoder import decode, to_pil
 from yoso_core.engine import Engine
-from yoso_core.models import LoadedModel, ModelSpec, local_model
-from yoso_core.requests import DEFAULT_MODEL, GenerateRequest
+from yoso_core.lora.library import bundled as offered
+from yoso_core.models import MODELS, LoadedModel, ModelSpec, local_model
+from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse
+from yoso_core.runtimes.openvino import cores, load_library
+from yoso_core.runtimes.parts import Decode, Predict
 
 PUBLISHED, OURS, LIMIT = "a", "b", "c"
-BUNDLED_RUNS = 50
+BUNDLED_RUNS = 40
 
 
 @dataclass(frozen=True)
@@ -139,47 +149,166 @@ def bare(model: LoadedModel, size: int, unet: Callable | None = None) -> Callabl
     return run
 
 
-def engine_rows(spec: ModelSpec, size: int, repeats: int, compile: bool) -> Iterator[Row]:
-    """Ours with its defaults, and the bare limit on the same weights."""
-    engine = Engine({"sd15": spec}, device="cpu")
-    model = engine.load("sd15", say)  # the limit is taken on the very weights that the engine holds
+def by_hand(model: LoadedModel, size: int) -> Callable[[str], object]:
+    """OpenVINO as one uses it without us: network and decoder converted and compiled, the prompt read by torch."""
+    core, threads = load_library().Core(), {"INFERENCE_NUM_THREADS": cores()}
+    side, length = size // model.pixels_per_latent, model.tokenizer.model_max_length
+    latents = torch.randn(1, model.unet.config.in_channels, side, side)
+    given = latents, torch.tensor([model.schedule.last]), torch.randn(1, length, model.unet.config.cross_attention_dim)
+    made = []
+    for part, inputs in ((Predict(model.unet), given), (Decode(model.decoder), given[:1])):
+        examples = tuple(value.to(part.dtype) if value.is_floating_point() else value for value in inputs)
+        with torch.no_grad():
+            converted = load_library().convert_model(part, example_input=examples)
+        converted.reshape({index: list(value.shape) for index, value in enumerate(inputs)})
+        made.append((core.compile_model(converted, "CPU", threads), part))
+    (network, _), (decoder, _) = made
+    options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
 
-    def ours(prompt: str) -> object:
-        return engine.run(GenerateRequest(prompt, model="sd15", size=size)).pictures[0]
+    @torch.inference_mode()
+    def run(prompt: str) -> object:
+        context = model.text_encoder(model.tokenizer(prompt, **options).input_ids)[0]
+        inputs = (torch.randn_like(latents).to(context.dtype), given[1], context)
+        return to_pil(torch.from_numpy(decoder([network([ov_value(one) for one in inputs])[0]])[0]))[0]
 
-    our_runs, bare_runs = timed([ours, bare(model, size)], repeats)
-    yield announced(Row("Our engine, prompt to picture", 1, median(our_runs), our_runs, OURS))
-    yield announced(Row("Limit: one bare evaluation and decoding", 1, median(bare_runs), bare_runs, LIMIT))
+    def ov_value(value: torch.Tensor) -> object:
+        if value.dtype != torch.bfloat16:
+            return value.numpy()
+        return load_library().Tensor(value.view(torch.int16).numpy(), list(value.shape), load_library().Type.bf16)
+
+    return run
+
+
+def bare_openvino(engine: Engine, name: str) -> Callable[[str], object]:
+    """The compiled network and decoder that an engine holds, and nothing else: what no engine can beat."""
+    networks, calls = engine._executed[name], []
+    for part in (networks._predict, networks._decode):
+        compiled = next(iter(engine.runtime._shelves[part].ready.values()))
+        given = [
+            torch.zeros(list(one.shape), dtype=torch.int64 if "i64" in str(one.element_type) else torch.float32)
+            for one in compiled.library.inputs
+        ]
+        calls.append((compiled, given))
+    return lambda prompt: [compiled(given) for compiled, given in calls]
+
+
+def ours(engine: Engine, name: str, size: int | None = None, **options: Any) -> Callable[[str], object]:
+    return lambda prompt: engine.run(GenerateRequest(prompt, model=name, size=size, **options)).pictures[0]
+
+
+def sd15_rows(spec: ModelSpec, size: int, repeats: int, compile: bool) -> Iterator[Row]:
+    """Ours by torch and by OpenVINO, OpenVINO by hand, and the bare limits, on the same weights."""
+    engines = {name: Engine({"sd15": spec}, device="cpu", runtime=name) for name in ("torch", "openvino")}
+    model = engines["torch"].load("sd15", say)  # the limit is taken on the very weights that the engine holds
+    runs = [ours(engines["torch"], "sd15", size), bare(model, size)]
+    torch_runs, bare_runs = timed(runs, repeats)
+    yield announced(Row("Ours by torch", 1, median(torch_runs), torch_runs))
+    yield announced(Row("Limit of torch: one bare evaluation and decoding", 1, median(bare_runs), bare_runs))
     if compile:
         say("compiling the network")
         compiled = bare(model, size, torch.compile(model.unet))
-        yield row("The limit with torch.compile (not our default)", 1, compiled, repeats)
+        yield row("The limit with torch.compile", 1, compiled, repeats)
+    yield row("OpenVINO by hand", 1, by_hand(model, size), repeats)
+    del engines["torch"], model
+    gc.collect()
+    fast = engines["openvino"]
+    fast.load("sd15", say)
+    say(f"executed by {fast.run(GenerateRequest('x', model='sd15', size=size)).runtime}")
+    our_runs, bare_runs = timed([ours(fast, "sd15", size), bare_openvino(fast, "sd15")], repeats)
+    yield announced(Row("Ours by OpenVINO, the default on a CPU", 1, median(our_runs), our_runs, OURS))
+    yield announced(Row("Limit of OpenVINO: one bare evaluation and decoding", 1, median(bare_runs), bare_runs, LIMIT))
 
 
-def bundled(repeats: int) -> dict | None:
-    """The bundled model: ms from prompt to PIL picture, by stage, and its limit; None where it is not there."""
-    engine = Engine(device="cpu")
-    spec = engine.models[DEFAULT_MODEL]
-    if not (Path(spec.source.place) / "unet").is_dir() or not (spec.lora and spec.lora.exists()):
-        return None
-    model = engine.load(DEFAULT_MODEL, say)
-    stages: list[dict[str, float]] = []
+def diffusers_runs(spec: ModelSpec) -> dict[str, Callable[[str], object]]:
+    """diffusers' own pipeline on a model in its layout: as it comes, and with what its documentation recommends."""
+    from diffusers import LCMScheduler, StableDiffusionPipeline
 
-    def ours(prompt: str) -> object:
-        result = engine.run(GenerateRequest(prompt))
-        stages.append(result.seconds)
-        return result.pictures[0]
+    found = {}
+    for name, dtype in (("diffusers as it comes", torch.float32), ("diffusers, bf16, channels_last", torch.bfloat16)):
+        pipe = StableDiffusionPipeline.from_pretrained(spec.source.place, torch_dtype=dtype, safety_checker=None)
+        pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+        pipe.load_lora_weights(spec.source.place, weight_name=spec.lora.name)
+        if dtype == torch.bfloat16:
+            pipe.fuse_lora()
+            pipe.unload_lora_weights()
+            for network in (pipe.unet, pipe.vae):
+                network.to(memory_format=torch.channels_last)
+        pipe.set_progress_bar_config(disable=True)
+        found[name] = lambda prompt, pipe=pipe: pipe(prompt, num_inference_steps=1, guidance_scale=1.0).images[0]
+    return found
 
-    our_runs, bare_runs = timed([ours, bare(model, spec.resolution)], repeats)
-    stages = stages[-repeats:]
-    return {
-        "size": spec.resolution,
-        "repeats": repeats,
-        "milliseconds": median(our_runs) * 1000,
-        "slowest": max(our_runs) * 1000,
-        "limit": median(bare_runs) * 1000,
-        "stages": {stage: median(seconds[stage] for seconds in stages) * 1000 for stage in stages[0]},
+
+def bundled(repeats: int) -> dict:
+    """The bundled model: what a picture takes each way, quiet and beside neighbours, and how much pictures differ."""
+    spec = MODELS[DEFAULT_MODEL]
+    engines = {name: Engine(device="cpu", runtime=name) for name in ("torch", "openvino")}
+    for engine in engines.values():
+        engine.load(DEFAULT_MODEL, say)
+        for entry in offered():
+            engine.add_lora(entry.id, entry.path)
+    loras = [entry.id for entry in offered()]
+    weights = cycle(0.1 + 0.01 * index for index in range(90))
+    moved = {
+        f"ours by {name}, a LoRA's weight moved": lambda prompt, engine=engine: engine.run(
+            GenerateRequest("a red heart", loras=(LoraUse(loras[0], round(next(weights), 2)),))
+        )
+        for name, engine in engines.items()
+        if loras
     }
+    runs = {
+        **diffusers_runs(spec),
+        "OpenVINO by hand": by_hand(engines["torch"].load(DEFAULT_MODEL), spec.resolution),
+        "bare torch": bare(engines["torch"].load(DEFAULT_MODEL), spec.resolution),
+        "bare OpenVINO": bare_openvino(engines["openvino"], DEFAULT_MODEL),
+        **{f"ours by {name}": ours(engine, DEFAULT_MODEL) for name, engine in engines.items()},
+    }
+    found: dict = {"size": spec.resolution, "repeats": repeats, "milliseconds": {}, "slowest": {}}
+    for column, beside in (("quiet", nullcontext), ("busy", neighbours)):
+        with beside():
+            for some in (runs, moved):
+                taken = timed(list(some.values()), repeats)
+                for engine in engines.values():
+                    engine.runtime.settle()
+                for name, seconds in zip(some, taken, strict=True):
+                    found["milliseconds"].setdefault(name, {})[column] = median(seconds) * 1000
+                    found["slowest"].setdefault(name, {})[column] = max(seconds) * 1000
+            found.setdefault("clients", {})[column] = {name: crowd(engine, loras) for name, engine in engines.items()}
+    pairs = [
+        [
+            np.asarray(engine.run(GenerateRequest(prompt, seed=seed)).pictures[0]).astype(int)
+            for engine in engines.values()
+        ]
+        for seed, prompt in zip(range(50), prompts(), strict=False)
+    ]
+    difference = np.abs(np.concatenate([(one - other).ravel() for one, other in pairs]))
+    found["levels"] = {"mean": float(difference.mean()), "p99": float(np.percentile(difference, 99))}
+    found["stages"] = {name: engine.run(GenerateRequest("a new one")).seconds for name, engine in engines.items()}
+    return found
+
+
+def crowd(engine: Engine, loras: list[str]) -> float:
+    """Pictures per second of 50 clients who ask for this and that, three times each."""
+    texts = prompts()
+    kinds = cycle([{}, {}, {"count": 2}, {"guidance": 2.0}, {"loras": tuple(LoraUse(name, 0.7) for name in loras[:1])}])
+    requests = [GenerateRequest(next(texts), seed=seed, **next(kinds)) for seed in range(150)]
+    with ThreadPoolExecutor(50) as pool:
+        started = time.perf_counter()
+        pictures = sum(len(result.pictures) for result in pool.map(engine.run, requests))
+        return pictures / (time.perf_counter() - started)
+
+
+def bundled_table(found: dict) -> str:
+    """Markdown; each row's share of what diffusers takes as it comes, in the same column."""
+    times = found["milliseconds"]
+    first = next(iter(times.values()))
+    lines = [
+        "| one picture | quiet, ms | as fast as diffusers | busy, ms | as fast as diffusers |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, taken in times.items():
+        columns = (f"{taken[column]:.1f} | {first[column] / taken[column]:.1f}" for column in ("quiet", "busy"))
+        lines.append(f"| {name} | {' | '.join(columns)} |")
+    return "\n".join(lines)
 
 
 def machine() -> dict:
@@ -208,39 +337,41 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def sd15(small: bool, repeats: int, compile: bool) -> dict:
+    """Stable Diffusion 1.5, printed and as figures."""
+    size = 64 if small else 512
+    with tempfile.TemporaryDirectory() as place:
+        say("writing random weights in the layout of Stable Diffusion 1.5")
+        folder = write_random_sd15(Path(place), small)
+        rows = list(diffusers_rows(folder, size, repeats))
+        gc.collect()
+        rows += sd15_rows(local_model(place), size, repeats, compile)
+    seconds = {line.mark: line.seconds for line in rows}
+    ratios = {"a/b": seconds[PUBLISHED] / seconds[OURS], "b/c": seconds[OURS] / seconds[LIMIT]}
+    print(f"\nStable Diffusion 1.5 at {size} x {size}, median of {repeats} runs:\n\n{table(rows)}\n")
+    print(f"(a) / (b) = {ratios['a/b']:.1f}; (b) / (c) = {ratios['b/c']:.3f}\n")
+    return {"size": size, "repeats": repeats, "rows": [asdict(line) for line in rows], "ratios": ratios}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m benchmarks.one_step")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs a row, after one warm-up; default 3")
+    parser.add_argument("--only", choices=("bundled", "sd15"), help="one of the two models; default: both")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed runs of SD1.5 a row, after one warm-up; default 3"
+    )
     parser.add_argument("--small", action="store_true", help="a toy network at 64 x 64: tries the benchmark itself")
     parser.add_argument("--compile", action="store_true", help="add a row with torch.compile; takes minutes")
     arguments = parser.parse_args()
-
     figures: dict = {"machine": machine(), "small": arguments.small}
-    size, repeats = 64 if arguments.small else 512, arguments.repeats
-    with tempfile.TemporaryDirectory() as place:
-        say("writing random weights in the layout of Stable Diffusion 1.5")
-        folder = write_random_sd15(Path(place), arguments.small)
-        rows = list(diffusers_rows(folder, size, repeats))
-        gc.collect()
-        rows += engine_rows(local_model(place), size, repeats, arguments.compile)
-    seconds = {line.mark: line.seconds for line in rows}
-    ratios = {"a/b": seconds[PUBLISHED] / seconds[OURS], "b/c": seconds[OURS] / seconds[LIMIT]}
-    figures |= {"size": size, "repeats": repeats, "rows": [asdict(line) for line in rows], "ratios": ratios}
-    print(f"\nStable Diffusion 1.5 at {size} x {size}, median of {repeats} runs:\n\n{table(rows)}\n")
-    print(f"(a) / (b) = {ratios['a/b']:.1f}; (b) / (c) = {ratios['b/c']:.3f}\n")
-
+    if arguments.only != "sd15":
+        figures["bundled"] = found = bundled(BUNDLED_RUNS)
+        print(f"\nThe bundled model at {found['size']} x {found['size']}, median of {found['repeats']} runs each:\n")
+        print(f"{bundled_table(found)}\n\n50 clients, pictures a second: {found['clients']}; levels {found['levels']}")
     gc.collect()
-    figures["bundled"] = small = bundled(BUNDLED_RUNS)
-    if small is None:
-        print("The bundled model is not whole yet (its unet or LoRA is missing), so it was not timed.")
-    else:
-        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in small["stages"].items())
-        print(
-            f"The bundled model at {small['size']} x {small['size']}, median of {small['repeats']} runs with a new "
-            f"prompt each:\n{small['milliseconds']:.1f} ms from prompt to picture ({stages}); "
-            f"limit {small['limit']:.1f} ms."
-        )
+    if arguments.only != "bundled":
+        figures["sd15"] = sd15(arguments.small, arguments.repeats, arguments.compile)
+    figures["machine"]["load_at_end"] = os.getloadavg()[0]
     arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from train.data.datasets import Dataset
-from train.data.reader import Problem
+from train.data.listings import Problem
 
 
 def picture(colour="red", width: int = 16, height: int = 16) -> Image.Image:

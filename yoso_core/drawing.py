@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -121,6 +122,19 @@ def seeds_of(request: GenerateRequest) -> list[int]:
     return [(request.seed + index) % 2**32 for index in range(request.count)]
 
 
+Row = TypeVar("Row")
+
+
+def passes(rows: Sequence[Row], most: int) -> Iterator[tuple[int, list[Row]]]:
+    """Rows by passes of at most so many, with the number of the first: of 1, 2, 4, ... each, because every other shape
+    would have to be made ready too. The last row fills up what is left.
+    """
+    for start in range(0, len(rows), most):
+        batch = list(rows[start : start + most])
+        room = 2 ** (len(batch) - 1).bit_length()
+        yield start, batch + batch[-1:] * (room - len(batch))
+
+
 def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
     """Pictures from words.
 
@@ -138,8 +152,7 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
     guide, control_map, notes = _followed(first, tools)
     rows = [(number, seed) for number, request in enumerate(requests) for seed in seeds_of(request)]
     pictures: list[list[Image.Image]] = [[] for _ in requests]
-    for start in range(0, len(rows), tools.networks.runtime.batch):
-        batch = rows[start : start + tools.networks.runtime.batch]
+    for start, batch in passes(rows, tools.networks.runtime.batch):
         tools.report(f"Drawing picture {start + 1} of {len(rows)}")
         context = torch.cat([read[number][0] for number, _ in batch])
         negative = torch.cat([negatives[number] for number, _ in batch])
@@ -150,7 +163,7 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
             clean = _sample(first, model, denoise, context, begin, model.schedule.last, noises)
         with watch.stage("decode"):
             made = _pictures(tools.networks.decode(clean), model, [seed for _, seed in batch])
-        for (number, _), picture in zip(batch, made, strict=True):
+        for (number, _), picture in zip(rows[start : start + len(batch)], made, strict=False):
             pictures[number].append(picture)
     evaluations = first.steps * (2 if first.guidance > 1 else 1)
     return [
@@ -183,8 +196,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
         denoise = repaint(denoise, latent, latent_mask(canvas.mask, latent.shape[2:]).to(latent))
     t = strength_timestep(model.schedule, request.strength, latent.shape[-1])
     seeds, pictures = seeds_of(request), []
-    for start in range(0, len(seeds), tools.networks.runtime.batch):
-        batch = seeds[start : start + tools.networks.runtime.batch]
+    for start, batch in passes(seeds, tools.networks.runtime.batch):
         tools.report(f"Drawing picture {start + 1} of {len(seeds)}")
         noises = _noises(batch, request, tools)
         with watch.stage("network"):
@@ -198,7 +210,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
                 clean = _sample(request, model, denoise, context.expand(len(batch), -1, -1), begin, t, noises)
         with watch.stage("decode"):
             made = _pictures(tools.networks.decode(clean), model, batch)
-            pictures += [put_together(canvas, picture) for picture in made]
+            pictures += [put_together(canvas, picture) for picture in made[: len(seeds) - start]]
     evaluations = request.steps * (2 if request.guidance > 1 else 1) if t > 0 else 0
     told = _told(asked, model, [*notes, *canvas.notes])
     return Result(request, pictures, seeds, evaluations, watch.seconds, cut, canvas.picture, control_map, told)

@@ -6,9 +6,13 @@ import random
 import stat
 import struct
 import tracemalloc
+import unicodedata
 import zipfile
+import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.handed import encrypted, lying, patched, special, zipped
 from yoso_core.files.archives import CHUNK, UnreadableError, amount, members, open_file, open_zip, read_parts, safe_stem
@@ -211,3 +215,37 @@ def test_names_keep_their_words_and_lead_nowhere(name, stem):
 def test_amounts_are_told_as_people_say_them():
     said = [amount(number) for number in (999, 3000, 12_500, 20_000_000, 200_000_000, 20_000_000_000)]
     assert said == ["0.999 kB", "3 kB", "12.5 kB", "20 MB", "200 MB", "20 GB"]
+
+
+def unmarked(content):
+    """A zip whose names do not say that they are UTF-8, as macOS packs them."""
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(signature)
+        while place >= 0:
+            flags = int.from_bytes(content[place + offset : place + offset + 2], "little") & ~0x800
+            content = patched(content, place + offset, flags.to_bytes(2, "little"))
+            place = content.find(signature, place + 1)
+    return content
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters=":/\\"), min_size=1, max_size=20))
+def test_names_are_read_however_they_are_packed(tmp_path_factory, name):
+    name = unicodedata.normalize("NFC", f"x{name}")
+    path = tmp_path_factory.mktemp("names") / "a.zip"
+    for packed in (name, unicodedata.normalize("NFD", name), f"sub\\{name}"):
+        for change in (bytes, unmarked):
+            path.write_bytes(change(zipped({packed: b"1"})))
+            with open_zip(path, 9) as archive:
+                [member] = members(archive)
+                assert member.path.name == name and member.open().read() == b"1"
+
+
+def test_a_name_may_stand_in_a_field_of_its_own(tmp_path):
+    for checksum, name in ((zlib.crc32(b"caf\x82.png"), "café.png"), (5, "café.png")):  # and code page 437 without it
+        info = zipfile.ZipInfo("caf_.png")
+        field = struct.pack("<BI", 1, checksum) + "café.png".encode()
+        info.extra = struct.pack("<HH", 0x7075, len(field)) + field
+        path = tmp_path / "a.zip"
+        path.write_bytes(zipped([(info, b"1")]).replace(b"caf_", b"caf\x82"))
+        with open_zip(path, 9) as archive:
+            assert [str(member.path) for member in members(archive)] == [name]

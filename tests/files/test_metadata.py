@@ -330,12 +330,12 @@ def test_parameters_of_another_tool():
         "photo of a cozy cabin in the woods, (night:1.2),\ntwo lines",
         negative="(worst quality:1.4), cartoon,\ntext: none",
         seed=777,
-        guidance=6.55,
         loras=(LoraUse("snow_v2", 0.6), LoraUse("strong", 2.0)),
     )
-    without, strong, steps, guidance, left = restored.notes
+    without, strong, steps, negative, left = restored.notes
     assert without == "without the LoRAs eyes, fur" and strong == "LoRA strong at 3: set to 2"
-    assert steps == "25 steps: set to 1" and guidance == "guidance 6.53: set to 6.55"
+    assert steps == "25 steps at guidance 6.53: set to 1 step at guidance 1, as a one-step model stands"
+    assert negative == "the negative prompt acts above guidance 1 alone"
     assert left.startswith("not taken over: Sampler DPM++ 2M, Schedule type Karras, Size 512x768, Model v1-5-pruned,")
     assert 'ADetailer prompt a face, "Seed: 5", smile' in left and "ControlNet 0" in left
     assert "hash" not in left and "Version" not in left
@@ -345,18 +345,21 @@ def test_parameters_of_another_tool():
     ("text", "wanted", "notes"),
     [
         ("a cat\nSteps: 4, Seed: 3", GenerateRequest("a cat", seed=3, steps=4), 0),
-        ("\nNegative prompt: b\nSteps: 1, Seed: 3, CFG scale: 1", GenerateRequest("", "b", seed=3), 0),
-        ("a\r\nNegative prompt: b\r\nSteps: 1, Seed: 3", GenerateRequest("a", "b", seed=3), 0),
+        ("\nNegative prompt: b\nSteps: 1, Seed: 3, CFG scale: 1", GenerateRequest("", "b", seed=3), 1),
+        ("a\r\nNegative prompt: b\r\nSteps: 1, Seed: 3", GenerateRequest("a", "b", seed=3), 1),
         ("a\nSize: 64x64, Seed: 18446744073709551615, Steps: 1", GenerateRequest("a", seed=2**32 - 1), 2),
-        ("a\nSteps: 1, Seed: -1, CFG scale: 30", GenerateRequest("a", seed=2**32 - 1, guidance=8), 2),
+        ("a\nSteps: 1, Seed: -1, CFG scale: 30", GenerateRequest("a", seed=2**32 - 1, guidance=1.5), 2),
         ("a\nSteps: 1, Seed: x, CFG scale: nan", GenerateRequest("a"), 2),
-        ("a\nSteps: 1e999, Seed: 1, CFG scale: 0.2", GenerateRequest("a", seed=1), 2),
+        ("a\nSteps: 1e999, Seed: 1, CFG scale: 0.2", GenerateRequest("a", seed=1), 1),
+        ("a\nSteps: 4, Seed: 1, CFG scale: 7", GenerateRequest("a", seed=1, steps=4, guidance=1.5), 1),
+        ("a\nSteps: 20, Seed: 1, CFG scale: 7", GenerateRequest("a", seed=1), 1),
+        ("a\nSteps: 3, Seed: 1", GenerateRequest("a", seed=1), 1),
         ("Steps: 1, Seed: 2, x\nSteps: 1, Seed: 3", GenerateRequest("Steps: 1, Seed: 2, x", seed=3), 0),
         ("only words, Seed: 3 of them", GenerateRequest("only words, Seed: 3 of them"), 1),
         ("<lora:x:1>, a <lora:x:2>, b<lora:x>\nSteps: 1, Seed: 1", GenerateRequest("a, b", seed=1), 1),
         ("w" * 3000 + "\nSteps: 1, Seed: 1", GenerateRequest("w" * PROMPT_LIMIT, seed=1), 1),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_parameters_in_every_shape(text, wanted, notes):
     restored = read_parameters(text)
@@ -368,7 +371,8 @@ def test_lora_tags_of_every_kind():
     restored = read_parameters(text, loras="xyzvw6")
     uses = (LoraUse("x", 0.5), LoraUse("y"), LoraUse("z"), LoraUse("v"), LoraUse("w", -1))
     assert restored.request.loras == uses and restored.request.prompt == "a"
-    assert restored.notes == ("without the LoRAs 6", "LoRA v at lbw=1: set to 1", "LoRA w at -3: set to -1")
+    odd = "LoRA v without a weight that can be read: set to 1"
+    assert restored.notes == ("without the LoRAs 6", odd, "LoRA w at -3: set to -1")
 
 
 @pytest.mark.parametrize(

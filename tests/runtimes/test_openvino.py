@@ -127,12 +127,36 @@ def test_sets_that_take_turns_without_rest_are_compiled_too(fast, monkeypatch):
     assert "torch" not in fast.run(GenerateRequest("a", loras=(LoraUse("lora0", 0.5),))).runtime
 
 
-def test_weights_that_changed_before_they_were_copied_are_not_compiled(fast):
+def test_large_networks_are_not_swapped_for_a_compilation_alone_and_small_ones_are(fast, plain, monkeypatch):
     fast.load(DEFAULT_MODEL)
-    part = fast._executed[DEFAULT_MODEL]._predict
+    requests = [GenerateRequest("a", loras=(LoraUse(name, 0.5),)) for name in ("lora0", "lora1")]
+    networks = fast._executed[DEFAULT_MODEL]
+    fast.run(requests[0])
+    part, weights = networks._predict, networks._weights(networks._predict)
     inputs = [torch.zeros(1, 8, 8, 8), torch.tensor([999]), torch.zeros(1, 32, 32)]
-    assert fast.runtime._compile(part, inputs, Weights(("gone",), (), lambda: False), fast.lock) is None
-    assert not any(state == ("gone",) for state, _ in fast.runtime._shelves[part].ready)
+    fast.run(requests[1])
+    fast.runtime.settle()
+    monkeypatch.setattr(module, "SWAPPED", 0)
+    assert fast.runtime._compile(part, inputs, weights, fast.lock) is None
+    monkeypatch.setattr(module, "SWAPPED", 1e9)
+    assert fast.runtime._compile(part, inputs, weights, fast.lock) is not None
+    for request in (requests[0], requests[0], requests[1]):
+        assert_alike(fast.run(request), plain.run(request))
+
+
+def test_a_compiled_set_of_loras_is_answered_without_a_swap(fast, plain):
+    fast.load(DEFAULT_MODEL)
+    request = GenerateRequest("a", loras=(LoraUse("lora0", 0.5),))
+    for _ in range(2):
+        fast.run(request)
+        fast.runtime.settle()
+    stack = fast._loaded[DEFAULT_MODEL].loras
+    in_force = stack.active
+    fast.run(GenerateRequest("a"))
+    fast.run(request)
+    assert stack.active == in_force and len(in_force) == 2
+    assert "torch" not in fast.run(request).runtime
+    assert_alike(fast.run(GenerateRequest("a")), plain.run(GenerateRequest("a")))
 
 
 def test_no_more_compiled_networks_than_there_is_room_for(fast, monkeypatch):
@@ -179,6 +203,18 @@ def test_a_broken_cache_is_made_anew_with_one_line(part, plain, tmp_path, caplog
     torch.testing.assert_close(answers[-1], expected, atol=0.05, rtol=0.05)
     run(OpenVINO(plain.lock, cache=tmp_path), part, 1)
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_keep_their_values(part, plain, tmp_path, dtype):
+    latents = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    (expected,) = part.to(dtype).float()(latents)
+    runtime = OpenVINO(plain.lock, "f32", tmp_path)
+    with torch.inference_mode():
+        for _ in range(2):
+            (answer,), who = runtime.run(part.to(dtype), (latents.to(dtype),), Weights(), True)
+    assert who == "openvino f32" and answer.dtype == dtype
+    assert (answer.float() - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 
 def test_a_cache_that_can_not_be_written_to_is_one_line(part, plain, tmp_path, caplog):

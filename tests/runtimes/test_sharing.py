@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.test_engine import lora_files  # noqa: F401
-from yoso_core.drawing import PictureError
+from yoso_core.drawing import PictureError, passes
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError
 from yoso_core.runtimes.reference import Torch
@@ -110,3 +110,12 @@ def test_an_unknown_lora_is_refused_to_all_who_name_it_and_to_nobody_else(engine
     requests = [GenerateRequest("a", seed=seed, loras=(LoraUse("nothing"),)) for seed in range(2)]
     answers = run_together(engine, [*requests, GenerateRequest("a")])
     assert [type(answer) is RequestError for answer in answers] == [True, True, False]
+
+
+def test_passes_hold_all_rows_in_few_sizes():
+    for count in range(1, 40):
+        rows = list(range(count))
+        made = list(passes(rows, 8))
+        assert [row for start, batch in made for row in batch[: count - start]] == rows
+        assert {len(batch) for _, batch in made} <= {1, 2, 4, 8}
+    assert [batch for _, batch in passes("abc", 1)] == [["a"], ["b"], ["c"]]

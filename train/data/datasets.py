@@ -19,23 +19,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from train.data.intake import INCOMING, PHRASINGS, Intake, Limits, bytes_of, files_in
-from train.data.reader import (
-    LISTING,
-    Problem,
-    Seen,
-    inside,
-    list_files,
-    open_usable,
-    scan,
-    with_captions,
-    words_of,
-)
+from train.data.intake import INCOMING, PHRASINGS, Intake, Limits, bytes_of, files_in, files_of
+from train.data.listings import Problem, words_of
+from train.data.reader import LISTING, Seen, inside, list_files, open_usable, scan, with_captions
 from train.loop.config import ConfigError
 from yoso_core.files.pictures import square
 from yoso_core.requests import RequestError, check_text
 
 WAITING = ".captions.json"  # of pictures that have not come yet
+KEPT = ("file_name", "input_file_name", "captions", "given", "held_out")  # of a picture's row
 LOCK = ".lock"
 PATIENCE = 600  # seconds to wait for whoever is changing the same data set
 BETWEEN = re.compile(r"(?:^|\s)\|(?=\s|$)")  # phrasings on one line
@@ -142,7 +134,7 @@ class Dataset:
         self.folder, self.limits = Path(folder), limits
 
     def add(self, paths: Iterable[str | Path], names: Sequence[str] | None = None) -> list[Problem]:
-        """Take in pictures, ``.txt`` captions, zips of both, and lists named ``metadata.jsonl``.
+        """Take in pictures, captions beside them or in lists, and zips of these, as `train.data.reader` reads them.
 
         Captions go to the picture of the same name, whatever came first. The files are copied.
 
@@ -162,7 +154,7 @@ class Dataset:
         return change.problems
 
     def add_folder(self, path: str | Path) -> list[Problem]:
-        """Take in the pictures of a folder of this machine, as `train.data.reader.list_files` finds them.
+        """Take in the pictures of a folder of this machine, as `train.data.reader` reads it.
 
         They are hard-linked where that is possible, else copied; the folder stays as it is.
 
@@ -176,6 +168,7 @@ class Dataset:
         with self._changing() as change:
             change.problems += problems
             change.take(files)
+            change.tell_waiting()
         return change.problems
 
     def remove(self, names: Iterable[str]) -> None:
@@ -272,7 +265,7 @@ class Dataset:
             from_name = name in seen and not row.get("captions")
             shown = one.width, one.height, captions, from_name, one.used, one.same_as
             rows.append(Row(name, *shown, tuple(notes[name]), thumbnails.get(name)))
-        return Report(tuple(rows), bytes_of(self.folder, own), size)
+        return Report(tuple(rows), bytes_of(self.folder, files_of(own.values())), size)
 
     def _rows(self) -> list[dict]:
         return list_files(self.folder, keep=lambda row: True).rows if self.folder.is_dir() else []
@@ -291,7 +284,7 @@ class Dataset:
                 staging.mkdir()
                 try:
                     change = Intake(self.limits, self.folder, self._rows(), self._waiting())
-                    before = [row["file_name"] for row in change.rows]
+                    before = files_of(change.rows)
                     try:
                         yield change
                     except OSError as error:
@@ -319,7 +312,7 @@ class Dataset:
         listing, waiting = change.staging / LISTING, change.staging / WAITING
         with open(listing, "w", encoding="utf-8", newline="\n") as file:
             for row in change.rows:
-                kept = {key: row[key] for key in ("file_name", "captions", "given", "held_out") if row.get(key)}
+                kept = {key: row[key] for key in KEPT if row.get(key)}
                 file.write(json.dumps(kept) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -328,7 +321,7 @@ class Dataset:
             os.replace(staged, self.folder / name)
         os.replace(listing, self.folder / LISTING)
         os.replace(waiting, self.folder / WAITING)
-        for name in set(before) - {row["file_name"] for row in change.rows}:
+        for name in set(before) - set(files_of(change.rows)):
             (self.folder / name).unlink(missing_ok=True)
 
 

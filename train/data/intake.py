@@ -7,32 +7,29 @@ keeps none of the others out.
 import os
 import posixpath
 import stat
-import unicodedata
 from collections import ChainMap, Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 from zipfile import ZipFile
 
 from PIL import Image
 
+from train.data.listings import Problem
 from train.data.reader import (
     AHEAD,
-    LISTING,
-    NO_PICTURES,
     READERS,
-    Problem,
-    add_captions,
-    captions_of,
-    inside,
-    list_files,
+    File,
+    Gathered,
+    gather,
+    key_of,
+    last_of,
     open_usable,
-    rows_in,
+    walk,
 )
 from train.loop.config import ConfigError
 from yoso_core.files.archives import (
@@ -51,9 +48,7 @@ from yoso_core.requests import RequestError
 
 INCOMING = ".incoming"  # what is on its way
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
-KEY_CHARACTERS = 500
 PHRASINGS = 50  # of a picture
-TEXT_BYTES = 400_000  # of a .txt; what it may say has fewer
 
 
 @dataclass(frozen=True)
@@ -71,26 +66,6 @@ class Limits:
     file_bytes: int
     total_bytes: int
     zip_members: int
-
-
-class Given(NamedTuple):
-    """A file as it is handed over.
-
-    Attributes:
-        name: what its owner calls it.
-        key: see `_key`.
-        bytes: what it is said to have.
-        open: for reading.
-        said: its captions, where it comes with them.
-        link: where it lies, if it may stay there as well.
-    """
-
-    name: str
-    key: str
-    bytes: int
-    open: Callable[[], BinaryIO]
-    said: dict | None = None
-    link: Path | None = None
 
 
 class Intake:
@@ -114,7 +89,7 @@ class Intake:
         self.staging = folder / INCOMING
         self.arrived: dict[str, Path] = {}
         self.problems: list[Problem] = []
-        names = [row["file_name"] for row in rows]
+        names = files_of(rows)
         self.bytes = bytes_of(folder, names)
         self._names = {name.casefold() for name in [*names, *os.listdir(folder)]}  # that no new file can have
         self._namesakes: Counter[str] = Counter()  # how many files had a name before
@@ -124,61 +99,63 @@ class Intake:
     def take_files(self, paths: Iterable[Path], names: Iterable[str]) -> None:
         """Take in files that lie beside each other, and zips. Their owner calls them `names`."""
         zips, loose = [], []
-        for path, name in zip(paths, map(_last, names), strict=True):
+        for path, name in zip(paths, map(last_of, names), strict=True):
             size = _file_size(path)
             if size is None:
                 self._skip(name, "there is no such file")
             elif name.lower().endswith(".zip"):
                 zips.append((path, name))
             else:
-                loose.append(Given(name, _key(name), size, partial(open_file, path)))
+                loose.append(File(name, name, size, partial(open_file, path)))
         self.take(loose, nested=False)
         for path, name in zips:
             self._take_zip(path, name)
+        self.tell_waiting()
+
+    def tell_waiting(self) -> None:
+        """Say which of the captions that came have no picture yet."""
         late = Counter(source for key, source in self._sources.items() if key in self.waiting)
         for name, number in late.items():
             what = "its caption waits for its picture" if number == 1 else f"{number:,} captions wait for pictures"
             self.problems.append(Problem(name, f"{what}: nothing of that name is here yet"))
 
-    def take(self, files: Sequence[Given], nested: bool = True) -> None:
+    def take(self, files: Sequence[File], nested: bool = True) -> None:
         """Take in files that came together.
 
         Args:
-            files: of one source, so that their keys say which belong to each other.
-            nested: whether their keys have folders; files dropped on a page have none, even where a list names some.
+            files: of one source, so that their paths say which belong to each other.
+            nested: whether their paths have folders; files dropped on a page have none, even where a list names some.
 
         Raises:
             OSError: the disk takes no more; pictures before that are taken in.
         """
         before = _by_key(self.rows)
-        told: dict[str, dict] = {}
+        found = gather(files, nested, self.limits.file_bytes)
+        self.problems += found.problems
+        told = {key: said for key, row in found.told.items() if (said := self._said(key, row, found))}
         pictures = []
-        for file in files:
-            stem, suffix = posixpath.splitext(file.key)
-            try:
-                if _last(file.key) == LISTING:
-                    for key, row in self._read_list(file, nested):
-                        self._tell(told, key, row, file.name)
-                elif suffix == ".txt":
-                    self._tell(told, stem, {"file_name": file.name, "captions": _lines(file)}, file.name)
-                elif suffix == ".zip":
-                    raise RequestError("it is a zip inside a zip; unpack it first")
-                elif suffix in NO_PICTURES:
-                    raise RequestError(f"it is no picture, no .txt with a caption, no {LISTING} and no zip")
-                elif file.bytes > self.limits.file_bytes:
-                    raise too_large(self.limits.file_bytes)
-                else:
-                    pictures.append(file)
-            except RequestError as error:
-                self._skip(file.name, error)
+        for file in found.pictures:
+            if max(file.bytes, getattr(found.inputs.get(file.key), "bytes", 0)) > self.limits.file_bytes:
+                self._skip(file.name, too_large(self.limits.file_bytes))
+            else:
+                pictures.append(file)
         known, used = ChainMap(told, self.waiting), set()
         for file, path, suffix in self._usable(pictures):
             keys = [key for key in (file.key, posixpath.splitext(file.key)[0]) if key in known]
-            said = file.said or (known[keys[0]] if keys else {})
             used.update(keys)
-            name = self._new_name(file.name, suffix)
-            self.rows.append({"file_name": name, "given": file.key, "captions": [], **said})
-            self.arrived[name] = path
+            row = {
+                "captions": next((said for key in keys if (said := known[key]["captions"])), []),
+                "held_out": any(known[key].get("held_out") for key in keys),
+            }
+            if (given := found.inputs.get(file.key)) is not None:
+                taken = next(self._usable([given]), None)
+                if taken is None:
+                    self._skip(file.name, "what goes into it can't be used")
+                    self._put_back(path)
+                    continue
+                row["input_file_name"] = self._arrive(given.name, *taken[1:])
+            name = self._arrive(file.name, path, suffix)
+            self.rows.append({"file_name": name, "given": file.key} | row)
         for key in used:
             self.waiting.pop(key, None)
         for key in [key for key in told if key not in used]:
@@ -190,35 +167,33 @@ class Intake:
                 many = f"{self.limits.pictures:,} captions wait for their pictures already"
                 self._skip(self._sources[key], f"{many}; add those first")
 
+    def _said(self, key: str, row: dict, found: Gathered) -> dict:
+        """What is kept of what was told of a picture; {} where that is nothing."""
+        captions, held_out = row["captions"], row["held_out"]
+        if len(captions) > PHRASINGS:
+            sentence = f"of its {len(captions):,} captions {PHRASINGS} are taken"
+            self.problems.append(Problem(found.sources[key], sentence))
+        if not captions and not held_out:
+            return {}
+        self._sources[key] = found.sources[key]
+        return {"captions": captions[:PHRASINGS], "held_out": held_out}
+
     def _skip(self, name: str, why: str | RequestError) -> None:
         if isinstance(why, UnreadableError):  # a sentence, which goes on after a colon here
             why = str(why)[0].lower() + str(why)[1:].rstrip(".")
         self.problems.append(Problem(name, f"skipped: {why}"))
 
-    def _tell(self, told: dict[str, dict], key: str, row: dict, source: str) -> None:
-        """Note what a row says of a picture; what says nothing is not noted."""
-        captions, held_out = _few_captions(row, self.problems), bool(row.get("held_out"))
-        if captions or held_out:
-            said = told.setdefault(key, {"captions": [], "held_out": False})
-            add_captions(said, captions[: PHRASINGS - len(said["captions"])])
-            said["held_out"] |= held_out
-            self._sources[key] = source
+    def _arrive(self, called: str, path: Path, suffix: str) -> str:
+        """Give a staged picture the name that it is kept by."""
+        name = self._new_name(called, suffix)
+        self.arrived[name] = path
+        return name
 
-    def _read_list(self, file: Given, nested: bool) -> Iterator[tuple[str, dict]]:
-        """The rows of a list, by the keys of their pictures."""
-        content = b"".join(read_parts(file.open, self.limits.file_bytes))
-        rows = list(rows_in(content, file.name, self.problems))
-        paths = [_key(posixpath.normpath(row["file_name"].replace("\\", "/"))) for row in rows]
-        namesakes = Counter(map(_last, set(paths)))
-        for row, path in zip(rows, paths, strict=True):
-            if nested:
-                yield posixpath.join(posixpath.dirname(file.key), path), row
-            elif namesakes[_last(path)] == 1:
-                yield _last(path), row
-            else:
-                self._skip(row["file_name"], f"{file.name} names several files so; put them and it into one zip")
+    def _put_back(self, path: Path) -> None:
+        self.bytes -= path.stat().st_size
+        path.unlink()
 
-    def _usable(self, files: Iterable[Given]) -> Iterator[tuple[Given, Path, str]]:
+    def _usable(self, files: Iterable[File]) -> Iterator[tuple[File, Path, str]]:
         """Staged pictures with their suffix, as many as there is room for beside the rows, which have to grow."""
         remaining, left, failed = iter(files), [], None
         with ThreadPoolExecutor(READERS) as pool:
@@ -243,8 +218,7 @@ class Intake:
                         yield file, path, future.result()
                     except RequestError as error:
                         self._skip(file.name, error)
-                        self.bytes -= path.stat().st_size
-                        path.unlink()
+                        self._put_back(path)
                 if failed is not None:
                     raise failed
         left += [file.name for file in remaining]
@@ -253,7 +227,7 @@ class Intake:
             full = f"at most {self.limits.pictures:,} pictures of {amount(self.limits.total_bytes)} in all are taken"
             self.problems.append(Problem(left[0], f"left out{more}: {full}"))
 
-    def _stage(self, file: Given) -> Path:
+    def _stage(self, file: File) -> Path:
         """A file in the staging folder; a RequestError where it can't be read, an OSError where it can't be written."""
         path = self.staging / str(next(self._staged))
         if file.link is not None:
@@ -286,7 +260,7 @@ class Intake:
         except RequestError as error:
             self._skip(name, error)
 
-    def _members(self, archive: ZipFile, name: str) -> list[Given]:
+    def _members(self, archive: ZipFile, name: str) -> list[File]:
         """The files of a zip that may be looked at, unless they are too many or too large; nothing is unpacked."""
         if len(archive.infolist()) > self.limits.zip_members:
             raise too_many(self.limits.zip_members)
@@ -302,13 +276,13 @@ class Intake:
         # Who packs a folder gets its name before all others; captions packed by themselves have another.
         common = len(os.path.commonprefix([member.path.parts[:-1] for member in usable]))  # noqa: RUF071 - of lists
         return [
-            Given(f"{name}/{member.path}", _key("/".join(member.path.parts[common:])), member.bytes, member.open)
+            File(f"{name}/{member.path}", "/".join(member.path.parts[common:]), member.bytes, member.open)
             for member in usable
         ]
 
 
-def files_in(folder: str | Path, apart: Path) -> tuple[list[Given], list[Problem]]:
-    """The pictures of a folder of this machine that has nothing to do with `apart`, and what can't be used of it.
+def files_in(folder: str | Path, apart: Path) -> tuple[list[File], list[Problem]]:
+    """The files of a folder of this machine that has nothing to do with `apart`, and what leads out of it.
 
     Raises:
         ConfigError: there is no such folder, or one of them lies in the other.
@@ -317,16 +291,18 @@ def files_in(folder: str | Path, apart: Path) -> tuple[list[Given], list[Problem
         source, apart = Path(folder).expanduser().resolve(), apart.resolve()
         if source.is_relative_to(apart) or apart.is_relative_to(source):
             raise ConfigError(f"the folder {source} and the pictures handed over lie in each other; name another")
-        listing, files = list_files(source), []
-        for row in listing.rows:
-            name, file = row["file_name"], inside(source, row["file_name"])
-            said = {"captions": _few_captions({"file_name": name, "captions": row["captions"]}, listing.problems)}
-            files.append(Given(name, _key(name), _file_size(file) or 0, partial(open_file, file), said, file))
+        if not source.is_dir():
+            raise ConfigError(f"there is no folder {source}; name a folder of pictures")
+        return walk(source)
     except ConfigError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user's home
         raise ConfigError(f"the folder {str(folder)!r:.200} can't be read ({error!s:.80})") from None
-    return files, listing.problems
+
+
+def files_of(rows: Iterable[dict]) -> list[str]:
+    """The files that rows are of, what goes into others included."""
+    return [row[key] for row in rows for key in ("file_name", "input_file_name") if row.get(key)]
 
 
 def bytes_of(folder: Path, names: Iterable[str]) -> int:
@@ -342,21 +318,6 @@ def _file_size(path: Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _lines(file: Given) -> list[str]:
-    try:
-        return b"".join(read_parts(file.open, TEXT_BYTES)).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise RequestError("it can't be read as UTF-8 text; save it as UTF-8") from None
-
-
-def _few_captions(row: dict, problems: list[Problem]) -> list[str]:
-    """What a row says, as many phrasings as are taken."""
-    captions = captions_of(row, problems)
-    if len(captions) > PHRASINGS:
-        problems.append(Problem(row["file_name"], f"of its {len(captions):,} captions {PHRASINGS} are taken"))
-    return captions[:PHRASINGS]
-
-
 def _suffix_of(path: Path) -> str:
     """The suffix for the format that a picture has; a RequestError where it can't be used."""
     open_usable(path)
@@ -364,19 +325,9 @@ def _suffix_of(path: Path) -> str:
         return SUFFIXES[picture.format]
 
 
-def _last(path: str) -> str:
-    return posixpath.basename(path.replace("\\", "/").rstrip("/"))
-
-
-def _key(path: str) -> str:
-    """What pictures and captions find each other by: the path in what they came in, whatever its case and encoding."""
-    text = unicodedata.normalize("NFC", path.encode("utf-8", "ignore").decode())
-    return text.casefold()[-KEY_CHARACTERS:]
-
-
 def _by_key(rows: Iterable[dict]) -> dict[str, list[dict]]:
     """The rows that captions of a key are for: of pictures that came by the same key the last one."""
-    latest = {row.get("given") or _key(row["file_name"]): row for row in rows}
+    latest = {row.get("given") or key_of(row["file_name"]): row for row in rows}
     found = defaultdict(list)
     for key, row in latest.items():
         for one in {key, posixpath.splitext(key)[0]}:

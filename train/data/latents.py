@@ -14,22 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from train.data.reader import (
-    AHEAD,
-    Keep,
-    Listing,
-    Problem,
-    Seen,
-    list_files,
-    not_held_out,
-    read_listing,
-    scan,
-    some,
-)
-from train.loop.config import ConfigError
+from train.data.listings import Problem
+from train.data.reader import AHEAD, Keep, Listing, Seen, list_files, not_held_out, read_listing, scan, some
 from train.loop.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode
-from yoso_core.requests import RequestError, check_text
 
 ENCODED_AT_ONCE = 2**21  # pixels
 MOMENTS_FROM = 256  # latents
@@ -247,24 +235,6 @@ def weights_fingerprint(*modules: nn.Module) -> str:
     tensors = [value.detach().double().flatten() for module in modules for value in module.parameters()]
     sums = torch.stack([value[:: max(1, value.numel() // 64)].sum().cpu() for value in tensors])
     return f"{len(sums)}:{(sums * torch.arange(1, len(sums) + 1)).sum().item():.9g}"
-
-
-def read_captions(path: Path) -> list[str]:
-    """The captions of a text file, one a line; empty lines are none.
-
-    Raises:
-        ConfigError: it can't be read as text, holds no caption, or one that is too long.
-    """
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-        captions = [check_text(f"Line {number} of {path}", line).strip() for number, line in enumerate(lines, 1)]
-    except RequestError as error:
-        raise ConfigError(str(error)) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} can't be read as UTF-8 text ({error!s:.80})") from None
-    if not any(captions):
-        raise ConfigError(f"{path} holds no caption; write one a line")
-    return list(filter(None, captions))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from train.data.latents import (
     load_pictures,
     weights_fingerprint,
 )
-from train.data.reader import Problem
+from train.data.listings import Problem
 from train.handover.export import Card, keep_snapshot, save_controlnet, save_lora, save_network, save_translator
 from train.loop.config import ConfigError
 from train.loop.console import follow

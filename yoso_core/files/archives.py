@@ -7,10 +7,12 @@ where a name says, and no more memory is taken than was agreed to.
 import io
 import re
 import stat
+import struct
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -20,6 +22,7 @@ from yoso_core.requests import RequestError
 CHUNK = 2**18  # bytes
 ENTRY_BYTES = 1000  # of a zip's table of contents, for each file that may be in it
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # only these are unpacked in parts of bounded size
+UTF8_NAME = 0x800  # a flag
 STEM_CHARACTERS, STEM_BYTES = 90, 180  # of a file's name; file systems take 255 bytes in all
 
 
@@ -108,11 +111,35 @@ class _Bounded(io.BufferedReader):
 def members(archive: zipfile.ZipFile) -> Iterator[Member]:
     """The files of a zip, without those that nobody means to hand over: hidden ones, and those of __MACOSX."""
     for info in archive.infolist():
-        name = info.filename.replace("\\", "/")
+        name = name_of(info).replace("\\", "/")
         path = PurePosixPath(name)
         hidden = any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in path.parts)
         if path.parts and not name.endswith("/") and not hidden:
             yield Member(path, info.file_size, _refusal(path, info), archive, info)
+
+
+def name_of(info: zipfile.ZipInfo) -> str:
+    """What a file in a zip is called, composed (NFC).
+
+    Many programs, those of macOS among them, write UTF-8 without saying so, which Python takes for code page 437;
+    others say it in a field of its own.
+    """
+    name = info.orig_filename
+    if not info.flag_bits & UTF8_NAME:
+        raw = name.encode("cp437")
+        with suppress(UnicodeDecodeError):
+            name = (_unicode_path(info.extra, raw) or raw).decode()
+    return unicodedata.normalize("NFC", name.partition("\0")[0])
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> bytes:
+    """The UTF-8 name in Info-ZIP's field 0x7075, if it is for the name that it has the checksum of; b"" otherwise."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == 0x7075 and len(field) == size > 5 and field[:5] == struct.pack("<BI", 1, zlib.crc32(raw)):
+            return field[5:]
+    return b""
 
 
 def _refusal(path: PurePosixPath, info: zipfile.ZipInfo) -> str:

@@ -6,9 +6,8 @@ as JSON, with the pictures that it edits and follows.
 
 import base64
 import json
-import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -19,11 +18,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from yoso_core.editing import lay_out
 from yoso_core.engine import Result
-from yoso_core.files.pictures import PictureFileError, open_mask, open_picture, square
+from yoso_core.files.foreign import NEGATIVE, PARAMETERS_LIMIT, Found, exif_texts, read_foreign, read_lines
+from yoso_core.files.pictures import PictureFileError, open_mask, open_picture, opened, square
 from yoso_core.lora.library import public_name
+from yoso_core.prompts import LORA_KINDS, Tag, called, choose, number_in, tags_of, without_tags
 from yoso_core.requests import (
     DEFAULT_MODEL,
-    GUIDANCE_LIMIT,
     GUIDANCE_STEP,
     LORA_LIMIT,
     LORA_WEIGHT_RANGE,
@@ -44,13 +44,8 @@ PNG_URL = "data:image/png;base64,"
 PICTURE_LIMIT = 24_000_000  # characters of one picture in JSON
 JSON_LIMIT = 48_000_000  # characters in all; PIL reads no more than 64 MB of text from a PNG
 LINK_LIMIT = 8000  # characters; servers refuse longer addresses
-PARAMETERS_LIMIT = 50_000  # characters
 LISTED = 8  # things named in one note
-NEGATIVE = "Negative prompt:"
-SETTING = re.compile(r'([A-Za-z][\w /-]{0,60}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
-TAG = r"<(lora|lyco|hypernet):([^<>\n]*)>"
-# With the spaces and commas around; the look-behind begins each run of them once, however long it is.
-TAGS = re.compile(rf"(?<![\s,])[\s,]*(?:{TAG}[\s,]*)+")
+FEW_STEPS_STAND = 1.5  # guidance; above it one to four steps draw burnt pictures
 KEPT_BACK = {"picture": "the picture that it began with", "control": "the control picture"}  # by field; not in links
 
 
@@ -266,9 +261,10 @@ def parameters_text(result: Result, index: int) -> str:
         settings["ControlNet 0"] = _quoted(_control_text(request.control))
     if result.runtime:
         settings["Runtime"] = _quoted(result.runtime)
-    lines = [request.prompt + loras]
+    seed = result.seeds[index]  # which made the choices
+    lines = [choose(request.prompt, seed) + loras]
     if request.negative:
-        lines.append(f"{NEGATIVE} {request.negative}")
+        lines.append(f"{NEGATIVE} {choose(request.negative, seed)}")
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
 
 
@@ -282,84 +278,60 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if re.search('[,:"\n]', value) else value
 
 
-def _unquoted(value: str) -> str:
-    if not value.startswith('"'):
-        return value.strip()
-    return re.sub(r"\\(.)", r"\1", value.removeprefix('"').removesuffix('"'))
-
-
 def read_parameters(text: str, model: str = DEFAULT_MODEL, loras: Collection[str] = ()) -> Restored:
     """As much of a ``parameters`` text as can be asked for here.
 
     Args:
         text: as AUTOMATIC1111's web UI writes it, and many after it.
         model: what is to draw, because theirs are named by file names.
-        loras: those that may be taken over, by name.
+        loras: those that may be taken over: ids by what people call them, or ids alone.
 
     Raises:
         RequestError: it is too long, or no text.
     """
-    prompt, negative, settings = _split(check_text("The text of the settings", text, PARAMETERS_LIMIT))
-    notes: list[str] = []
-    uses = _take_loras(prompt, loras, notes)
+    return _as_asked_here(read_lines(check_text("The text of the settings", text, PARAMETERS_LIMIT)), model, loras)
+
+
+def _as_asked_here(found: Found, model: str, loras: Collection[str]) -> Restored:
+    """What another program was asked, as far as it can be asked here, and what was left out or changed."""
+    notes = [f"made by {found.program}{f': {found.partly}' if found.partly else ''}"] if found.program else []
+    offered = loras if isinstance(loras, Mapping) else {called(public_name(name)): name for name in loras}
+    uses = _take_loras([*tags_of(found.prompt), *found.loras], offered, notes)
+    negative = _cut("negative prompt", found.negative, notes)
+    steps, guidance = _take_steps(found, notes)
+    if negative.strip() and guidance == 1:
+        notes.append("the negative prompt acts above guidance 1 alone")
     request = GenerateRequest(
-        prompt=_cut("prompt", _without_tags(prompt), notes),
-        negative=_cut("negative prompt", negative, notes),
-        seed=_take_seed(settings, notes),
-        steps=_take_steps(settings, notes),
-        guidance=_take_guidance(settings, notes),
+        prompt=_cut("prompt", without_tags(found.prompt), notes),
+        negative=negative,
+        seed=_take_seed(found.seed, notes),
+        steps=steps,
+        guidance=guidance,
         model=model,
         loras=uses,
     )
-    # Hashes, versions and runtimes only tell which files and which programs it was.
-    which = re.compile("hash|[Vv]ersion|^Runtime$")
-    left = [f"{name} {value:.40}" for name, value in settings.items() if not which.search(name)]
+    left = [f"{name} {value:.40}" for name, value in found.rest.items()]
     if left:
         notes.append(f"not taken over: {_listed(left)}")
     return Restored(request, tuple(notes))
 
 
-def _split(text: str) -> tuple[str, str, dict[str, str]]:
-    """Prompt, negative prompt and settings; each of the first two may have several lines."""
-    lines, settings = text.replace("\r\n", "\n").split("\n"), {}
-    for last in reversed(range(len(lines))):
-        found = SETTING.findall(lines[last])
-        if len(found) > 1 and {"Steps", "Seed"} & {name for name, _ in found}:
-            for name, value in found:
-                settings.setdefault(name, _unquoted(value))
-            lines = lines[:last]  # what follows are remarks of extensions
-            break
-    middle = next((index for index, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
-    negative = "\n".join(lines[middle:]).removeprefix(NEGATIVE)
-    return "\n".join(lines[:middle]).strip(), negative.strip(), settings
-
-
-def _without_tags(prompt: str) -> str:
-    def seam(match: re.Match) -> str:
-        if match.start() == 0 or match.end() == len(prompt):
-            return ""
-        return ", " if "," in re.sub(TAG, "", match[0]) else " "
-
-    return TAGS.sub(seam, prompt)
-
-
-def _take_loras(prompt: str, known: Collection[str], notes: list[str]) -> tuple[LoraUse, ...]:
+def _take_loras(tags: Iterable[Tag], offered: Mapping[str, str], notes: list[str]) -> tuple[LoraUse, ...]:
     low, high = LORA_WEIGHT_RANGE
     uses: dict[str, LoraUse] = {}
     left: dict[str, None] = {}  # a set that keeps its order
     changed: list[str] = []
-    for kind, inside in re.findall(TAG, prompt):
-        name, _, weights = inside.partition(":")
+    for tag in tags:
+        name = offered.get(called(tag.name)) if tag.kind in LORA_KINDS else None
+        if name is None or (name not in uses and len(uses) == LORA_LIMIT):
+            left[tag.name] = None
+            continue
         if name in uses:
             continue
-        if kind == "hypernet" or name not in known or len(uses) == LORA_LIMIT:
-            left[name] = None
-            continue
-        first = re.split("[:,]", weights)[0]  # there may be more of them, for parts of the network
-        asked = _number(first or "1")
-        weight = 1.0 if asked is None else min(max(asked, low), high)
-        if weight != asked:
-            changed.append(f"LoRA {name} at {first:.20}: set to {weight:g}")
+        weight = 1.0 if tag.weight is None else min(max(tag.weight, low), high)
+        if weight != tag.weight:
+            told = "without a weight that can be read" if tag.weight is None else f"at {tag.weight:g}"
+            changed.append(f"LoRA {tag.name:.40} {told}: set to {weight:g}")
         uses[name] = LoraUse(name, weight)
     if left:
         notes.append(f"without the LoRAs {_listed([f'{name:.40}' for name in left])}")
@@ -367,8 +339,8 @@ def _take_loras(prompt: str, known: Collection[str], notes: list[str]) -> tuple[
     return tuple(uses.values())
 
 
-def _take_seed(settings: dict[str, str], notes: list[str]) -> int:
-    text = settings.pop("Seed", "")
+def _take_seed(told: Any, notes: list[str]) -> int:
+    text = "" if told is None else str(told).strip()
     if not re.fullmatch(r"-?\d{1,40}", text):
         notes.append("no seed in it: set to 0")
         return 0
@@ -378,34 +350,35 @@ def _take_seed(settings: dict[str, str], notes: list[str]) -> int:
     return seed
 
 
-def _take_steps(settings: dict[str, str], notes: list[str]) -> int:
-    text = settings.pop("Steps", "1")
-    steps = _number(text)
-    if steps in STEPS:
-        return int(steps)
-    notes.append(f"{text:.20} steps: set to 1")
-    return 1
-
-
-def _take_guidance(settings: dict[str, str], notes: list[str]) -> float:
-    text = settings.pop("CFG scale", "1")
-    asked = _number(text)
-    wanted = min(max(asked or 1.0, 1.0), GUIDANCE_LIMIT)
+def _take_steps(found: Found, notes: list[str]) -> tuple[int, float]:
+    """Steps and guidance, which come down together: what many steps at guidance 7 draw, few steps burn."""
+    steps, asked = _number(found.steps), _number(found.guidance)
+    few = steps in STEPS
+    wanted = min(max(asked or 1.0, 1.0), FEW_STEPS_STAND) if few else 1.0
     guidance = round(1 + round((wanted - 1) / GUIDANCE_STEP) * GUIDANCE_STEP, 2)
-    if guidance != asked:
-        notes.append(f"guidance {text:.20}: set to {guidance:g}")
-    return guidance
+    if not few:
+        at = "" if found.guidance is None else f" at guidance {_said(found.guidance)}"
+        notes.append(f"{_said(found.steps)} steps{at}: set to 1 step at guidance 1, as a one-step model stands")
+    elif guidance != asked:
+        notes.append(f"guidance {_said(found.guidance)}: set to {guidance:g}, as so few steps stand")
+    return int(steps) if few else 1, guidance
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _said(value: Any) -> str:
+    """A number as people write it; of whatever else stands there the beginning, on one line."""
+    number = number_in(str(value))
+    return f"{value!r:.20}" if number is None else f"{number:g}"
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, be it as text; 1 where nothing is told, None for everything else."""
+    if value is None or value == "":
+        return 1.0
+    return number_in(str(value)) if isinstance(value, (str, int, float)) else None
 
 
 def _cut(name: str, text: str, notes: list[str]) -> str:
+    text = re.sub("[\x00\ud800-\udfff]", "", text)  # what is no text
     if len(text) > PROMPT_LIMIT:
         notes.append(f"{name}: only its first {PROMPT_LIMIT:,} characters")
     return text[:PROMPT_LIMIT]
@@ -428,20 +401,30 @@ def save_png(result: Result, index: int, path: Path) -> None:
     result.pictures[index].save(path, "PNG", pnginfo=png_info(result, index))
 
 
-def read_request(picture: Image.Image, model: str = DEFAULT_MODEL, loras: Collection[str] = ()) -> Restored:
-    """The request that a PNG was made from: of ours all of it, of other tools what can be asked for here.
+def read_request(
+    source: Path | BinaryIO | Image.Image, model: str = DEFAULT_MODEL, loras: Collection[str] = ()
+) -> Restored:
+    """The request that a picture was made from: of ours all of it, of other programs what can be asked for here.
 
     Args:
-        picture: an open PNG.
+        source: a PNG, or a JPEG or WebP of another program.
         model: as for `read_parameters`, as is
-        loras: those that may be taken over from another tool's.
+        loras: those that may be taken over from another program's.
 
     Raises:
         RequestError: the picture carries none, or one that is not valid.
     """
-    chunks = getattr(picture, "text", {})
-    if "yoso" in chunks:
-        return Restored(from_json(_parse(chunks["yoso"], JSON_LIMIT)))
-    if "parameters" in chunks:
-        return read_parameters(chunks["parameters"], model, loras)
-    raise RequestError("This picture has no settings in it; please choose a PNG as the studio saves it.")
+    texts = texts_of(source)
+    if "yoso" in texts:
+        return Restored(from_json(_parse(texts["yoso"], JSON_LIMIT)))
+    return _as_asked_here(read_foreign(texts), model, loras)
+
+
+def texts_of(source: Path | BinaryIO | Image.Image) -> dict[str, str]:
+    """The texts in a picture, by the keywords of a PNG or the names of EXIF tags; its pixels are not read.
+
+    Raises:
+        PictureFileError: it is no picture that can be read.
+    """
+    with opened(source) as found:
+        return found.texts() | exif_texts(found.picture)

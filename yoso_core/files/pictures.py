@@ -2,10 +2,12 @@
 
 import math
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -86,23 +88,8 @@ def open_picture(source: Path | BinaryIO | Image.Image, ground: str = "white") -
     Raises:
         PictureFileError: no such file, another format, damaged, empty, or more than 25 megapixels.
     """
-    if isinstance(source, Path) and not source.is_file():  # a pipe or a device would be waited for
-        raise PictureFileError("There is no such file.")
-    try:
-        if isinstance(source, Image.Image):
-            return _plain(source, _profile(source), ground)
-        if not isinstance(source, Path):
-            return _read(source, ground)
-        with open(source, "rb") as file:
-            return _read(file, ground)
-    except (PictureFileError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise PictureFileError("This is no PNG, JPEG, WebP or GIF picture, or its beginning is damaged.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureFileError(f"The picture is far larger than {PIXEL_LIMIT / 1e6:g} megapixels.") from None
-    except Exception as error:  # PIL's readers raise a dozen unrelated types on damaged files
-        raise PictureFileError(f"The picture can't be read, it may be damaged ({error!s:.80}).") from error
+    with opened(source) as found:
+        return _plain(found.picture, found.profile, ground)
 
 
 def open_mask(source: Path | BinaryIO | Image.Image) -> Image.Image:
@@ -114,21 +101,62 @@ def open_mask(source: Path | BinaryIO | Image.Image) -> Image.Image:
     return open_picture(source, ground="black").picture.convert("L")
 
 
-def _read(file: BinaryIO, ground: str) -> Opened:
-    if not png.is_png(file):
-        try:
-            with Image.open(file, formats=FORMATS) as picture:
-                return _plain(picture, _profile(picture), ground)
-        except UnidentifiedImageError:
-            file.seek(0)
-            start = file.read(16)
-            named = next((name for pattern, name in OTHERS if pattern.match(start)), None)
-            if named is None:
-                raise
-            raise PictureFileError(f"This is {named} and no PNG, JPEG, WebP or GIF; save it as one of these.") from None
-    bare = png.bare(file)
-    with Image.open(bare.file, formats=FORMATS) as picture:
-        return _plain(picture, bare.profile, ground)
+class Header(NamedTuple):
+    """A picture whose pixels are not read yet.
+
+    Attributes:
+        picture: as PIL has it.
+        profile: ICC profile; b"" of one that can't be read; None where there is none.
+        texts: those of a PNG by their keywords.
+    """
+
+    picture: Image.Image
+    profile: bytes | None
+    texts: Callable[[], dict[str, str]]
+
+
+@contextmanager
+def opened(source: Path | BinaryIO | Image.Image) -> Iterator[Header]:
+    """A picture for as long as the block lasts; whatever goes wrong with it there is one sentence.
+
+    Raises:
+        PictureFileError: as `open_picture`.
+    """
+    if isinstance(source, Path) and not source.is_file():  # a pipe or a device would be waited for
+        raise PictureFileError("There is no such file.")
+    try:
+        if isinstance(source, Image.Image):
+            yield Header(source, _profile(source), lambda: dict(getattr(source, "text", {})))
+        elif isinstance(source, Path):
+            with open(source, "rb") as file, _header(file) as found:
+                yield found
+        else:
+            with _header(source) as found:
+                yield found
+    except (RequestError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise PictureFileError("This is no PNG, JPEG, WebP or GIF picture, or its beginning is damaged.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureFileError(f"The picture is far larger than {PIXEL_LIMIT / 1e6:g} megapixels.") from None
+    except Exception as error:  # PIL's readers raise a dozen unrelated types on damaged files
+        raise PictureFileError(f"The picture can't be read, it may be damaged ({error!s:.80}).") from error
+
+
+@contextmanager
+def _header(file: BinaryIO) -> Iterator[Header]:
+    if png.is_png(file):
+        bare = png.bare(file)
+        with Image.open(bare.file, formats=FORMATS) as picture:
+            yield Header(picture, bare.profile, lambda: png.texts(file))
+        return
+    start = file.read(16)
+    named = next((name for pattern, name in OTHERS if pattern.match(start)), None)
+    if named is not None:
+        raise PictureFileError(f"This is {named} and no PNG, JPEG, WebP or GIF; save it as one of these.")
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as picture:
+        yield Header(picture, _profile(picture), dict)
 
 
 def _profile(picture: Image.Image) -> bytes | None:

@@ -69,11 +69,6 @@ class LoraStack:
         """What a LoRA file may change. The autoencoder is left to translators: encoded pictures are remembered."""
         return {name: network for name, network in self.parts.items() if name != "vae"}
 
-    def active_on(self, part: str) -> State:
-        """Those in force that change something in this network."""
-        uses = zip(self.active or (), self.held, strict=False)  # a failed write leaves none
-        return tuple(state for state, lora in uses if any(place[0] == part for place in lora))
-
     def weight(self, place: Place) -> Tensor:
         if place not in self.modules:
             part, name = place

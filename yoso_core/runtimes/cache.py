@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 DIGEST = "digest"
@@ -18,12 +19,16 @@ def cache_folder() -> Path:
 
 
 def put(files: Path, folder: Path) -> None:
-    """Move a folder of files to its place in one step, whatever was there; who reads it sees all of it or nothing."""
+    """Move a folder of files to its place in one step, where nothing whole is yet."""
     (files / DIGEST).write_text(digest_of(files))
-    shutil.rmtree(folder, ignore_errors=True)
     try:
-        os.replace(files, folder)
-    except OSError:  # another process was faster, with the same
+        with suppress(OSError):
+            check(folder)
+            return  # another process was faster, with the same
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # as before
+            os.replace(files, folder)
+    finally:
         shutil.rmtree(files, ignore_errors=True)
 
 

@@ -19,7 +19,7 @@ from yoso_core.runtimes.parts import Part
 from yoso_core.runtimes.reference import Torch, Weights
 
 NAME = "cuda graphs"
-BATCH = 8  # pictures a pass: few enough for the memory of small cards
+BATCH = 8  # pictures a pass, a power of two: few enough for the memory of small cards
 GRAPHS = 8  # shapes of one part, at most
 WARM_UP = 3  # calls before one is recorded, in which libraries choose their kernels
 
@@ -65,7 +65,7 @@ class CudaGraphs:
         recorder: records a call; `record`, but where there is no GPU to record on.
     """
 
-    batch, prepares = BATCH, True
+    batch, prepares, in_place = BATCH, True, True
 
     def __init__(self, recorder: Any = record) -> None:
         self.recorder, self.reference = recorder, Torch()

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from yoso_core.lora.stack import Lora, State
 from yoso_core.models import LoadedModel
 from yoso_core.runtimes.parts import Decode, Encode, Follow, Part, Predict, ReadPrompt, Translate
 from yoso_core.runtimes.reference import Runtime, Torch, Weights
@@ -21,18 +22,30 @@ class Networks:
     Attributes:
         prepare: whether there is time now for what makes later calls fast; see `Runtime.run`.
         executed: who executed what since `begin`, such as "openvino bf16", in order.
+        uses: the LoRAs that it computes with.
     """
 
     def __init__(self, model: LoadedModel, runtime: Runtime) -> None:
         self.model, self.runtime, self.reference = model, runtime, Torch()
         self.prepare = False
         self.executed: dict[str, None] = {}
+        self.uses: list[tuple[Lora, float]] = []
         self._predict, self._read = Predict(model.unet), ReadPrompt(model.text_encoder)
         self._encode, self._decode = Encode(model.autoencoder), Decode(model.decoder)
 
-    def begin(self) -> None:
-        """Forget who executed what."""
+    def begin(self, uses: Sequence[tuple[Lora, float]]) -> None:
+        """Compute with these LoRAs from now on, and forget who executed what."""
         self.executed = {}
+        self.uses = [(lora, weight) for lora, weight in uses if weight != 0]
+        if self.runtime.in_place:
+            self.model.loras.apply(self.uses)
+
+    def state(self, *parts: str) -> tuple[State, ...]:
+        """The LoRAs in use that change each of these parts of the pipeline, by identity and weight."""
+        return tuple(
+            tuple((id(lora), weight) for lora, weight in self.uses if any(place[0] == part for place in lora))
+            for part in parts
+        )
 
     def _run(self, part: Part, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs, who = self.runtime.run(part, inputs, self._weights(part), self.prepare)
@@ -40,13 +53,14 @@ class Networks:
         return outputs
 
     def _weights(self, part: Part) -> Weights:
-        stack = self.model.loras
-
-        def state() -> tuple | None:
-            # None while weights are half written, as a write that failed leaves them.
-            return None if stack.active is None else tuple(stack.active_on(name) for name in part.reads)
-
-        return Weights(now := state(), tuple(stack.held), lambda: state() == now)
+        stack, uses = self.model.loras, self.uses
+        whole = tuple((id(lora), weight) for lora, weight in uses)
+        return Weights(
+            self.state(*part.reads),
+            tuple(lora for lora, _ in uses),
+            put=lambda: stack.apply(uses),
+            in_force=lambda: stack.active == whole,
+        )
 
     def read_prompt(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L) int64 -> (B, L, D)."""

@@ -43,6 +43,7 @@ TOLERANCE = 0.1  # largest mean difference to torch, of the mean size of what to
 LOSS = 1.5  # a compiled network that takes longer than torch by this factor isn't used
 REST = 0.5  # seconds without a call after which what torch answered last is compiled
 OFTEN = 6  # calls after which it is compiled without rest
+SWAPPED = 200e6  # bytes of weights into which LoRAs are written for a compilation alone
 ASKED = 64  # sets of LoRAs and shapes of one part that are counted
 COMPILED = 8  # sets of LoRAs and shapes of one part in memory, at most,
 SHARE = 0.125  # and at most this part of the machine's memory
@@ -132,7 +133,7 @@ class OpenVINO:
         ImportError, OSError, RuntimeError: it is not installed, or finds no device that it can use.
     """
 
-    batch, prepares = 1, True
+    batch, prepares, in_place = 1, True, False
 
     def __init__(self, guard: threading.Lock, precision: str | None = None, cache: Path | None = None) -> None:
         self.library = load_library()
@@ -260,9 +261,12 @@ class OpenVINO:
         shelf = self._shelves.setdefault(part, _Shelf())
         shapes = tuple(tuple(value.shape) for value in inputs)
         try:
+            size = sum(value.numel() * value.element_size() for value in part.parameters())
             with guard:
                 if not weights.in_force():
-                    return None
+                    if size > SWAPPED and guard is self.guard:
+                        return None  # seconds, which a request would wait for; it is wished for again
+                    weights.put()
                 constants = [self._constant(value) for _, value in part.named_parameters(remove_duplicate=False)]
             if len(inputs) not in shelf.graphs:
                 shelf.graphs[len(inputs)] = self._graph(part, inputs)
@@ -280,7 +284,6 @@ class OpenVINO:
         except Exception as error:  # whatever a tracer, a compiler or a full memory raises
             self._refuse(part, shelf, shapes, error)
             return None
-        size = sum(value.numel() * value.element_size() for value in part.parameters())
         while len(shelf.ready) >= room(size):
             shelf.ready.popitem(last=False)
         shelf.ready[weights.state, shapes] = made
@@ -300,12 +303,11 @@ class OpenVINO:
         """A copy of a weight as a node of float32, whatever it is stored in."""
         from openvino import opset13
 
-        value = weight.detach().contiguous()
-        if value.dtype != torch.bfloat16:
-            node = opset13.constant(value.numpy(), shared_memory=False)
-        else:  # which numpy has not
-            bits = value.view(torch.int16).numpy().copy()
-            node = opset13.constant(self.library.Tensor(bits, list(value.shape), self.library.Type.bf16))
+        value = weight.detach()
+        if value.dtype == torch.bfloat16:  # which numpy has not
+            node = opset13.constant(value.float().numpy(), dtype=self.library.Type.bf16)
+        else:
+            node = opset13.constant(value.contiguous().numpy(), shared_memory=False)
         return node if value.dtype == torch.float32 else opset13.convert(node, "f32")
 
     def _graph(self, part: Part, inputs: Sequence[Tensor]) -> Any:

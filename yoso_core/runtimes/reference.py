@@ -18,16 +18,20 @@ SMALL = 1.5e9  # floating-point operations of a call that a second thread gains 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a part computes with at the moment.
+    """What a part is to compute with.
 
     Attributes:
-        state: the LoRAs in force that change it, by identity and weight, for each part of the pipeline that it reads.
-        held: those LoRAs, so that no other one can get their identity while this is remembered.
-        in_force: whether it still is so; asked under the lock that the networks' weights are changed under.
+        state: the LoRAs that change it, by identity and weight, for each part of the pipeline that it reads.
+        held: all LoRAs in use, so that no other one can get their identity while this is remembered.
+        put: writes them into the networks' own weights, where they are not yet.
+        in_force: whether the networks' own weights are these.
+
+    The latter two are called under the lock that the networks' weights are changed under.
     """
 
-    state: tuple[State, ...] | None = ()
+    state: tuple[State, ...] = ()
     held: tuple[Lora, ...] = field(default=(), repr=False, compare=False)
+    put: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
     in_force: Callable[[], bool] = field(default=lambda: True, repr=False, compare=False)
 
 
@@ -37,10 +41,12 @@ class Runtime(Protocol):
     Attributes:
         batch: pictures of one size that it makes in one pass, where there are as many; 1 where that saves nothing.
         prepares: whether it does something in calls that say there is time for it.
+        in_place: whether it always computes with the networks' own weights, which LoRAs are then written into at once.
     """
 
     batch: int
     prepares: bool
+    in_place: bool
 
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
@@ -61,7 +67,7 @@ class Runtime(Protocol):
 class Torch:
     """Calls the network: on a CPU with one thread where a second gains nothing, and spins while a neighbour works."""
 
-    batch, prepares = 1, False
+    batch, prepares, in_place = 1, False, True
 
     def __init__(self) -> None:
         self._small: weakref.WeakKeyDictionary[Part, dict[tuple, bool]] = weakref.WeakKeyDictionary()
@@ -69,6 +75,7 @@ class Torch:
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
     ) -> tuple[tuple[Tensor, ...], str]:
+        weights.put()
         who = f"torch {str(part.dtype).removeprefix('torch.')}"
         if inputs[0].device.type != "cpu":
             return part(*inputs), who

@@ -192,9 +192,9 @@ def test_a_report_says_what_training_would_do(dataset):
         "e.txt": "a square",
         "d again.txt": "a red one",
         "f.png": stored(picture("navy", 32, 32)),
-        "metadata.jsonl": metadata({"file_name": "f.png", "text": "x", "held_out": True}),
     }
     hand(dataset, files)
+    hand(dataset, {"metadata.jsonl": metadata({"file_name": "f.png", "text": "x", "held_out": True})})
     (dataset.folder / "e.png").write_bytes(b"damaged since")
     progress = []
     report = dataset.check(32, lambda done, total: progress.append((done, total)))

@@ -17,7 +17,8 @@ from tests.handed import colour, encrypted, hand, lying, metadata, on_disk, pict
 from train.data import intake
 from train.data.datasets import SHARED, Dataset
 from train.data.intake import PHRASINGS, Limits
-from train.data.reader import Problem, read_listing
+from train.data.listings import Problem
+from train.data.reader import read_listing
 from train.loop.config import ConfigError
 
 SMALL = Limits(pictures=5, file_bytes=3000, total_bytes=10_000, zip_members=8)
@@ -375,14 +376,16 @@ def test_a_folder_on_another_disk_is_copied(dataset, tmp_path, monkeypatch):
     assert (dataset.folder / "a.png").stat().st_ino != (tmp_path / "theirs/a.png").stat().st_ino
 
 
-def test_pictures_that_a_folder_holds_out_stay_out(dataset, tmp_path):
+def test_pictures_that_a_folder_holds_out_or_does_not_list_stay_out(dataset, tmp_path):
     rows = [{"file_name": f"{name}.png", "text": name, "held_out": name == "b"} for name in "abc"]
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/metadata.jsonl").write_bytes(metadata(*rows))
     for index, name in enumerate("abcd"):
         (tmp_path / f"theirs/{name}.png").write_bytes(colour(index))
-    assert dataset.add_folder(tmp_path / "theirs") == []
-    assert dataset.captions() == {"a.png": ["a"], "c.png": ["c"]}
+    [problem] = dataset.add_folder(tmp_path / "theirs")
+    assert problem.file == "d.png" and "metadata.jsonl does not list it" in problem.sentence
+    assert dataset.captions() == {"a.png": ["a"], "b.png": ["b"], "c.png": ["c"]}
+    assert [row["captions"] for row in read_listing(dataset.folder).rows] == [["a"], ["c"]]
 
 
 def test_folders_that_can_not_be_added_are_refused_in_a_sentence(dataset, tmp_path):

@@ -28,9 +28,9 @@ from train.data.latents import (
     encode_texts,
     grid,
     load_pictures,
-    read_captions,
     to_unit_range,
 )
+from train.data.listings import read_captions
 from train.data.reader import AHEAD, Listing, list_files, read_listing, scan, with_captions
 from train.loop.config import ConfigError
 from train.loop.randomness import Draws
@@ -108,7 +108,7 @@ def test_captions_are_read_under_all_their_names_and_other_fields_stay(tmp_path)
         "sub/c.png": ["four"],
         "d.png": ["five"],
     }
-    assert found.rows[0]["style"] == "flat" and found.problems == []
+    assert found.rows[0]["style"] == "flat" and [problem.file for problem in found.problems] == ["unlisted.png"]
     assert read_listing(tmp_path) == found
 
 
@@ -151,7 +151,7 @@ def test_captions_that_are_no_text_are_told_and_others_stay(tmp_path, bad):
 
 def test_a_caption_file_that_is_no_text_is_told(tmp_path):
     found = scanned(write(tmp_path, {"a cat.png": picture(), "a cat.txt": b"caf\xe9"}), SIZE)
-    assert captions_by_file(found) == {"a cat.png": ["a cat"]} and "UTF-8" in told(found, "a cat.png")
+    assert captions_by_file(found) == {"a cat.png": ["a cat"]} and "UTF-8" in told(found, "a cat.txt")
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "null", '"a.png"', "{}", '{"file_name": 3}', "\xff\xfe", "[" * 100_000])

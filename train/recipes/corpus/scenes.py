@@ -447,7 +447,7 @@ class Describer:
         if first == second:
             return self._together(picker)
         a, b = self._sprite(first, style, picker), self._sprite(second, style, picker)
-        size_a, size_b = picker.uniform(0.36, 0.5), picker.uniform(0.36, 0.5)
+        size_a, size_b = picker.uniform(0.42, 0.54), picker.uniform(0.42, 0.54)
         names = [words.article(words.one_of(self.names[label], picker)) for label in (first, second)]
         shadow = 0.35 if ground.land[0] < 1 else 0.0
         if roll < 0.42 and not shadow:  # above each other
@@ -490,7 +490,7 @@ class Describer:
         sprite = self._sprite(label, style, picker)
         count = picker.choices([2, 3, 4, 5], weights=(45, 30, 12, 13))[0]
         tint, hue = self._coloured(sprite, picker, 0.2)
-        size = {2: 0.46, 3: 0.36, 4: 0.34, 5: 0.3}[count] * picker.uniform(0.85, 1.0)
+        size = {2: 0.5, 3: 0.4, 4: 0.38, 5: 0.34}[count] * picker.uniform(0.85, 1.0)
         spots = {
             2: [(0.27, 0.5), (0.73, 0.5)],
             3: [(0.2, 0.5), (0.5, 0.5), (0.8, 0.5)]
