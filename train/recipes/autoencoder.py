@@ -157,8 +157,10 @@ class AutoencoderTask:
         self.data, self.config = data, config
         self.sample_count = len(data.scenes)
         self.fingerprint = f"{len(data.scenes)} {weights_fingerprint(autoencoder)}"
-        self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
         device = autoencoder.device
+        # Thin layers on large pictures: on CPUs a third faster with the channels first.
+        self.layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last
+        self.autoencoder = autoencoder.to(memory_format=self.layout)
         self.distance = load_lpips("alex").to(device) if config.perceptual_weight else None
         self.players = {}
         if config.sharpen:
@@ -170,7 +172,7 @@ class AutoencoderTask:
 
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(torch.device(draws.device).type, enabled=False):
-            pictures = self.data.batch(indices, draws).contiguous(memory_format=torch.channels_last)
+            pictures = self.data.batch(indices, draws).contiguous(memory_format=self.layout)
         with torch.set_grad_enabled(not self.config.sharpen):
             posterior = self.autoencoder.encode(pictures).latent_dist
             noise = draws.normal(*posterior.mean.shape[1:])
