@@ -43,13 +43,18 @@ class Ground:
         return found
 
 
-GROUND_PLACES = {}  # field of Ground: where its numbers are
-_at = 0
-for _name, _value in vars(Ground()).items():
-    _length = len(_value) if isinstance(_value, tuple) else 1
-    GROUND_PLACES[_name] = slice(_at, _at + _length)
-    _at += _length
-GROUND_NUMBERS = _at
+def _places() -> dict[str, slice]:
+    """Where the numbers of each field of a ground are among all of them."""
+    found, start = {}, 0
+    for name, value in vars(Ground()).items():
+        stop = start + (len(value) if isinstance(value, tuple) else 1)
+        found[name] = slice(start, stop)
+        start = stop
+    return found
+
+
+GROUND_PLACES = _places()
+GROUND_NUMBERS = len(Ground().numbers())
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
