@@ -36,6 +36,7 @@ benchmark: .venv/installed
 
 corpus: .venv/installed-recipes
 	@$(BIN)/python -m train.recipes.corpus.emoji --out data/emoji
+	@$(BIN)/python -m train.recipes.corpus.art
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("YOSO Studio needs Python 3.11 or 3.12; name one: make PYTHON=python3.12")'
