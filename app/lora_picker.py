@@ -14,7 +14,7 @@ from app.pictures import data_uri, problem_html
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.archives import amount
 from yoso_core.files.pictures import fitted, open_picture
-from yoso_core.lora.library import LoraEntry, from_hub, public_name, uploaded
+from yoso_core.lora.library import LoraEntry, from_hub, misfits, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 
@@ -116,14 +116,16 @@ class LoraPicker:
         if spec.lora is not None:
             about = "makes the model draw in one evaluation"
             cards.append({"id": OWN, "title": "YOSO", "about": about, "family": spec.family, "fits": True, "own": True})
-        for entry in self.here(own):
-            fits = not entry.family or entry.family == spec.family
+        here = self.here(own)
+        problems = misfits(here, spec)
+        for entry in here:
+            problem = problems.get(entry.id, "")
             about = " · ".join(
                 filter(None, [entry.trigger and f"“{entry.trigger}”", amount(entry.bytes), entry.licence])
             )
-            card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
+            card = {"id": entry.id, "title": entry.title, "about": problem or about, "family": entry.family}
             card |= {"opened": self.is_opened(entry.id), "run": run_of(entry), "step": step_of(entry)}
-            cards.append(card | {"thumbnail": _thumbnail(entry)})
+            cards.append(card | {"fits": not problem, "thumbnail": _thumbnail(entry)})
         return sorted(cards, key=lambda card: not card["fits"])
 
     def for_model(self, spec: ModelSpec, loras: Any, own: list[str]) -> Any:
@@ -173,7 +175,7 @@ class LoraPicker:
             entry = find()
             self.remember(entry)
             try:
-                self.engine.check_lora(entry.id, model)
+                notes = self.engine.check_lora(entry.id, model)
             except (RequestError, PictureError):
                 if entry.id not in {*self.shared, *own}:
                     self.forget([entry.id])
@@ -185,7 +187,7 @@ class LoraPicker:
         values = dict(loras) if isinstance(loras, dict) else self.start(spec)
         if len([name for name in values if name != OWN]) < LORA_LIMIT:
             values[entry.id] = 1.0
-        told = f'<p class="note">{html.escape(entry.title)} is in the list.</p>'
+        told = f'<p class="note">{html.escape(" ".join([f"{entry.title} is in the list.", *notes]))}</p>'
         return gr.HTML(value=values, entries=self.cards(spec, own)), own, told
 
 

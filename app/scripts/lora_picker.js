@@ -42,7 +42,7 @@ function card({entry, all}) {
     const name = all.length > 1 ? entry.title.replace(/, step \d+$/, '') : entry.title;
     row.querySelector('b').textContent = name;
     row.querySelector('small').textContent = entry.about;
-    row.querySelector('.toggle').title = entry.fits ? 'Use it, or leave it out' : `Made for ${entry.family}`;
+    row.querySelector('.toggle').title = entry.fits ? 'Use it, or leave it out' : entry.about;
     row.querySelector('.toggle').disabled = !entry.fits || entry.own;
     const gone = row.querySelector('.gone');
     gone.hidden = !entry.opened;
