@@ -50,7 +50,7 @@ from yoso_core.schedule import NoiseSchedule
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs/proof", ROOT / "benchmarks/proof.json"
-PAGES = (ROOT / "docs/proof.md", ROOT / "README.md", ROOT / "models/yoso-emoji/README.md")
+PAGES = (ROOT / "docs/proof.md", ROOT / "models/yoso-emoji/README.md")
 CURVES, PICTURES = ROOT / "docs/proof-curves.png", ROOT / "docs/proof-pictures.png"
 BUNDLED, CORPUS = "models/yoso-emoji", ROOT / "data/emoji"
 YOSO = YosoConfig(
