@@ -28,6 +28,7 @@ from yoso_core.requests import (
     TranslateRequest,
     check_text,
     check_whole,
+    parse_size,
 )
 
 
@@ -119,18 +120,16 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         guidance: float = 1.0,
         count: int = 1,
         model: str = DEFAULT_MODEL,
-        size: int | None = None,
+        size: int | str | None = None,
         loras: str = "",
         one_step: float = 1.0,
         control: gr.FileData | None = None,
         annotator: str = "",
         control_strength: float = 1.0,
-        width: int | None = None,
-        height: int | None = None,
     ) -> tuple[list[gr.FileData], dict]:
         """Make pictures from a prompt: PNG files with their settings inside, and a JSON object about them.
 
-        `size` is the side of a square; `width` and `height` together take its place.
+        `size` is the side of a square, or width and height such as "640x384".
         `loras` is such as "line-art:0.8, blueprint-ink:0.4", beside tags in the prompt; `control` with `annotator`
         ("canny", "scribble", "map") is a picture whose lines to follow.
         """
@@ -144,7 +143,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             guidance,
             count,
             model,
-            size if width is None and height is None else (width, height),
+            parse_size(size) if isinstance(size, str) else size,
             uses,
             one_step,
             control=control_of(given and given.picture, annotator, control_strength),

@@ -99,7 +99,9 @@ def test_draw_shows_the_picture_and_what_it_took(drawing):
     tab = drawing.tabs["generate"]
     updates = drawing.draw(values_of(drawing, prompt="a <b>cat</b>", style="3d", seed=7, order=1))
     assert 'alt="a &lt;b&gt;cat&lt;/b&gt;, 3d, seed 7"' in updates[tab.stage] and "<b>" not in updates[tab.stage]
-    assert re.fullmatch(r"1 network evaluation · .*network \d+ ms.*total \d+ ms · seed 7", shown(updates, tab.info))
+    assert re.fullmatch(
+        r"1 network evaluation · .*network \d+ ms.*total \d+ ms · .*64 x 64 pixels · seed 7", shown(updates, tab.info)
+    )
     request = updates[tab.shown]
     assert request == GenerateRequest("a <b>cat</b>, 3d", seed=7, size=64) and updates[drawing.drawn] == 1
     assert from_json(updates[drawing.history.strip]["entry"]) == request
@@ -293,12 +295,12 @@ def test_files_that_are_no_saved_picture_are_refused(tmp_path):
 
 def test_history_saves_what_it_holds(drawing, engine):
     entries = [to_json(GenerateRequest("a", seed=seed)) for seed in range(3)]
-    path = drawing.history.save_entries(gr.EventData(None, {"requests": entries}))
+    path = drawing.history.save_entries(1, gr.EventData(None, {"requests": entries}))
     with zipfile.ZipFile(path) as archive:
         assert len(archive.namelist()) == 3
     for bad in ({}, {"requests": 5}, {"requests": []}, {"requests": entries * 40}, {"requests": [{"kind": "?"}]}, None):
         with pytest.raises(gr.Error):
-            drawing.history.save_entries(gr.EventData(None, bad))
+            drawing.history.save_entries(1, gr.EventData(None, bad))
 
 
 def choose(drawing, name, **changes):
@@ -418,11 +420,11 @@ def test_toasts_show_no_markup(drawing, monkeypatch):
 def test_a_picture_that_can_not_be_made_again_leaves_the_others(drawing, monkeypatch):
     monkeypatch.setattr(gr, "Warning", lambda message, **_: None)
     entries = [to_json(GenerateRequest("a")), to_json(GenerateRequest("a", loras=(LoraUse("gone"),)))]
-    assert drawing.history.save_entries(gr.EventData(None, {"requests": entries})).endswith(".png")
+    assert drawing.history.save_entries(1, gr.EventData(None, {"requests": entries})).endswith(".png")
     long = to_json(GenerateRequest("a", sampler="ddim", steps=50, guidance=2))
     for bad in ([long] * 20, entries[1:]):
         with pytest.raises(gr.Error):
-            drawing.history.save_entries(gr.EventData(None, {"requests": bad}))
+            drawing.history.save_entries(1, gr.EventData(None, {"requests": bad}))
 
 
 def test_tools_for_language_models_are_the_public_endpoints(engine, tiny_lora, monkeypatch):
@@ -475,9 +477,12 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     Image.radial_gradient("L").convert("RGB").resize((80, 60)).save(tmp_path / "in.png")
     picture = handle_file(tmp_path / "in.png")
     files, about = client.predict(picture=picture, prompt="a", strength=0.0, annotator="scribble", api_name="/edit")
-    assert about["evaluations"] == 0 and "cropped" in about["notes"][0]
+    assert about["evaluations"] == 0 and about["notes"] == []
     with Image.open(files[0]) as made:
-        assert made.size == (64, 64) and json.loads(made.text["yoso"])["kind"] == "edit"
+        assert made.size == (72, 56) and json.loads(made.text["yoso"])["kind"] == "edit"
+    files, about = client.predict(picture=picture, prompt="a", fit="crop", api_name="/edit")
+    with Image.open(files[0]) as made:
+        assert made.size == (64, 64) and "cropped" in about["notes"][0]
     layer = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
     layer.paste("white", (20, 20, 60, 50))  # a stroke as editors save them
     layer.save(tmp_path / "mask.png")
@@ -485,7 +490,10 @@ def test_api_edits_follows_and_compares(client, tmp_path):
     with Image.open(files[0]) as made:
         assert from_json(json.loads(made.text["yoso"])).mask.getbbox() == (20, 20, 60, 50)
     with Image.open(client.predict(picture=picture, api_name="/control_map")) as found:
-        assert found.size == (64, 64)
+        assert found.size == (72, 56)
+    files, _ = client.predict(prompt="a", size="96x64", api_name="/generate")
+    with Image.open(files[0]) as made:
+        assert made.size == (96, 64)
     _, rungs = client.predict(prompt="a", api_name="/ladder")
     assert [rung["evaluations"] for rung in rungs] == [1, 2, 4, 50, 1]
     assert client.predict(prompt="a", x="seed=0,1", y="", api_name="/grid")
