@@ -28,12 +28,13 @@ from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate import domain_of
 from yoso_core.engine import Engine
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
 
 SHOWN = 200  # pictures of a set on the page
 TITLE_LIMIT = 60
 WORD_LIMIT = 40
-FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
+FILES = [*SUFFIXES, ".txt", ".caption", ".zip", ".json", ".jsonl", ".csv", ".tsv"]
 NOTHING = Report((), 0, 0)
 NAMES = {preset.name for preset in PRESETS.values()}
 WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."

@@ -30,7 +30,7 @@ from train.loop.config import RunConfig, parse, setting, with_defaults
 from train.loop.console import follow, run_command
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player, Trainer
-from train.recipes.corpus.art import CORPUS, STYLES, read_art
+from train.recipes.corpus.art import CORPUS, MEANINGS, STYLES, read_art
 from train.recipes.corpus.scenes import Describer
 from train.recipes.corpus.words import FLUFF, article, misspelt, plural, styled
 
@@ -148,6 +148,17 @@ def sentence_embeddings(texts: list[str]) -> Tensor:
     return torch.cat(found)
 
 
+def common_words(corpus: Path, count: int) -> list[str]:
+    """The commonest English words of three letters and more, kept beside the corpus once they are looked up."""
+    kept = corpus / f"common-{count}.txt"
+    if not kept.exists():
+        from wordfreq import top_n_list
+
+        words = [word for word in top_n_list("en", count) if word.isalpha() and len(word) > 2]
+        kept.write_text("\n".join(words) + "\n", encoding="utf-8")
+    return kept.read_text(encoding="utf-8").split("\n")[:-1]
+
+
 def kept_embeddings(texts: list[str], cache: Path) -> Tensor:
     """`sentence_embeddings`, kept in a file: they take minutes on a CPU, and a GPU may have no sentence model."""
     digest = digest_of(texts)
@@ -203,7 +214,7 @@ class TextEncoderTask:
         meanings = sorted({phrase.meaning for phrase in phrases})
         places = {meaning: index for index, meaning in enumerate(meanings)}
         self.meant = torch.tensor([places[phrase.meaning] for phrase in phrases])
-        self.targets = kept_embeddings(meanings, Path(config.data) / "meanings.safetensors")
+        self.targets = kept_embeddings(meanings, Path(config.data) / MEANINGS)
         self.sample_count, self.fingerprint = len(phrases), digest_of([one.text for one in phrases])[:16]
         self.players = {"student": Player(student, config.learning_rate)}
         if config.compile:
@@ -241,16 +252,13 @@ class TextEncoderTask:
 
 
 def main() -> None:
-    from wordfreq import top_n_list
-
     config, folder = parse(TextEncoderConfig, __doc__, "runs/text_encoder")
     out = Path(config.out)
     torch.manual_seed(config.seed)
 
     art = read_art(Path(config.data))
     describer = Describer(art, [float("nan")] * len(art))
-    common = [word for word in top_n_list("en", config.words) if word.isalpha() and len(word) > 2]
-    phrases = phrases_of(describer, common, config.captions)
+    phrases = phrases_of(describer, common_words(Path(config.data), config.words), config.captions)
     tokenizer = learn_tokenizer([phrase.text for phrase in phrases], config.vocabulary, out / "tokenizer")
     student = Student(len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id).to(PartialState().device)
     task = TextEncoderTask(student, tokenizer, phrases, config)

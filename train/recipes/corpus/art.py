@@ -38,6 +38,7 @@ STYLE_PACKAGES = {
     "twemoji": "@iconify-json/twemoji@1.2.5",
     "emojione": "@iconify-json/emojione@1.2.3",
 }
+MEANINGS = "meanings.safetensors"  # beside the art: what a sentence model says of phrases
 STYLES = tuple(STYLE_PACKAGES)
 SIDE = 128  # pixels of a sprite
 HELD_OUT_FILE = Path(__file__).with_name("held_out.json")
