@@ -78,7 +78,7 @@ def serve(options: argparse.Namespace) -> None:
     hosts = hosts_at(options.host, options.allow_host, options.share, public)
     added = {spec.title: spec for spec in map(local_model, options.add_model)}
     translators = find_translators(options.translators)
-    engine = Engine(KNOWN | added, options.device, translators=translators, runtime=options.runtime)
+    engine = Engine(KNOWN | added, options.device, translators=translators, runtime=options.runtime, waits=False)
     mode = options.train or usual_mode(options.host, options.share)
     shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])

@@ -19,6 +19,7 @@ from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 OWN = "one-step"  # the model's own LoRA, in the picker's value
 THUMBNAIL = 96  # pixels
 UPLOADS = 20  # LoRAs that one session may add
+FETCHING: dict[str, Any] = {"concurrency_id": "hub", "concurrency_limit": 4}  # a download holds up nobody who draws
 
 
 class LoraPicker:
@@ -52,7 +53,10 @@ class LoraPicker:
         """What a session opened goes with it; what came from a hub stays, others may use it too."""
         for name in names:
             if name in self.known and self.known[name].origin == "uploaded":
+                path = self.known[name].path
                 self.drop(name)
+                if all(entry.path != path for entry in self.known.values()):  # the same file has the same place
+                    self.upload.keep_in_cache.discard(str(path))
 
     def drop(self, name: str) -> None:
         self.known.pop(name, None)
@@ -76,8 +80,7 @@ class LoraPicker:
     def connect(self, model: Any, private: dict[str, Any]) -> None:
         inputs, outputs = [model, self.loras, self.own], [self.loras, self.own, self.told]
         self.upload.upload(self.add_file, [self.upload, *inputs], outputs, show_progress="minimal", **private)
-        fetching = private | {"concurrency_id": "hub"}  # a download must not hold up who draws
-        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **fetching)
+        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **private | FETCHING)
 
     def start(self, spec: ModelSpec) -> dict[str, float]:
         return {OWN: 1.0} if spec.lora is not None else {}

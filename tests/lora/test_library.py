@@ -9,7 +9,6 @@ import shutil
 import struct
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,8 @@ from PIL import Image
 
 from tests.lora.test_spellings import Bomb, as_kohya, as_peft, save
 from tests.tiny import LORA_RANK, build_unet, random_lora
+from yoso_core.files.cards import FRONT_LIMIT
+from yoso_core.hub import HubError
 from yoso_core.lora import library
 from yoso_core.lora.library import (
     LORA_FILE,
@@ -514,7 +515,7 @@ def test_a_card_without_end_is_no_card(tensors, tmp_path, text):
 def test_a_long_front_matter_is_left_unread(tensors, tmp_path):
     (tmp_path / "style").mkdir()
     save(tensors, tmp_path / "style" / LORA_FILE)
-    for notes, licence in ((1, "mit"), (library.FRONT_LIMIT, "unknown")):
+    for notes, licence in ((1, "mit"), (FRONT_LIMIT, "unknown")):
         write_card(tmp_path / "style", f"---\nlicense: mit\nnote: {'x' * notes}\n---\n# Style\n")
         assert (one(in_folder(tmp_path)).title, one(in_folder(tmp_path)).licence) == ("Style", licence)
 
@@ -666,28 +667,24 @@ class Hub:
 
     def __init__(self, monkeypatch, files, sizes=None):
         self.files, self.sizes, self.fetched = files, sizes or {}, []
-        monkeypatch.setattr("huggingface_hub.HfApi", self.without_token)
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+        monkeypatch.setattr("yoso_core.hub.list_files", self.list_files)
+        monkeypatch.setattr("yoso_core.hub.download", self.download)
 
-    def without_token(self, token):
-        assert token is False  # whose token lies on the machine is nobody else's business
-        return self
+    def list_files(self, place, revision, token):
+        assert revision == COMMIT and token is False  # whose token lies on the machine is nobody else's business
+        return {name: len(data) for name, data in self.files.items()} | self.sizes
 
-    def model_info(self, place, revision, files_metadata):
-        assert revision == COMMIT and files_metadata
-        sizes = {name: len(data) for name, data in self.files.items()} | self.sizes
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
-
-    def download(self, place, name, revision, cache_dir, token):
+    def download(self, place, revision, sizes, cache, token):
         assert token is False
-        self.fetched.append(name)
-        repository = cache_dir / f"models--{place.replace('/', '--')}"
-        blob, link = repository / "blobs" / str(len(self.fetched)), repository / "snapshots" / revision / name
-        for path in (blob, link):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        blob.write_bytes(self.files[name])
-        link.symlink_to(blob)
-        return str(link)
+        for name in sizes:
+            self.fetched.append(name)
+            repository = cache / f"models--{place.replace('/', '--')}"
+            blob, link = repository / "blobs" / str(len(self.fetched)), repository / "snapshots" / revision / name
+            for path in (blob, link):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(self.files[name])
+            link.symlink_to(blob)
+            yield
 
 
 @pytest.fixture
@@ -707,7 +704,7 @@ def test_from_a_hub_once_and_then_without_a_connection(weights, tmp_path, monkey
     )
     assert (found.licence, found.trigger, found.family) == ("mit", "in ink", "sd15")
     assert found.thumbnail.read_bytes() == png and found.path.read_bytes() == weights
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: pytest.fail("the hub was asked again"))
+    monkeypatch.setattr("yoso_core.hub.list_files", lambda *_, **__: pytest.fail("the hub was asked again"))
     named = from_hub(f"some/Ink@{COMMIT}/ink.safetensors", tmp_path / "hub")
     assert named.path == found.path and named.title == "Ink ink" and named.licence == "mit"
 
@@ -778,18 +775,18 @@ def test_too_large_for_a_lora_is_not_fetched(weights, tmp_path, monkeypatch):
     ids=lambda name: name[:70],
 )
 def test_names_that_no_hub_is_asked_for(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("yoso_core.hub.list_files", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(LoraError, match="40 hex digits") as caught:
         from_hub(name, tmp_path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no\nroute"), OSError("disk full"), RuntimeError("x" * 5000)])
+@pytest.mark.parametrize("error", [HubError("it does not answer"), OSError("disk full")])
 def test_a_hub_out_of_reach_is_one_sentence(tmp_path, monkeypatch, error):
-    def fail(token):
+    def fail(place, revision, token):
         raise error
 
-    monkeypatch.setattr("huggingface_hub.HfApi", fail)
+    monkeypatch.setattr("yoso_core.hub.list_files", fail)
     with pytest.raises(LoraError, match="can't be had from the hub") as caught:
         from_hub(f"some/style@{COMMIT}", tmp_path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

@@ -24,7 +24,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from train.loop.checkpoint import checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
+from train.loop.checkpoint import (
+    DAMAGE,
+    checkpoints,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from train.loop.config import ConfigError, RunConfig
 from train.loop.ema import averaged_copy, update_average
 from train.loop.randomness import Draws, batch_indices
@@ -231,24 +238,29 @@ class Trainer:
         return found
 
     def resume(self) -> int:
-        """Load the newest checkpoint of the folder, if any, and return the steps done.
+        """Load the newest checkpoint of the folder that is whole, if there is any, and return the steps done.
 
         Raises:
-            ConfigError: it is damaged, or of another run: other settings, other data, another base model or network.
+            ConfigError: all are damaged; or it is of another run: other settings, other data, another base model or
+                network.
         """
         found = checkpoints(self.folder / "checkpoints")
-        if found:
+        for path in reversed(found):
             try:
-                self._check_identity(found[-1])
-                state = load_checkpoint(found[-1], self.weights, self.optimizers)
-                self.step = int(state["step"])
+                verify_checkpoint(path)
+                self._check_identity(path)
+                state = load_checkpoint(path, self.weights, self.optimizers)
                 self.scaler.load_state_dict(state["scaler"])
+                self.step = int(state["step"])
+                break
             except ConfigError:
                 raise
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise ConfigError(
-                    f"{found[-1]} is damaged ({error!s:.80}); remove that folder to go on from the one before"
-                ) from error
+            except DAMAGE as error:
+                damage = f"the checkpoint {path.name} is damaged ({str(error).replace(str(path), path.name):.120})"
+                if self.processes.is_main_process:
+                    print(f"{damage}; trying the one before", flush=True)
+        if found and not self.step:
+            raise ConfigError(f"{damage}, as are all others of this run; begin a new one with the same data")
         if self._over_all(self.step, "mean") != self.step:
             raise ConfigError(f"not every process finds the same checkpoints in {self.folder}; nodes have to share it")
         return self.step

@@ -18,8 +18,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from yoso_core import hub
+from yoso_core.files.cards import CARD_LIMIT, NOTHING, read_card
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
 from yoso_core.lora.spellings import DOWN, RANK_LIMIT, SUFFIX
 from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
@@ -29,8 +29,6 @@ LORAS_FOLDER = MODELS_FOLDER / "loras"
 PEFT_FILE = "adapter_model.safetensors"
 OWN_FOLDER = (LORA_FILE, PEFT_FILE)  # files that say nothing by their names: the folder's card and picture are theirs
 CARD_FILE = "README.md"
-CARD_LIMIT = 1_000_000  # bytes
-FRONT_LIMIT = 10_000  # characters of a card's front matter; the worst that it can hold takes seconds to read
 PICTURE_FILES = ("thumbnail.png", "preview-last.png")  # the better one first
 PICTURE_LIMIT = 5_000_000  # bytes
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -39,7 +37,6 @@ FOLDER_LIMIT = 20_000_000_000  # bytes that may come from hubs in all
 WORDS_LIMIT = 200  # characters of a title, a trigger or a licence
 SLUG_LIMIT = 60
 RUN_LIMIT = 150  # characters of a run's name in an id: what tells runs apart may stand at either end of it
-NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
 TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
 SECRET_RUN = re.compile(r"^[0-9a-f]{32}\b-?")  # how the name of a run begins that only its owner may know
 SECRET = re.compile(r"^(upload-)[\w-]{16}-|^(run-)[0-9a-f]{32}\b-?")  # as the page makes them
@@ -413,33 +410,10 @@ def _slug(name: str, limit: int = SLUG_LIMIT) -> str:
 
 def _read_card(path: Path, root: Path) -> tuple[dict[str, Any], str]:
     """Front matter and heading of a model card; {} and "" where it has none, is too large or is broken."""
-    try:
-        if not _inside(path, root) or path.stat().st_size > CARD_LIMIT:
-            return {}, ""
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError:
+    if not _inside(path, root):
         return {}, ""
-    front: list[str] = []
-    if lines and lines[0].rstrip() == "---":
-        end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), 0)
-        front, lines = lines[1:end], lines[end + 1 :]
-    heading = next((_words(line[2:]) for line in lines if line.startswith("# ")), "")
-    return _front_matter("\n".join(front)), heading
-
-
-def _front_matter(text: str) -> dict[str, Any]:
-    """Fields of a card, their values as text.
-
-    Not by huggingface_hub, whose loader follows YAML's merge keys: a few lines of them take all memory. The base
-    loader knows neither these nor any type but text, list and dict.
-    """
-    if len(text) > FRONT_LIMIT:
-        return {}
-    try:
-        fields = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    fields, lines = read_card(path)
+    return fields, next((_words(line[2:]) for line in lines if line.startswith("# ")), "")
 
 
 def _is_picture(path: Path, root: Path) -> bool:
@@ -458,32 +432,31 @@ def _fetch(place: str, commit: str, file: str | None, folder: Path) -> Path:
     Raises:
         LoraError: it has no such file, or it can't be had.
     """
-    import huggingface_hub as hub  # by its name, and half a second to import
+    from huggingface_hub import try_to_load_from_cache  # half a second to import
 
     try:
-        kept = hub.try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
+        kept = try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
         if isinstance(kept, str):  # what a commit holds never changes, so this needs no connection
             return Path(kept)
         # Without a token: whoever asks may not be whose token lies on this machine.
-        listing = hub.HfApi(token=False).model_info(place, revision=commit, files_metadata=True).siblings or []
-        sizes = {entry.rfilename: entry.size or 0 for entry in listing}
+        sizes = hub.list_files(place, commit, token=False)
         chosen = _choose(place, sizes, file)
         if sizes[chosen] + _size_of(folder) > FOLDER_LIMIT:
             raise LoraError(f"There is no room for more LoRAs from a hub here; remove some from {folder.name}.")
         settings = str(Path(chosen).with_name("adapter_config.json"))  # what peft's own files leave to it
         beside = ((CARD_FILE, CARD_LIMIT), (settings, CARD_LIMIT), *((name, PICTURE_LIMIT) for name in PICTURE_FILES))
+        wanted = {name: sizes[name] for name, limit in beside if sizes.get(name, limit + 1) <= limit}
         # The weights last, so that what is whole for the lines above has its card too.
-        for name, limit in beside:
-            if sizes.get(name, limit + 1) <= limit:
-                hub.hf_hub_download(place, name, revision=commit, cache_dir=folder, token=False)
-        return Path(hub.hf_hub_download(place, chosen, revision=commit, cache_dir=folder, token=False))
-    except (MemoryError, LoraError):
+        for _ in hub.download(place, commit, wanted | {chosen: sizes[chosen]}, cache=folder, token=False):
+            pass
+        return Path(try_to_load_from_cache(place, chosen, cache_dir=folder, revision=commit))
+    except LoraError:
         raise
-    except Exception as error:  # the hub, its connection and the disk raise a dozen unrelated types
+    except (hub.HubError, OSError, ValueError) as error:  # ValueError: a name that no hub takes
         raise LoraError(
-            f"{place} can't be had from the hub ({type(error).__name__}: {str(error).strip():.120}); check its name "
-            "and commit, or download the file yourself."
-        ) from error
+            f"{place} can't be had from the hub ({error!s:.200}); check its name and commit, or download the file "
+            "yourself."
+        ) from None
 
 
 def _size_of(folder: Path) -> int:
