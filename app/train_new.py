@@ -14,6 +14,7 @@ import gradio as gr
 from app.components import component, sent_along
 from app.config_form import build_form, fields_of, read_form
 from app.pictures import data_uri, plain, problem_html
+from app.private import reason
 from app.server.visitors import VISITOR
 from app.train_mode import Mode
 from train.data.captioner import Captioner
@@ -27,12 +28,13 @@ from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate import domain_of
 from yoso_core.engine import Engine
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
 
 SHOWN = 200  # pictures of a set on the page
 TITLE_LIMIT = 60
 WORD_LIMIT = 40
-FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
+FILES = [*SUFFIXES, ".txt", ".caption", ".zip", ".json", ".jsonl", ".csv", ".tsv"]
 NOTHING = Report((), 0, 0)
 NAMES = {preset.name for preset in PRESETS.values()}
 WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."
@@ -228,8 +230,8 @@ class NewRun:
         try:
             with self.changing(owner) as dataset:
                 problems = change(dataset) or []
-        except (ConfigError, JobError, RequestError) as error:
-            raise gr.Error(plain(str(error)), print_exception=False) from None
+        except (ConfigError, JobError, OSError, RequestError) as error:
+            raise gr.Error(plain(reason(error)), print_exception=False) from None
         return self.shown(owner, model, problems)
 
     def check(self, dataset: Dataset, model: str) -> Report:
@@ -271,8 +273,8 @@ class NewRun:
                 raise JobError("This run was not trained on pictures.")
             with self.changing(owner) as dataset:
                 problems = dataset.add_folder(place)
-        except (ConfigError, JobError, RequestError) as error:
-            return gr.skip(), problem_html(str(error))
+        except (ConfigError, JobError, OSError, RequestError) as error:
+            return gr.skip(), problem_html(reason(error))
         return "", "".join(problem_html(str(problem)) for problem in problems)
 
     # What to train
@@ -375,7 +377,7 @@ class NewRun:
                     dataset.add_words(trigger)
                 job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config), config.takes)
         except (ConfigError, JobError, OSError, RequestError) as error:
-            return gr.skip(), problem_html(str(error))
+            return gr.skip(), problem_html(reason(error))
         return job.id, ""
 
     def _refuse_too_many(self, owner: str) -> None:

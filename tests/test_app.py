@@ -188,6 +188,14 @@ BAD_CANVASES = [
 ]
 
 
+def test_a_canvas_of_few_characters_may_not_be_large(drawing):
+    """What is drawn from is remembered: 25 megapixels of one colour take some kilobytes on their way and 75 MB here."""
+    large = data_uri(Image.new("1", (2000, 2000)))
+    for bad in ({"picture": large}, {"picture": data_uri(Image.new("RGB", (8, 8))), "mask": large}):
+        updates = drawing.draw(values_of(drawing, "edit", canvas=bad))
+        assert "too large" in updates[drawing.tabs["edit"].info]
+
+
 @pytest.mark.parametrize("bad", BAD_CANVASES, ids=str)
 def test_bad_canvases_are_told(drawing, bad):
     updates = drawing.draw(values_of(drawing, "edit", canvas=bad))

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -31,7 +32,7 @@ from tests.trained import finish
 from train.data.datasets import Dataset
 from train.handover.export import CONFIG_KEY
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import DEVICE_LOCK, LOCK, STOP, Job, held, read_json, write_json
+from train.runs.jobs import DEVICE_LOCK, LOCK, ROOT, STOP, Job, Runs, held, read_json, write_json
 from train.runs.presets import PRESETS
 from yoso_core.engine import Engine
 from yoso_core.models import LORA_FILE
@@ -261,6 +262,41 @@ def test_nobody_reaches_a_run_of_somebody_else(make_tab, send):
     assert not {view.head, view.log, view.preview, view.curves} & set(page.look())
     assert contents(job.folder) == before and job.state == "paused"
     assert view.show_preview(you, job.id, 10) != SKIPPED  # its owner does
+
+
+def test_nobody_is_told_where_files_lie(make_tab, tmp_path):
+    """By the page of a run, or by what is taken away; on one's own machine the log is as it is."""
+    for mode, who in (("private", owner("m")), ("local", "")):
+        tab = make_tab(mode, tmp_path / f"runs of {mode}")
+        job = hand_made(tab.runs.root, "failed", owner=who, model=str(tmp_path / "a model"))
+        hand_over(job, 5)
+        job.set_state("failed", f"{job.folder}/checkpoints can't be written to", pid=0)
+        (job.folder / "log.txt").write_text(f'step 5: {job.folder}/checkpoints\n  File "{ROOT}/train/loop/x.py"\n')
+        (job.folder / "problems.txt").write_text(f"{tmp_path}/secret.png: skipped\n")
+        page = Page(tab, who, job.id)
+        updates = page.look()
+        told = str([updates[part] for part in (tab.view.head, tab.view.log, tab.view.how)])
+        assert ("step 5" in told) and (str(tmp_path) in told or str(ROOT) in told) == (mode == "local")
+        with zipfile.ZipFile(tab.view.pack_run(who, job.id)) as packed:
+            for name in packed.namelist():
+                assert str(tmp_path).encode() not in packed.read(name), name
+
+
+def test_a_full_disk_is_one_sentence(tab, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "/srv/secret")
+
+    job = hand_made(tab.runs.root)
+    hand_over(job, 5)
+    monkeypatch.setattr("app.train_run.pack", full)
+    monkeypatch.setattr(Job, "stop", full)
+    monkeypatch.setattr(Runs, "drafting", full)
+    said = [tab.view.stop_run("", job.id), tab.new.again("", job.id)[1]]
+    for act in (lambda: tab.view.pack_run("", job.id), lambda: tab.new.remove_all("", "small")):
+        with pytest.raises(gr.Error) as caught:
+            act()
+        said.append(caught.value.message)
+    assert all("No space left" in one and "/srv" not in one and "Errno" not in one for one in said)
 
 
 def test_what_one_learns_stays_out_of_the_lists_of_others(make_tab):

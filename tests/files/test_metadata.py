@@ -394,10 +394,10 @@ def test_lora_tags_of_every_kind():
     ],
 )
 def test_hostile_parameters_are_read_in_no_time(piece):
-    started = time.perf_counter()
+    started = time.process_time()
     text = (piece * PARAMETERS_LIMIT)[:PARAMETERS_LIMIT]
     restored = read_parameters(text)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert sum(map(len, restored.notes)) < 2000 and not any("\n" in note for note in restored.notes)
     with pytest.raises(RequestError, match="characters"):
         read_parameters(text + "a")

@@ -21,7 +21,15 @@ from yoso_core.lora.reading import CHECKPOINT_KEY
 
 NAME = re.compile(r"step-\d{7,}")
 SUMS = "sums.json"
-DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError)  # what reading one raises
+DAMAGE = (
+    OSError,
+    SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+)  # what reading one raises
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

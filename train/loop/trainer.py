@@ -225,6 +225,7 @@ class Trainer:
         }
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.step, self.skipped = 0, 0
+        self.seconds = 0.0  # trained so far, in this call and those before
         self.watches = {name: _Watch() for name in task.players}
         self._stop = False
 
@@ -251,7 +252,7 @@ class Trainer:
                 self._check_identity(path)
                 state = load_checkpoint(path, self.weights, self.optimizers)
                 self.scaler.load_state_dict(state["scaler"])
-                self.step = int(state["step"])
+                self.step, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))
                 break
             except ConfigError:
                 raise
@@ -331,8 +332,8 @@ class Trainer:
     def _events(self) -> Iterator[Event]:
         config = self.config
         self._share_weights()
-        first = self.step
-        if first >= config.steps:
+        first, before = self.step, self.seconds
+        if first >= config.steps or self._time_is_up():
             if self.processes.is_main_process:
                 with writing(self.folder):
                     self.hand_over(self)
@@ -343,15 +344,21 @@ class Trainer:
         yield self._estimate()
         started = time.monotonic()
         report = _Report(self.step, started)
-        while self.step < config.steps:
+        last = False
+        while not last:
             report.add(self._train_step())
             self.step += 1
-            now, last = time.monotonic(), self.step == config.steps
+            now = time.monotonic()
+            self.seconds = before + now - started
+            last = self.step == config.steps or self._time_is_up()
             if now - report.at > 2 or last:
                 done = self.step - report.step
                 rate = done * config.batch / (now - report.at)
                 means = {name: value / done for name, value in report.sums.items()}
-                yield StepDone(self.step, means, rate, (config.steps - self.step) * config.batch / rate)
+                eta = (config.steps - self.step) * config.batch / rate
+                if config.minutes:
+                    eta = min(eta, max(60 * config.minutes - self.seconds, 0.0))
+                yield StepDone(self.step, means, rate, eta)
                 report = _Report(self.step, now)
             stop = self._over_all(self._stop, "sum") > 0 and not last  # a signal may reach one process first
             if self.step % config.preview_every == 0 or last:
@@ -362,6 +369,11 @@ class Trainer:
                 yield Stopped(self.step)
                 return
         yield Finished(self.step, time.monotonic() - started)
+
+    def _time_is_up(self) -> bool:
+        """Whether the run's minutes are over; all processes agree."""
+        limit = 60 * self.config.minutes
+        return limit > 0 and self._over_all(self.seconds, "mean") >= limit
 
     def _parts(self) -> list[slice]:
         """The rows of the batch that this process computes, a slice for each round of accumulation."""
@@ -420,7 +432,7 @@ class Trainer:
                 if not self.scaler.is_enabled():
                     raise DivergedError(f"the gradient of {name} is {norm} at step {self.step}; lower learning_rate")
             for group in optimizer.param_groups:
-                group["lr"] = player.learning_rate * config.learning_rate_factor(self.step)
+                group["lr"] = player.learning_rate * config.learning_rate_factor(self.step, self.seconds)
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
@@ -472,7 +484,12 @@ class Trainer:
     def _save(self) -> Saved:
         path = self.folder / "checkpoints"
         if self.processes.is_main_process:
-            state = {"step": self.step, "identity": self._identity(), "scaler": self.scaler.state_dict()}
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "identity": self._identity(),
+                "scaler": self.scaler.state_dict(),
+            }
             with writing(self.folder):
                 self.hand_over(self)
                 path = save_checkpoint(path, state, self.weights, self.optimizers)

@@ -71,6 +71,22 @@ def assert_same(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
+def test_minutes_end_a_run_early_and_count_over_resumes(tmp_path, monkeypatch):
+    """Each look at the clock is a quarter of a minute; half a minute is over after a few steps."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("train.loop.trainer.time.monotonic", lambda: 15.0 * next(ticks))
+    limited = replace(CONFIG, steps=1000, minutes=2.0, checkpoint_every=1000)
+    trainer = Trainer(LineTask(), limited, tmp_path)
+    events = list(trainer.run())
+    assert isinstance(events[-1], Finished) and 2 <= trainer.step < 20 and trainer.seconds >= 120
+    assert max(event.eta for event in events if isinstance(event, StepDone)) <= 120
+    again = Trainer(LineTask(), limited, tmp_path)
+    assert [type(event) for event in again.run()] == [Finished] and again.step == trainer.step
+    longer = Trainer(LineTask(), replace(limited, minutes=4.0), tmp_path)
+    list(longer.run())
+    assert longer.step > trainer.step
+
+
 def test_events_tell_the_run(tmp_path):
     events = list(Trainer(LineTask(), CONFIG, tmp_path).run())
     assert [event.step for event in events if isinstance(event, Preview)] == [0, 6, 12]
