@@ -16,7 +16,7 @@ from app.server.uploads import FolderError, own_folder
 from app.train_mode import MODES, usual_mode
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine, PictureError
-from yoso_core.lora.library import bundled, distinct, in_folder, trained
+from yoso_core.lora.library import bundled, distinct, in_folder, left_out, trained
 from yoso_core.models import MODELS as KNOWN
 from yoso_core.models import local_model
 from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES, RequestError
@@ -82,6 +82,8 @@ def serve(options: argparse.Namespace) -> None:
     mode = options.train or usual_mode(options.host, options.share)
     shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])
+    for sentence in left_out(options.loras):
+        print(f"note: {sentence}", flush=True)
     engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
     demo = build_app(engine, loras, options.loras, options.runs, mode)
     name = f"[{options.host}]" if ":" in options.host else options.host

@@ -12,7 +12,7 @@ from app.pictures import data_uri, problem_html
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.archives import amount
 from yoso_core.files.pictures import open_picture, square
-from yoso_core.lora.library import LoraEntry, from_hub, public_name, uploaded
+from yoso_core.lora.library import LoraEntry, from_hub, misfits, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 
@@ -91,13 +91,15 @@ class LoraPicker:
         if spec.lora is not None:
             about = "makes the model draw in one evaluation"
             cards.append({"id": OWN, "title": "YOSO", "about": about, "family": spec.family, "fits": True, "own": True})
-        for entry in self.here(own):
-            fits = not entry.family or entry.family == spec.family
+        here = self.here(own)
+        problems = misfits(here, spec)
+        for entry in here:
+            problem = problems.get(entry.id, "")
             about = " · ".join(
                 filter(None, [entry.trigger and f"“{entry.trigger}”", amount(entry.bytes), entry.licence])
             )
-            card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
-            cards.append(card | {"thumbnail": _thumbnail(entry)})
+            card = {"id": entry.id, "title": entry.title, "about": problem or about, "family": entry.family}
+            cards.append(card | {"fits": not problem, "thumbnail": _thumbnail(entry)})
         return sorted(cards, key=lambda card: not card["fits"])
 
     def for_model(self, spec: ModelSpec, loras: Any, own: list[str]) -> Any:
@@ -147,7 +149,7 @@ class LoraPicker:
             entry = find()
             self.remember(entry)
             try:
-                self.engine.check_lora(entry.id, model)
+                notes = self.engine.check_lora(entry.id, model)
             except (RequestError, PictureError):
                 if entry.id not in {*self.shared, *own}:
                     self.forget([entry.id])
@@ -158,7 +160,7 @@ class LoraPicker:
         values = dict(loras) if isinstance(loras, dict) else self.start(spec)
         if len([name for name in values if name != OWN]) < LORA_LIMIT:
             values[entry.id] = 1.0
-        told = f'<p class="note">{html.escape(entry.title)} is in the list.</p>'
+        told = f'<p class="note">{html.escape(" ".join([f"{entry.title} is in the list.", *notes]))}</p>'
         return gr.HTML(value=values, entries=self.cards(spec, own)), own, told
 
 

@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from yoso_core.lora.admission import RANK_LIMIT
 from yoso_core.lora.reading import FILE_LIMIT, one_line
-from yoso_core.lora.spellings import RANK_LIMIT
 from yoso_core.requests import RequestError
 from yoso_core.translate import (
     BACK,

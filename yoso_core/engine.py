@@ -41,8 +41,8 @@ from yoso_core.editing import Canvas, lay_out
 from yoso_core.encoding import encode_prompt
 from yoso_core.files.pictures import square
 from yoso_core.hub import Fetches, HubError, Need
-from yoso_core.lora.spellings import admit
-from yoso_core.lora.stack import Lora
+from yoso_core.lora.admission import admit
+from yoso_core.lora.changes import Lora
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, fetch_need, load_model, missing, needs_of
 from yoso_core.prompts import Prompt, called, has_choices, tags_of, take_loras
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
@@ -233,15 +233,18 @@ class Engine:
             self.translators.pop(name, None)
             self._translations.forget(lambda key: key[1] == name)
 
-    def check_lora(self, name: str, model: str) -> None:
+    def check_lora(self, name: str, model: str) -> tuple[str, ...]:
         """See whether a LoRA of the library fits a model.
 
+        Returns:
+            What of its file is left out, in words.
+
         Raises:
-            RequestError: it does not, and why.
+            RequestError: it does not fit, and why.
         """
         self._bring(self._missing(model), lambda message: None)
         with self.lock, memory_guard():
-            self._lora(model, self._model(model, lambda message: None), name)
+            return self._lora(model, self._model(model, lambda message: None), name).notes
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
         """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does.
@@ -367,8 +370,9 @@ class Engine:
         model = self._model(request.model, report)
         networks = self._executed[request.model]
         watch = Stopwatch(self.device)
+        loras = [self._lora(request.model, model, use.name) for use in request.loras]
         uses = [(model.one_step, request.one_step)]
-        uses += [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
+        uses += [(lora, use.weight) for lora, use in zip(loras, request.loras, strict=True)]
         size = self._size(request, model)
         tools = Tools(
             model,
@@ -384,8 +388,8 @@ class Engine:
         translator = None
         if isinstance(request, TranslateRequest):
             translator = self._translator(request, report)
-            loras = translator.loaded.loras
-            uses.append((loras[translator.loaded.spec.direction(request.direction)], request.strength))
+            ways = translator.loaded.loras
+            uses.append((ways[translator.loaded.spec.direction(request.direction)], request.strength))
         with watch.stage("weights"):
             networks.begin(uses)
         if translator is not None:
@@ -394,7 +398,9 @@ class Engine:
             results = [edit(request, tools)]
         else:
             results = draw(requests, tools)
-        return [dataclasses.replace(result, runtime=in_words(networks.executed)) for result in results]
+        told = [note for lora in loras for note in lora.notes]
+        executed = in_words(networks.executed)
+        return [dataclasses.replace(result, runtime=executed, notes=(*told, *result.notes)) for result in results]
 
     def _translator(self, request: TranslateRequest, report: Callable[[str], None]) -> LoadedDirections:
         name = request.translator

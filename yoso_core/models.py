@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from yoso_core import hub
 from yoso_core.files import cards
+from yoso_core.lora.admission import admit
+from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
-from yoso_core.lora.spellings import admit
-from yoso_core.lora.stack import Lora, LoraStack
+from yoso_core.lora.stack import LoraStack
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words
@@ -276,6 +278,24 @@ def fetch_need(need: hub.Need, report: Callable[[str], None]) -> None:
         report(f"Fetching {need.title}: {progress}")
 
 
+def parameter_shapes(source: Source, variant: str | None) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Names and shapes of what LoRAs may change in a model, by part, read off its files; {} where it is not here."""
+    try:
+        folder = Path(local_source("The model", source, variant).place).expanduser()
+    except ModelError:
+        return {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    own = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError):  # loading names it
+                return {}
+            shapes.setdefault(part, {}).update(own)
+    return shapes if "unet" in shapes else {}
+
+
 @dataclass
 class LoadedModel:
     """A model in memory. Only the engine changes it, under its lock.
@@ -398,7 +418,7 @@ def load_model(
         prior_mean=mean,
         prior_deviation=deviation,
         loras=stack,
-        one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else {},
+        one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else Lora(),
     )
 
 

@@ -27,7 +27,7 @@ from train.loop.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
 from yoso_core.denoiser import Denoiser
 from yoso_core.hub import HubError
-from yoso_core.lora.spellings import RANK_LIMIT, SCALE_LIMIT
+from yoso_core.lora.admission import RANK_LIMIT, SCALE_LIMIT
 from yoso_core.models import LoadedModel, ModelError, fetch_model, find_model, load_model
 from yoso_core.sampling import one_step, prior_start
 
