@@ -8,7 +8,7 @@ import gradio as gr
 from app.components import component
 from app.lora_picker import LoraPicker
 from yoso_core.engine import Engine
-from yoso_core.files.pictures import shape_of
+from yoso_core.files.pictures import SUFFIXES, shape_of
 from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
 from yoso_core.prompts import take_loras
@@ -164,7 +164,9 @@ class Settings:
                 elem_id="enlarge",
                 elem_classes="segments",
             )
-            self.upload = gr.UploadButton("Settings from a saved PNG", file_types=[".png"], size="sm", elem_id="upload")
+            self.upload = gr.UploadButton(
+                "Settings from a picture", file_types=[*SUFFIXES], size="sm", elem_id="upload"
+            )
         with gr.Row(elem_id="examples"):
             gr.HTML('<span class="label">Try</span>', elem_id="try")
             self.examples = [
