@@ -167,9 +167,20 @@ def test_growing_keeps_the_picture_and_paints_around_it(shared):
 
 
 def test_a_picture_of_another_shape_says_what_was_done_to_it(shared):
-    result = shared.run(edit(picture=scene(size=(90, 60)), mask=left_half((90, 60))))
+    wide = {"picture": scene(size=(90, 60)), "mask": left_half((90, 60))}
+    kept = shared.run(edit(**wide))
+    assert kept.notes == () and kept.before.size == kept.pictures[0].size == (80, 56)
+    result = shared.run(edit(**wide, fit="crop"))
     assert result.notes == ("90 x 60: cropped to its middle",)
     assert result.before.size == result.pictures[0].size == (64, 64)
+
+
+def test_from_words_alone_a_model_draws_the_shapes_that_it_can(shared):
+    assert shared.run(GenerateRequest("a", size=(96, 64))).pictures[0].size == (96, 64)
+    with pytest.raises(RequestError, match="up to 2 times as long as short"):
+        shared.run(GenerateRequest("a", size=(144, 64)))
+    with pytest.raises(RequestError, match="in steps of 8"):
+        shared.run(GenerateRequest("a", size=(512, 512)))
 
 
 def test_an_edit_at_another_size(shared):

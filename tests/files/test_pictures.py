@@ -23,7 +23,17 @@ from tests.profiles import (
     rgb_profile,
     srgb_curve,
 )
-from yoso_core.files.pictures import PIXEL_LIMIT, PictureFileError, fitted, open_mask, open_picture, own_size, whole
+from yoso_core.files.pictures import (
+    PIXEL_LIMIT,
+    PictureFileError,
+    fit_note,
+    fitted,
+    open_mask,
+    open_picture,
+    own_size,
+    shape_of,
+    whole,
+)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
@@ -475,7 +485,7 @@ def striped(vertical):
 
 @pytest.mark.parametrize("vertical", [False, True])
 @pytest.mark.parametrize("size", [16, 30, 120])
-def test_square_keeps_the_middle_or_everything(vertical, size):
+def test_a_square_keeps_the_middle_or_everything(vertical, size):
     def colours(how):
         picture = fitted(striped(vertical), size, how)
         assert picture.size == (size, size) and picture.mode == "RGB"
@@ -484,8 +494,8 @@ def test_square_keeps_the_middle_or_everything(vertical, size):
         return [STRIPES[np.argmax(pixel)] for pixel in pixels], picture
 
     assert colours("crop")[0] == ["lime"] * 3
-    fitted, picture = colours("fit")
-    assert fitted == list(STRIPES) and np.asarray(picture).min(-1).max() < 128  # no white
+    squeezed, picture = colours("fit")
+    assert squeezed == list(STRIPES) and np.asarray(picture).min(-1).max() < 128  # no white
     padded, picture = colours("pad")
     assert padded == list(STRIPES)
     assert picture.getpixel((0, 0)) == picture.getpixel((size - 1, size - 1)) == (255, 255, 255)
@@ -525,3 +535,20 @@ def test_square_takes_any_shape_and_leaves_squares_alone(how):
     for width, height in ((1, 900), (900, 1), (1, 1), (7, 5)):
         assert fitted(noise(width, height), 16, how).size == (16, 16)
     assert same(fitted(noise(16, 16), 16, how), noise(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("shape", "drawn"), [((120, 60), (88, 48)), ((60, 120), (48, 88)), ((64, 64), (64, 64)), ((9000, 1), (256, 8))]
+)
+def test_a_shape_is_kept_in_about_as_many_pixels(shape, drawn):
+    assert shape_of(shape, 64, 8) == drawn
+    assert shape_of(drawn, 64, 8) == drawn or max(drawn) == 256  # and stays what it is
+    picture = fitted(noise(*shape), drawn, "keep")
+    assert picture.size == drawn
+
+
+def test_what_is_fitted_is_told_only_where_its_shape_changes():
+    wide = noise(90, 60)
+    assert fit_note(wide, 64, "keep") is None and fit_note(wide, (96, 64), "crop") is None
+    assert fit_note(wide, 64, "fit") == "90 x 60: squeezed into a square"
+    assert fit_note(wide, (64, 96), "pad") == "90 x 60: put on a white 64 x 96"
