@@ -1,12 +1,12 @@
-# make run    serve the studio at http://127.0.0.1:7860 (HOST and PORT change that)
+# make run    serve the studio at http://127.0.0.1:7860 (HOST, PORT and ALLOW_HOST change that)
 # make test   check style and run every test, a real browser included
 PYTHON ?= python3
 PORT ?= 7860
 HOST ?= 127.0.0.1
 BIN := .venv/bin
-export PORT HOST
+export PORT HOST ALLOW_HOST
 
-.PHONY: run test test-sd15 lint fuzz benchmark corpus clean
+.PHONY: run test test-sd15 lint fuzz benchmark corpus constraints clean
 
 run: .venv/installed
 	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
@@ -36,15 +36,16 @@ benchmark: .venv/installed
 
 corpus: .venv/installed-recipes
 	@$(BIN)/python -m train.recipes.corpus.emoji --out data/emoji
+	@$(BIN)/python -m train.recipes.corpus.art
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("YOSO Studio needs Python 3.11 or 3.12; name one: make PYTHON=python3.12")'
 	@echo "==> Making .venv"
 	@$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python requirements.txt
+.venv/installed: .venv/bin/python constraints.txt
 	@echo "==> Installing the pinned requirements (about 6 GB with torch; minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r constraints.txt
 	@touch $@
 
 .venv/installed-test: .venv/installed requirements-test.txt
@@ -56,6 +57,12 @@ corpus: .venv/installed-recipes
 	@echo "==> Installing what the recipes need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-recipes.txt
 	@touch $@
+
+# After a change of requirements.txt: everything that it takes, whoever asks for it, with the hashes of its files.
+constraints: .venv/bin/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --upgrade --quiet --generate-hashes \
+		--no-header --no-annotate --output-file constraints.txt
 
 clean:
 	rm -rf .venv

@@ -16,7 +16,7 @@ from app.server.uploads import FolderError, own_folder
 from app.train_mode import MODES, usual_mode
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine, PictureError
-from yoso_core.lora.library import bundled, distinct, in_folder, trained
+from yoso_core.lora.library import bundled, distinct, in_folder, left_out, trained
 from yoso_core.models import MODELS as KNOWN
 from yoso_core.models import local_model
 from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES, RequestError
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--allow-host",
         action="append",
-        default=[],
+        default=os.environ.get("ALLOW_HOST", "").split(),
         metavar="NAME",
         help="a further name that the studio answers to, such as that of a reverse proxy",
     )
@@ -78,10 +78,12 @@ def serve(options: argparse.Namespace) -> None:
     hosts = hosts_at(options.host, options.allow_host, options.share, public)
     added = {spec.title: spec for spec in map(local_model, options.add_model)}
     translators = find_translators(options.translators)
-    engine = Engine(KNOWN | added, options.device, translators=translators, runtime=options.runtime)
+    engine = Engine(KNOWN | added, options.device, translators=translators, runtime=options.runtime, waits=False)
     mode = options.train or usual_mode(options.host, options.share)
     shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])
+    for sentence in left_out(options.loras):
+        print(f"note: {sentence}", flush=True)
     engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
     demo = build_app(engine, loras, options.loras, options.runs, mode)
     name = f"[{options.host}]" if ":" in options.host else options.host

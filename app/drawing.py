@@ -74,7 +74,14 @@ class Drawing:
             tab.save.click(
                 self.history.save, tab.shown, self.history.download, show_progress="hidden", **private
             ).success(None, js=ON_SAVED)
-        self.restores = [*typed, settings.keep, settings.model, settings.order, *opened]  # what `restored` sets
+        self.restores = [
+            *typed,
+            settings.keep,
+            settings.model,
+            settings.chosen,
+            settings.order,
+            *opened,
+        ]  # what `restored` sets
         picker = settings.picker
         self.history.connect(
             settings.upload, settings.order, picker.own, picker.shared, self.restored, self.restores, private

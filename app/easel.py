@@ -16,6 +16,7 @@ from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError
 
 CANVAS_SIDE = 512  # pixels, of canvas.js
 CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
+CANVAS_PIXELS = 2**20  # what is drawn from is remembered, so it may not be large, however few characters it takes
 
 
 def sent_side(spec: ModelSpec) -> int:
@@ -135,4 +136,6 @@ def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:
         raise RequestError("The canvas can't be read; please reload the page.")
     picture, _ = read_data_uri(value.get("picture"), "The canvas", CANVAS_LIMIT)
     mask = open_mask(data_uri_file(value["mask"], "The mask", CANVAS_LIMIT)) if value.get("mask") else None
+    if max(one.width * one.height for one in (picture, mask or picture)) > CANVAS_PIXELS:
+        raise RequestError("The canvas is too large; please reload the page.")
     return picture, mask

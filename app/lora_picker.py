@@ -12,13 +12,14 @@ from app.pictures import data_uri, problem_html
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.archives import amount
 from yoso_core.files.pictures import open_picture, square
-from yoso_core.lora.library import LoraEntry, from_hub, public_name, uploaded
+from yoso_core.lora.library import LoraEntry, from_hub, misfits, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
 
 OWN = "one-step"  # the model's own LoRA, in the picker's value
 THUMBNAIL = 96  # pixels
 UPLOADS = 20  # LoRAs that one session may add
+FETCHING: dict[str, Any] = {"concurrency_id": "hub", "concurrency_limit": 4}  # a download holds up nobody who draws
 
 
 class LoraPicker:
@@ -52,7 +53,10 @@ class LoraPicker:
         """What a session opened goes with it; what came from a hub stays, others may use it too."""
         for name in names:
             if name in self.known and self.known[name].origin == "uploaded":
+                path = self.known[name].path
                 self.drop(name)
+                if all(entry.path != path for entry in self.known.values()):  # the same file has the same place
+                    self.upload.keep_in_cache.discard(str(path))
 
     def drop(self, name: str) -> None:
         self.known.pop(name, None)
@@ -76,8 +80,7 @@ class LoraPicker:
     def connect(self, model: Any, private: dict[str, Any]) -> None:
         inputs, outputs = [model, self.loras, self.own], [self.loras, self.own, self.told]
         self.upload.upload(self.add_file, [self.upload, *inputs], outputs, show_progress="minimal", **private)
-        fetching = private | {"concurrency_id": "hub"}  # a download must not hold up who draws
-        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **fetching)
+        self.hub.submit(self.add_from_hub, [self.hub, *inputs], outputs, show_progress="minimal", **private | FETCHING)
 
     def start(self, spec: ModelSpec) -> dict[str, float]:
         return {OWN: 1.0} if spec.lora is not None else {}
@@ -88,13 +91,15 @@ class LoraPicker:
         if spec.lora is not None:
             about = "makes the model draw in one evaluation"
             cards.append({"id": OWN, "title": "YOSO", "about": about, "family": spec.family, "fits": True, "own": True})
-        for entry in self.here(own):
-            fits = not entry.family or entry.family == spec.family
+        here = self.here(own)
+        problems = misfits(here, spec)
+        for entry in here:
+            problem = problems.get(entry.id, "")
             about = " · ".join(
                 filter(None, [entry.trigger and f"“{entry.trigger}”", amount(entry.bytes), entry.licence])
             )
-            card = {"id": entry.id, "title": entry.title, "about": about, "family": entry.family, "fits": fits}
-            cards.append(card | {"thumbnail": _thumbnail(entry)})
+            card = {"id": entry.id, "title": entry.title, "about": problem or about, "family": entry.family}
+            cards.append(card | {"fits": not problem, "thumbnail": _thumbnail(entry)})
         return sorted(cards, key=lambda card: not card["fits"])
 
     def for_model(self, spec: ModelSpec, loras: Any, own: list[str]) -> Any:
@@ -144,7 +149,7 @@ class LoraPicker:
             entry = find()
             self.remember(entry)
             try:
-                self.engine.check_lora(entry.id, model)
+                notes = self.engine.check_lora(entry.id, model)
             except (RequestError, PictureError):
                 if entry.id not in {*self.shared, *own}:
                     self.forget([entry.id])
@@ -155,7 +160,7 @@ class LoraPicker:
         values = dict(loras) if isinstance(loras, dict) else self.start(spec)
         if len([name for name in values if name != OWN]) < LORA_LIMIT:
             values[entry.id] = 1.0
-        told = f'<p class="note">{html.escape(entry.title)} is in the list.</p>'
+        told = f'<p class="note">{html.escape(" ".join([f"{entry.title} is in the list.", *notes]))}</p>'
         return gr.HTML(value=values, entries=self.cards(spec, own)), own, told
 
 

@@ -1,13 +1,15 @@
 """What all tabs that draw have in common: prompt, style, model, seed, steps, guidance and LoRAs."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from app.lora_picker import LoraPicker
+from app.lora_picker import FETCHING, LoraPicker
 from app.pictures import plain
 from yoso_core.engine import Engine, PictureError
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
 from yoso_core.prompts import take_loras
@@ -107,6 +109,8 @@ class Settings:
             info=licence(spec),
             elem_id="model",
         )
+        self.chosen = gr.State(DEFAULT_MODEL)  # the model in use, where another one is fetched or can't be had
+        self.stop = gr.Button("Stop fetching", size="sm", visible=False, elem_id="stop-fetching")
         self.steps = gr.Radio(
             STEPS,
             value=1,
@@ -148,7 +152,9 @@ class Settings:
                 elem_id="size",
                 elem_classes="segments",
             )
-            self.upload = gr.UploadButton("Settings from a saved PNG", file_types=[".png"], size="sm", elem_id="upload")
+            self.upload = gr.UploadButton(
+                "Settings from a picture", file_types=[*SUFFIXES], size="sm", elem_id="upload"
+            )
         with gr.Row(elem_id="examples"):
             gr.HTML('<span class="label">Try</span>', elem_id="try")
             self.examples = [gr.Button(words, size="sm", min_width=0, elem_classes="example") for words in EXAMPLES]
@@ -174,13 +180,16 @@ class Settings:
         self.dice.click(None, self.order, wish, js=ON_DICE)
         for example in self.examples:
             example.click(None, [example, self.order], [self.prompt, self.order], js=ON_EXAMPLE)
-        self.model.select(
+        # A place of its own: what has to be fetched may take an hour.
+        choosing = self.model.select(
             self.choose_model,
-            [self.model, self.picker.loras, self.picker.own, self.order],
-            [self.model, self.style, self.size, self.picker.loras, self.order],
+            [self.model, self.chosen, self.picker.loras, self.picker.own, self.order],
+            [self.model, self.chosen, self.stop, self.style, self.size, self.picker.loras, self.order],
             show_progress_on=tell_on,
-            **private,
+            **private | FETCHING,
         )
+        stopped = lambda chosen: (chosen, gr.Button(visible=False))  # noqa: E731
+        self.stop.click(stopped, self.chosen, [self.model, self.stop], cancels=[choosing], **private)
         self.picker.connect(self.model, private)
 
     @property
@@ -235,6 +244,7 @@ class Settings:
             self.steps: steps,
             self.guidance: request.guidance,
             self.model: gr.update(value=request.model, info=licence(spec)),
+            self.chosen: request.model,
             self.size: size,
             self.picker.loras: loras,
             self.order: order + 1,
@@ -245,20 +255,27 @@ class Settings:
         return event.seed, True, 1, order + 1
 
     def choose_model(
-        self, name: str, loras: Any, own: list[str], order: int, progress: gr.Progress = gr.Progress()
-    ) -> tuple[Any, ...]:
-        """Load a model while the page shows how far it is; back to the bundled one if it can't be."""
+        self, name: str, chosen: str, loras: Any, own: list[str], order: int, progress: gr.Progress = gr.Progress()
+    ) -> Iterator[dict[Any, Any]]:
+        """Fetch and load a model while the page shows how far it is; where that fails, nothing has changed."""
         progress(0, desc="Loading")
         try:
+            for need in self.engine.missing(name):
+                for done in self.engine.fetches.follow(need):
+                    progress(done.share, desc=f"Fetching {need.title}: {done}")
+                    yield {self.stop: gr.Button(visible=True)}
             spec = self.engine.load(name, report=lambda message: progress(0.5, desc=message)).spec
         except (RequestError, PictureError) as error:
             gr.Warning(plain(str(error)), title="Model not loaded")
-            name, spec = DEFAULT_MODEL, self.engine.models[DEFAULT_MODEL]
+            yield {self.model: chosen, self.stop: gr.Button(visible=False)}
+            return
         style, size = model_controls(spec, first_style(spec))
-        return (
-            gr.update(value=name, info=licence(spec)),
-            style,
-            size,
-            self.picker.for_model(spec, loras, own),
-            order + 1,
-        )
+        yield {
+            self.model: gr.update(value=name, info=licence(spec)),
+            self.chosen: name,
+            self.stop: gr.Button(visible=False),
+            self.style: style,
+            self.size: size,
+            self.picker.loras: self.picker.for_model(spec, loras, own),
+            self.order: order + 1,
+        }

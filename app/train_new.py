@@ -3,7 +3,8 @@
 import html
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import gradio as gr
 from app.components import component, sent_along
 from app.config_form import build_form, fields_of, read_form
 from app.pictures import data_uri, plain, problem_html
+from app.private import reason
+from app.server.visitors import VISITOR
 from app.train_mode import Mode
 from train.data.captioner import Captioner
 from train.data.datasets import Dataset, Report, Row
@@ -25,12 +28,13 @@ from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate import domain_of
 from yoso_core.engine import Engine
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
 
 SHOWN = 200  # pictures of a set on the page
 TITLE_LIMIT = 60
 WORD_LIMIT = 40
-FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".txt", ".zip", ".jsonl"]
+FILES = [*SUFFIXES, ".txt", ".caption", ".zip", ".json", ".jsonl", ".csv", ".tsv"]
 NOTHING = Report((), 0, 0)
 NAMES = {preset.name for preset in PRESETS.values()}
 WAITING = "Drop pictures above to begin. Captions may come along: a <code>.txt</code> of the same name for each."
@@ -162,7 +166,8 @@ class NewRun:
         )
         self.add_words.click(self.add_trigger, [owner, self.base, self.trigger], seen, **hidden)
         self.describe.click(self.write_captions, [owner, self.base], seen, show_progress_on=self.table, **private)
-        self.table.input(self.change, [owner, self.base], seen, **hidden)
+        # Each says something else, and must not be lost where the one before takes a while.
+        self.table.input(self.change, [owner, self.base], seen, trigger_mode="multiple", **hidden)
         self.clear.click(self.remove_all, [owner, self.base], seen, **hidden)
         choice = [self.preset, self.base]
         for control in choice:
@@ -177,9 +182,11 @@ class NewRun:
 
     # Pictures
 
-    def dataset(self, owner: str) -> Dataset:
-        """The pictures of the owner's next run."""
-        return Dataset(self.runs.draft(owner).data, self.mode.limits)
+    @contextmanager
+    def changing(self, owner: str) -> Iterator[Dataset]:
+        """The pictures of the owner's next run, to be changed."""
+        with self.runs.drafting(owner, VISITOR.get()) as draft:
+            yield Dataset(draft.data, self.mode.limits)
 
     def take_files(self, owner: str, model: str, paths: list[str] | None) -> tuple[Any, ...]:
         files = [Path(path) for path in paths or []]
@@ -187,9 +194,7 @@ class NewRun:
 
     def take_folder(self, owner: str, model: str, place: str) -> tuple[Any, ...]:
         if self.mode.private:  # the page has no such field, but programs could send one
-            return self._changed(
-                owner, model, lambda dataset: [Problem(place, "folders of this machine can't be named here")]
-            )
+            return self.shown(owner, model, [Problem(place, "folders of this machine can't be named here")])
         return self._changed(owner, model, lambda dataset: dataset.add_folder(folder_named(place)))
 
     def add_trigger(self, owner: str, model: str, words: str) -> tuple[Any, ...]:
@@ -224,9 +229,10 @@ class NewRun:
     def _changed(self, owner: str, model: str, change: Callable[[Dataset], list[Problem] | None]) -> tuple[Any, ...]:
         """Change the pictures, and show them as they are now."""
         try:
-            problems = change(self.dataset(owner)) or []
-        except (ConfigError, JobError, RequestError) as error:
-            raise gr.Error(plain(str(error)), print_exception=False) from None
+            with self.changing(owner) as dataset:
+                problems = change(dataset) or []
+        except (ConfigError, JobError, OSError, RequestError) as error:
+            raise gr.Error(plain(reason(error)), print_exception=False) from None
         return self.shown(owner, model, problems)
 
     def check(self, dataset: Dataset, model: str) -> Report:
@@ -266,9 +272,10 @@ class NewRun:
             place = pictures_of(self.runs.get(selected, owner).config)
             if not place:
                 raise JobError("This run was not trained on pictures.")
-            problems = self.dataset(owner).add_folder(place)
-        except (ConfigError, JobError, RequestError) as error:
-            return gr.skip(), problem_html(str(error))
+            with self.changing(owner) as dataset:
+                problems = dataset.add_folder(place)
+        except (ConfigError, JobError, OSError, RequestError) as error:
+            return gr.skip(), problem_html(reason(error))
         return "", "".join(problem_html(str(problem)) for problem in problems)
 
     # What to train
@@ -360,9 +367,9 @@ class NewRun:
             config = self.read(preset, model, form, **given)
             title = title or PRESETS[preset].name
             with self.beginning:
-                draft = self.runs.draft(owner)
-                dataset = Dataset(draft.data, self.mode.limits)
-                used = [row for row in self.check(dataset, model).rows if row.used]
+                draft = self.runs.find_draft(owner)
+                dataset = Dataset(draft.data, self.mode.limits) if draft else None
+                used = [row for row in self.check(dataset, model).rows if row.used] if dataset else []
                 if not used:
                     raise ConfigError("There are no pictures yet; drop some at the top of the page")
                 refuse_empty_domains(used, config.words, trigger)
@@ -371,7 +378,7 @@ class NewRun:
                     dataset.add_words(trigger)
                 job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config), config.takes)
         except (ConfigError, JobError, OSError, RequestError) as error:
-            return gr.skip(), problem_html(str(error))
+            return gr.skip(), problem_html(reason(error))
         return job.id, ""
 
     def _refuse_too_many(self, owner: str) -> None:

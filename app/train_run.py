@@ -16,6 +16,7 @@ from PIL import Image
 from app.compare_tab import ladder_html
 from app.components import component
 from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
+from app.private import reason, without_places
 from app.train_mode import Mode
 from train.handover.export import SNAPSHOTS
 from train.handover.publish import login, pack, push
@@ -195,7 +196,7 @@ class RunView:
         changed = {name for name, value in news.items() if before.get(name) != value}
         updates: dict[Any, Any] = {}
         if "head" in changed:
-            updates[self.head] = head_html(job, state, progress, steps)
+            updates[self.head] = head_html(job, state, progress, steps, self.mode.private)
         if "buttons" in changed:
             going, idle = state in ALIVE and not job.stopping, state in CAN_GO_ON
             updates |= {
@@ -264,7 +265,7 @@ class RunView:
         try:
             act(self.runs.get(selected, owner))
         except (JobError, OSError) as error:
-            return problem_html(str(error))
+            return problem_html(reason(error))
         return ""
 
     # Try
@@ -324,7 +325,7 @@ class RunView:
             words = re.sub(r"[^a-z0-9]+", "-", job.title.lower()).strip("-")
             return str(pack(job.folder / "output", folder / f"{words or 'run'}.zip"))
         except (ConfigError, JobError, OSError) as error:
-            raise gr.Error(plain(str(error)), print_exception=False) from None
+            raise gr.Error(plain(reason(error)), print_exception=False) from None
 
     def push_run(self, owner: str, selected: str, repository: str, private: bool) -> str:
         try:
@@ -339,7 +340,7 @@ class RunView:
         return f'<p class="note">It is at <a href="{html.escape(address)}">{html.escape(address)}</a>.</p>'
 
 
-def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
+def head_html(job: Job, state: str, progress: Progress, steps: int, private: bool) -> str:
     """Title, state, and how far it is."""
     about = job.about
     preset = str(about.get("preset") or about.get("task") or "")
@@ -349,7 +350,8 @@ def head_html(job: Job, state: str, progress: Progress, steps: int) -> str:
     if first or (state == "running" and progress.step == 0 and not progress.time):
         said = "Begins: reads the model and the pictures …"
     if state == "failed" and job.reason:
-        said = f"{said} {job.reason[:1].upper()}{job.reason[1:]}"
+        why = without_places(job.reason, job) if private else job.reason
+        said = f"{said} {why[:1].upper()}{why[1:]}"
     facts = [f"step {progress.step:,} of {steps:,}"]
     if state == "running" and progress.rate:
         facts += [f"{progress.rate:.0f} samples/s", f"{duration(progress.eta)} left"]
@@ -405,11 +407,14 @@ def _is_path(value: Any) -> bool:
 def log_html(job: Job, private: bool) -> str:
     """The end of the log, what was wrong with the data, the command that does the same, and the settings."""
     task, problems = str(job.about.get("task", "")), job.folder / "problems.txt"
-    parts = [f"<h4>Log</h4><pre>{html.escape(job.log()) or 'Nothing yet.'}</pre>"]
+
+    def shown(text: str) -> str:
+        return html.escape(without_places(text, job) if private else text)
+
+    parts = [f"<h4>Log</h4><pre>{shown(job.log()) or 'Nothing yet.'}</pre>"]
     if problems.is_file():
-        parts.append(
-            f"<h4>Notes on the pictures</h4><pre>{html.escape(problems.read_text(errors='replace')[:4000])}</pre>"
-        )
+        notes = problems.read_text(errors="replace")[:4000]
+        parts.append(f"<h4>Notes on the pictures</h4><pre>{shown(notes)}</pre>")
     folder = Path("runs") / job.id if private else job.folder  # where others look, this machine's folders are nobody's
     parts.append(f"<h4>The same from a shell</h4><pre>{html.escape(command_of(task, folder))}</pre>")
     values = {key: Path(value).name if _is_path(value) and private else value for key, value in job.config.items()}

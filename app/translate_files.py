@@ -16,10 +16,11 @@ from PIL import Image
 from app.pictures import as_sentence, problem_html, thumbnail_uri
 from yoso_core.batch import Limits, gathered, into_zip, run_files
 from yoso_core.engine import Engine, PictureError
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import RequestError, TranslateRequest
 
 LIMITS = Limits()
-FILES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".zip"]
+FILES = [*SUFFIXES, ".zip"]
 SHOWN = 60  # pictures on the page; the zip holds all
 TOLD = 8  # files that could not be read, by name
 EVERY = 0.5  # seconds between two looks at what is there by now

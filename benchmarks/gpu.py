@@ -100,7 +100,7 @@ def figures(name: str, spec: ModelSpec, lora: str, repeats: int, loras: list[Pat
         engine.load(name)
         for path in loras:
             engine.add_lora(path.parent.name, path)
-        count = 9 * BATCH
+        count = 25 * CLIENTS
         found[one] = {
             "picture": milliseconds(lambda text, engine=engine: engine.run(GenerateRequest(text, model=name)), repeats),
             "nine": milliseconds(

@@ -32,9 +32,8 @@ def prompts() -> list[str]:
     return [prompt.strip() for prompt in PROMPTS.replace("\n", "|").split("|") if prompt.strip()]
 
 
-def sheet(engine: Engine, steps: int, seed: int) -> Image.Image:
-    """Eight by eight pictures, each over its prompt."""
-    texts = prompts()
+def sheet(engine: Engine, texts: list[str], steps: int = 1, seed: int = 0) -> Image.Image:
+    """Pictures, eight a row, each over its prompt."""
     rows = -(-len(texts) // COLUMNS)
     canvas = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
@@ -54,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(Engine(MODELS), options.steps, options.seed).save(options.out, optimize=True)
+    sheet(Engine(MODELS), prompts(), options.steps, options.seed).save(options.out, optimize=True)
     print(options.out)
 
 

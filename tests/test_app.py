@@ -26,6 +26,7 @@ from app.settings import with_style
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored, from_json, from_link, link_text, to_json
+from yoso_core.hub import Fetches, HubError, Progress
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
@@ -187,6 +188,14 @@ BAD_CANVASES = [
 ]
 
 
+def test_a_canvas_of_few_characters_may_not_be_large(drawing):
+    """What is drawn from is remembered: 25 megapixels of one colour take some kilobytes on their way and 75 MB here."""
+    large = data_uri(Image.new("1", (2000, 2000)))
+    for bad in ({"picture": large}, {"picture": data_uri(Image.new("RGB", (8, 8))), "mask": large}):
+        updates = drawing.draw(values_of(drawing, "edit", canvas=bad))
+        assert "too large" in updates[drawing.tabs["edit"].info]
+
+
 @pytest.mark.parametrize("bad", BAD_CANVASES, ids=str)
 def test_bad_canvases_are_told(drawing, bad):
     updates = drawing.draw(values_of(drawing, "edit", canvas=bad))
@@ -268,12 +277,47 @@ def test_history_saves_what_it_holds(drawing, engine):
             drawing.history.save_entries(gr.EventData(None, bad))
 
 
-def test_a_model_that_fails_gives_way_to_the_bundled_one(drawing, monkeypatch):
+def choose(drawing, name, chosen=DEFAULT_MODEL):
+    settings = drawing.settings
+    return settings.choose_model(name, chosen, {OWN: 1.0}, [], 4, progress=lambda *_, **__: None)
+
+
+def test_a_model_that_fails_leaves_everything_as_it_was(drawing, monkeypatch):
+    warnings, settings = [], drawing.settings
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
+    (updates,) = choose(drawing, "broken", chosen="another")
+    assert updates.pop(settings.stop).visible is False and updates == {settings.model: "another"}
+    assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
+    *_, updates = choose(drawing, DEFAULT_MODEL)
+    assert updates[settings.chosen] == DEFAULT_MODEL and updates[settings.order] == 5
+
+
+def test_a_model_of_a_hub_is_fetched_while_the_page_shows_how_far_it_is(drawing, monkeypatch):
+    """In a place of its own in the queue; who stops it leaves everything as it was."""
+    engine, settings, going = drawing.engine, drawing.settings, threading.Event()
     warnings = []
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-    picker, *_, order = drawing.settings.choose_model("broken", {OWN: 1.0}, [], 4, progress=lambda *_, **__: None)
-    assert picker["value"] == DEFAULT_MODEL and order == 5
-    assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
+
+    def fetch(need):
+        yield Progress(1_000_000, 4_000_000)
+        while not going.wait(0.01):
+            yield Progress(2_000_000, 4_000_000)
+        raise HubError("Remote can't be had.")
+
+    remote = replace(engine.models[DEFAULT_MODEL], title="Remote", source=Source("some/model", "0" * 40), lora=None)
+    monkeypatch.setitem(engine.models, "remote", remote)
+    monkeypatch.setattr(engine, "fetches", Fetches(fetch))
+    steps = choose(drawing, "remote")
+    assert next(steps)[settings.stop].visible is True
+    assert not engine.lock.locked() and engine.run(GenerateRequest("a cat")).pictures
+    steps.close()
+    *_, updates = choose(drawing, "broken")  # something else goes on as ever
+    assert updates[settings.model] == DEFAULT_MODEL
+    steps = choose(drawing, "remote")
+    next(steps)
+    going.set()
+    *_, updates = steps
+    assert updates[settings.model] == DEFAULT_MODEL and warnings[-1] == "Remote can't be had."
 
 
 def test_uploaded_loras_are_the_sessions_own(drawing, tiny_lora, tmp_path):
@@ -338,7 +382,20 @@ def test_tools_for_language_models_are_the_public_endpoints(engine, tiny_lora, m
     demo = build_app(engine, [tiny_lora])
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options(mcp=True))
     tools = httpx.get(f"{address}gradio_api/mcp/schema", timeout=60).json()
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-03-26"}}
+    hello["params"] |= {"capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    taken = {"accept": "application/json, text/event-stream"}
+    statuses = [
+        httpx.post(f"{address}gradio_api/mcp/", json=hello | more, headers=taken | headers, timeout=60).status_code
+        for headers, more in (
+            ({}, {}),
+            ({"origin": "http://evil.example"}, {}),
+            ({"host": "evil.example"}, {}),
+            ({}, {"padding": "x" * 41_000_000}),
+        )
+    ]
     demo.close()
+    assert statuses == [200, 403, 403, 413]
     assert {tool["name"].removeprefix("studio_") for tool in tools} == PUBLIC
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="pip install"):
@@ -365,9 +422,9 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     assert len(python) >= 6
     # But for what would hold up who draws: downloads, and batches, which take the engine picture by picture.
     apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"}
-    assert apart == {"add_from_hub": "hub", "translate_all": "batch"}
+    assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"}
     # Batches find their own place or are refused, so that none waits in the queue that all share.
-    assert {fn.concurrency_limit for fn in python if fn.name != "translate_all"} == {1}
+    assert {fn.concurrency_limit for fn in python if fn.name not in apart} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]

@@ -288,7 +288,9 @@ def test_a_control_of_another_family_is_not_chosen(tiny_spec, controls):
 
 def test_what_can_not_be_drawn_is_refused_before_anything_is_encoded(fresh, monkeypatch):
     for name in ("encode", "decode"):
-        monkeypatch.setattr(f"yoso_core.runtimes.parts.{name}", lambda *arguments: pytest.fail("the device was reached"))
+        monkeypatch.setattr(
+            f"yoso_core.runtimes.parts.{name}", lambda *arguments: pytest.fail("the device was reached")
+        )
     bad = [
         edit(size=1024),
         edit(model="nothing"),

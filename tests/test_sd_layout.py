@@ -22,7 +22,9 @@ def engine_latents(folder, request, dtype, monkeypatch):
     """Clean latents of a request, caught on their way to the decoder."""
     caught = []
     decode = yoso_core.runtimes.parts.decode
-    monkeypatch.setattr(yoso_core.runtimes.parts, "decode", lambda decoder, z: decode(decoder, caught.append(z.clone()) or z))
+    monkeypatch.setattr(
+        yoso_core.runtimes.parts, "decode", lambda decoder, z: decode(decoder, caught.append(z.clone()) or z)
+    )
     result = Engine({"sd": local_model(str(folder))}, device="cpu", dtype=dtype).run(request)
     assert result.pictures[0].size == (request.size, request.size)
     return caught[0].float()

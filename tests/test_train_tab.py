@@ -6,8 +6,11 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,9 +29,10 @@ from app.ui import build_app
 from tests.tiny import LORA_RANK, build_unet, random_lora
 from tests.tiny_translate import write_translator
 from tests.trained import finish
+from train.data.datasets import Dataset
 from train.handover.export import CONFIG_KEY
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import DEVICE_LOCK, LOCK, STOP, Job, held, read_json, write_json
+from train.runs.jobs import DEVICE_LOCK, LOCK, ROOT, STOP, Job, Runs, held, read_json, write_json
 from train.runs.presets import PRESETS
 from yoso_core.engine import Engine
 from yoso_core.models import LORA_FILE
@@ -184,6 +188,11 @@ def event(values: object) -> gr.EventData:
     return gr.EventData(None, values)
 
 
+def captions_of(tab: TrainTab, who: str = "") -> dict[str, list[str]]:
+    """Of the pictures that have been handed over."""
+    return Dataset(tab.runs.draft(who).data).captions()
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -255,6 +264,41 @@ def test_nobody_reaches_a_run_of_somebody_else(make_tab, send):
     assert view.show_preview(you, job.id, 10) != SKIPPED  # its owner does
 
 
+def test_nobody_is_told_where_files_lie(make_tab, tmp_path):
+    """By the page of a run, or by what is taken away; on one's own machine the log is as it is."""
+    for mode, who in (("private", owner("m")), ("local", "")):
+        tab = make_tab(mode, tmp_path / f"runs of {mode}")
+        job = hand_made(tab.runs.root, "failed", owner=who, model=str(tmp_path / "a model"))
+        hand_over(job, 5)
+        job.set_state("failed", f"{job.folder}/checkpoints can't be written to", pid=0)
+        (job.folder / "log.txt").write_text(f'step 5: {job.folder}/checkpoints\n  File "{ROOT}/train/loop/x.py"\n')
+        (job.folder / "problems.txt").write_text(f"{tmp_path}/secret.png: skipped\n")
+        page = Page(tab, who, job.id)
+        updates = page.look()
+        told = str([updates[part] for part in (tab.view.head, tab.view.log, tab.view.how)])
+        assert ("step 5" in told) and (str(tmp_path) in told or str(ROOT) in told) == (mode == "local")
+        with zipfile.ZipFile(tab.view.pack_run(who, job.id)) as packed:
+            for name in packed.namelist():
+                assert str(tmp_path).encode() not in packed.read(name), name
+
+
+def test_a_full_disk_is_one_sentence(tab, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "/srv/secret")
+
+    job = hand_made(tab.runs.root)
+    hand_over(job, 5)
+    monkeypatch.setattr("app.train_run.pack", full)
+    monkeypatch.setattr(Job, "stop", full)
+    monkeypatch.setattr(Runs, "drafting", full)
+    said = [tab.view.stop_run("", job.id), tab.new.again("", job.id)[1]]
+    for act in (lambda: tab.view.pack_run("", job.id), lambda: tab.new.remove_all("", "small")):
+        with pytest.raises(gr.Error) as caught:
+            act()
+        said.append(caught.value.message)
+    assert all("No space left" in one and "/srv" not in one and "Errno" not in one for one in said)
+
+
 def test_what_one_learns_stays_out_of_the_lists_of_others(make_tab):
     tab, me, you = make_tab("private"), Page(None, owner("m")), Page(None, owner("y"))
     me.tab = you.tab = tab
@@ -302,6 +346,39 @@ def test_ones_own_machine_pushes_with_its_login(tab, monkeypatch):
     told = tab.view.push_run("", job.id, " me/sky ", True)
     assert "https://x/&lt;a&gt;" in told and "a token" not in told
     assert sent == [((job.folder / "output", "me/sky", "a token"), {"private": True})]
+
+
+@pytest.mark.parametrize(("mode", "who"), [("private", owner("m")), ("local", "")])
+def test_nothing_is_begun_for_what_is_refused(make_tab, tmp_path, mode, who):
+    """Nor for looking, nor for what is taken away again."""
+    tab = make_tab(mode)
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    tab.new.take_files(who, "small", [str(tmp_path / "a.pdf")])
+    tab.new.remove_all(who, "small")
+    begin(tab, who)
+    with suppress(gr.Error):  # on one's own machine there is no such folder; among others none can be named
+        tab.new.take_folder(who, "small", "/nowhere")
+    with pytest.raises(gr.Error):
+        tab.new.add_trigger(who, "small", "")
+    Page(tab, who).look()
+    assert not list(tab.runs.root.glob("*/job.json"))
+    tab.new.take_files(who, "small", pictures(tmp_path / "in"))
+    assert len(list(tab.runs.root.glob("*/job.json"))) == 1
+    tab.new.remove_all(who, "small")
+    assert not list(tab.runs.root.glob("*/job.json")) and not list(tab.runs.root.glob(".gone-*"))
+    (tmp_path / "sky.txt").write_text("the sky")  # a caption whose picture is to come is something
+    tab.new.take_files(who, "small", [str(tmp_path / "sky.txt")])
+    assert len(list(tab.runs.root.glob("*/job.json"))) == 1
+
+
+def test_a_run_whose_folder_is_gone_leaves_the_page_as_others_do(tab):
+    job = hand_made(tab.runs.root)
+    hand_over(job, 5)
+    page = Page(tab, "", job.id)
+    assert page.listed() and page.own
+    shutil.rmtree(job.folder)
+    updates = page.look()
+    assert page.listed(updates) == [] and page.own == [] and "no such run" in tab.view.stop_run("", job.id)
 
 
 BEYOND = {
@@ -423,17 +500,17 @@ def test_pictures_are_captioned_called_and_removed(tab, tmp_path):
 
 def test_what_a_page_can_not_wish_is_refused_or_left(tab, tmp_path):
     tab.new.take_files("", "small", pictures(tmp_path / "in"))
-    before = tab.new.dataset("").captions()
+    before = captions_of(tab)
     for odd in (None, 5, {}, {"captions": 5, "remove": 5}, {"remove": ["../job.json", "/etc/passwd", 5]}):
         tab.new.change("", "small", event(odd))
-    assert tab.new.dataset("").captions() == before and (tab.runs.draft("").folder / "job.json").exists()
+    assert captions_of(tab) == before and (tab.runs.draft("").folder / "job.json").exists()
     for odd in ({"captions": {"<b>.png": "a"}}, {"captions": {"a red thing.png": "a" * 10_000}}):
         with pytest.raises(gr.Error) as caught:
             tab.new.change("", "small", event(odd))
         assert "<b>" not in caught.value.message
     with pytest.raises(gr.Error, match="type some"):
         tab.new.add_trigger("", "small", "  ")
-    assert tab.new.dataset("").captions() == before
+    assert captions_of(tab) == before
 
 
 def test_a_folder_of_ones_own_machine_is_taken(tab, tmp_path):
@@ -451,14 +528,14 @@ def test_an_empty_field_names_no_folder(tab, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(gr.Error, match="folder"):
         tab.new.take_folder("", "small", "  ")
-    assert tab.new.dataset("").captions() == {}
+    assert captions_of(tab) == {}
 
 
 def test_a_run_needs_pictures_and_settings_that_can_be(tab, tmp_path):
     name, told = begin(tab, trigger=tab.new.trigger.value)  # which is hidden until there are pictures
     assert name == SKIPPED and "There are no pictures yet" in told
     tab.new.take_files("", "small", pictures(tmp_path / "in"))
-    before = tab.new.dataset("").captions()
+    before = captions_of(tab)
     bad = [
         ({"form": {"steps": 0}}, "Steps must be at least 1"),
         ({"form": {"<b>": 1}}, "unknown field &#x27;&lt;b&gt;&#x27;"),
@@ -473,7 +550,7 @@ def test_a_run_needs_pictures_and_settings_that_can_be(tab, tmp_path):
     for given, why in bad:
         name, told = begin(tab, **given)
         assert name == SKIPPED and why in told and 'role="alert"' in told, given
-    assert [job.state for job in tab.runs.all("")] == ["draft"] and tab.new.dataset("").captions() == before
+    assert [job.state for job in tab.runs.all("")] == ["draft"] and captions_of(tab) == before
 
 
 def test_a_run_begins_with_what_was_chosen_and_a_new_draft_is_empty(tab, engine, tmp_path):
@@ -490,7 +567,7 @@ def test_a_run_begins_with_what_was_chosen_and_a_new_draft_is_empty(tab, engine,
     assert config | expected | {"model": engine.models["small"].source.place} == config
     lines = (job.data / "metadata.jsonl").read_text().splitlines()
     assert len(lines) == 3 and all("thing, mint stencil" in line for line in lines)
-    assert tab.new.dataset("").captions() == {} and "Drop pictures above" in tab.new.shown("", "small")[0]
+    assert captions_of(tab) == {} and "Drop pictures above" in tab.new.shown("", "small")[0]
     begin(tab, title="Again")
     assert len([job for job in tab.runs.all("") if job.state != "draft"]) == 1  # there is nothing to begin with
 
@@ -502,7 +579,7 @@ def test_another_run_begins_with_the_same_pictures(tab, tmp_path):
     assert tab.new.again("", name) == ("", "")
     assert [row["caption"] for row in tab.new.shown("", "small")[2].props["pictures"]] == [
         f"a {word} thing, mint" for word in ("red", "blue", "green")
-    ] or len(tab.new.dataset("").captions()) == 3
+    ] or len(captions_of(tab)) == 3
     job = hand_made(tab.runs.root, data="")
     assert "not trained on pictures" in tab.new.again("", job.id)[1]
 
@@ -979,7 +1056,7 @@ def test_lines_are_made_of_the_pictures_that_were_dropped(tab, tmp_path):
     job = tab.runs.get(name, "")
     assert told == "" and job.config["pairs"] == str(job.data) and job.config["data"] == ""
     assert job.config["perceptual"] in ("lpips", "evaluator") and job.config["input"] == "lines"
-    assert tab.new.again("", name) == ("", "") and len(tab.new.dataset("").captions()) == 3
+    assert tab.new.again("", name) == ("", "") and len(captions_of(tab)) == 3
     for field in ("pairs", "input", "domains"):
         assert f"can&#x27;t change {field}" in begin(tab, preset="lines", form={field: ["a", "b"]})[1]
 

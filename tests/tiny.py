@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.recipes.teacher import build_scheduler
-from yoso_core.lora.stack import LowRank
+from yoso_core.lora.changes import LowRank
 from yoso_core.models import MODELS_FOLDER
 
 TOKENIZER = MODELS_FOLDER / "yoso-emoji" / "tokenizer"

@@ -2,6 +2,7 @@
 
 python -m yoso_core generate "a red heart, 3d" --seed 7 --steps 1 --out heart.png
 python -m yoso_core edit heart.png --prompt "a green apple, 3d" --strength 0.7 --out apple.png
+python -m yoso_core check something.safetensors picture.jpg many.zip folder
 python -m yoso_core translate sketch.png --model edges --prompt "a cat, 3d" --annotator scribble --out cat.png
 """
 
@@ -9,10 +10,10 @@ import argparse
 import os
 import sys
 
-from yoso_core.commands import convert_lora, convert_translator, edit, generate, grid, ladder, map, translate
+from yoso_core.commands import check, convert_lora, convert_translator, edit, generate, grid, ladder, map, translate
 from yoso_core.requests import RequestError
 
-COMMANDS = (generate, edit, translate, ladder, grid, map, convert_lora, convert_translator)
+COMMANDS = (generate, edit, translate, ladder, grid, map, check, convert_lora, convert_translator)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from yoso_core.files.pictures import Opened, PictureFileError, open_picture
 from yoso_core.requests import GenerateRequest, RequestError
 
 OWN_MEMBERS = 1_000_000  # files in a zip of one's own
+OWN_FOLDER_FILES = 10_000  # that are looked at in a folder of one's own
 OWN_BYTES = 500_000_000  # of a picture of one's own, in a zip or not
 
 
@@ -153,7 +154,7 @@ def _beyond(limits: Limits | None, before: int, size: int, room: int) -> str:
     return ""
 
 
-def _read(file: PictureFile, limits: Limits | None) -> Opened:
+def read_file(file: PictureFile, limits: Limits | None = None) -> Opened:
     """The picture of a file.
 
     Raises:
@@ -186,7 +187,7 @@ def run_files(
     """
     for file in files:
         try:
-            opened = _read(file, limits)
+            opened = read_file(file, limits)
             result = run(request(opened.picture))
             done = Done(file.name, replace(result, notes=(*opened.notes, *result.notes)))
         except (UnreadableError, PictureFileError, PictureError) as error:

@@ -23,6 +23,7 @@ from yoso_core.models import (
     ModelError,
     Source,
     load_part,
+    local_source,
     refuse_missing_weights,
     refuse_other_files,
 )
@@ -278,10 +279,10 @@ def load_control(spec: ControlSpec, model: LoadedModel, report: Callable[[str], 
 
     report(f"Loading the ControlNet {spec.title}")
     title = f"The ControlNet {spec.title}"
-    if spec.source.is_folder:
-        refuse_other_files(title, Path(spec.source.place))
+    source = local_source(title, spec.source, spec.variant)
+    refuse_other_files(title, Path(source.place))
     network = load_part(
-        ControlNetModel.from_pretrained, title, spec.source, torch_dtype=model.unet.dtype, variant=spec.variant
+        ControlNetModel.from_pretrained, title, source, torch_dtype=model.unet.dtype, variant=spec.variant
     )
     refuse_missing_weights(title, network)
     unet, own = model.unet.config, network.config

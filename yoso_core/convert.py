@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from yoso_core.lora.admission import RANK_LIMIT
 from yoso_core.lora.reading import FILE_LIMIT, PRIOR_KEY, one_line, prior_of, read_prior
-from yoso_core.lora.spellings import RANK_LIMIT
 from yoso_core.requests import RequestError
 from yoso_core.translate import (
     BACK,

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -40,9 +40,10 @@ from yoso_core.drawing import (
 from yoso_core.editing import Canvas, lay_out
 from yoso_core.encoding import encode_prompt
 from yoso_core.files.pictures import square
-from yoso_core.lora.spellings import admit
-from yoso_core.lora.stack import Lora
-from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
+from yoso_core.hub import Fetches, HubError, Need
+from yoso_core.lora.admission import admit
+from yoso_core.lora.changes import Lora
+from yoso_core.models import MODELS, LoadedModel, ModelSpec, fetch_need, load_model, missing, needs_of
 from yoso_core.prompts import Prompt, called, has_choices, tags_of, take_loras
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, RequestError, TranslateRequest
 from yoso_core.runtimes.choice import choose_runtime
@@ -158,6 +159,8 @@ class Engine:
         controls: the ControlNets that can be asked for, by name.
         translators: what translates pictures, by name; None takes those that come along.
         runtime: who executes the networks: a key of `RUNTIMES`, or "auto" for the fastest that is here.
+        waits: whether a request for what has to be fetched from a hub waits for that, others going on meanwhile; else
+            it is fetched beside requests, and they are told how far it is.
     """
 
     def __init__(
@@ -168,11 +171,13 @@ class Engine:
         controls: Mapping[str, ControlSpec] = CONTROLS,
         translators: Mapping[str, TranslatorSpec] | None = None,
         runtime: str = "torch",
+        waits: bool = True,
     ) -> None:
         self.models, self.controls = dict(models), dict(controls)
         self.translators = find_translators() if translators is None else dict(translators)
         self.device = device_named(device)
         self.dtype = dtype
+        self.waits, self.fetches = waits, Fetches()
         self.lock = threading.Lock()
         self.annotate = Annotations()
         self.runtime = choose_runtime(runtime, self.device, self.lock)
@@ -228,20 +233,25 @@ class Engine:
             self.translators.pop(name, None)
             self._translations.forget(lambda key: key[1] == name)
 
-    def check_lora(self, name: str, model: str) -> None:
+    def check_lora(self, name: str, model: str) -> tuple[str, ...]:
         """See whether a LoRA of the library fits a model.
 
+        Returns:
+            What of its file is left out, in words.
+
         Raises:
-            RequestError: it does not, and why.
+            RequestError: it does not fit, and why.
         """
+        self._bring(self._missing(model), lambda message: None)
         with self.lock, memory_guard():
-            self._lora(model, self._model(model, lambda message: None), name)
+            return self._lora(model, self._model(model, lambda message: None), name).notes
 
     def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
         """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does.
 
         What makes its pictures fast is done at once. For a model that a request brings, it is done beside requests.
         """
+        self._bring(self._missing(name), report)
         with self.lock, memory_guard():
             model = self._model(name, report)
             if self.runtime.prepares:
@@ -258,6 +268,7 @@ class Engine:
             RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
             PictureError: the networks returned NaN, or there is not enough memory.
         """
+        self._bring(self._missing(request.model, request.control), report)
         mine = _Asked(request, report)
         if self.runtime.batch > 1 and _shares_passes(request):
             self._waiting.append(mine)
@@ -267,6 +278,39 @@ class Engine:
         if isinstance(mine.answer, BaseException):
             raise mine.answer
         return mine.answer
+
+    def missing(self, name: str) -> list[Need]:
+        """What a model needs of a hub that is not on this machine.
+
+        Raises:
+            RequestError: there is no such model, or it can't be had.
+        """
+        if name not in self.models:
+            raise self._unknown(name)
+        return self._missing(name)
+
+    def _missing(self, name: str, control: ControlUse | None = None) -> list[Need]:
+        """The same of a model, which is in memory as a rule, and of the ControlNet that a request wants with it."""
+        if name not in self.models:  # which is told where it is used
+            return []
+        spec = self.models[name]
+        needs = [] if name in self._loaded else needs_of(spec)
+        if control is not None:
+            with suppress(RequestError):  # the same
+                chosen = self.controls[choose_control(self.controls, control, spec.family)]
+                needs += missing([(f"The ControlNet {chosen.title}", chosen.source, chosen.variant)])
+        return needs
+
+    def _bring(self, needs: Sequence[Need], report: Callable[[str], None]) -> None:
+        """See to it that what is needed is on this machine; never under the lock.
+
+        Raises:
+            HubError: it can't be had, or not yet.
+        """
+        for need in needs:
+            if not self.waits:
+                raise HubError(self.fetches.begin(need))
+            fetch_need(need, report)
 
     def _company(self, mine: "_Asked") -> list["_Asked"]:
         """This request, and those that wait for the lock and can share its passes of the network."""
@@ -326,8 +370,9 @@ class Engine:
         model = self._model(request.model, report)
         networks = self._executed[request.model]
         watch = Stopwatch(self.device)
+        loras = [self._lora(request.model, model, use.name) for use in request.loras]
         uses = [(model.one_step, request.one_step)]
-        uses += [(self._lora(request.model, model, use.name), use.weight) for use in request.loras]
+        uses += [(lora, use.weight) for lora, use in zip(loras, request.loras, strict=True)]
         size = self._size(request, model)
         tools = Tools(
             model,
@@ -343,8 +388,8 @@ class Engine:
         translator = None
         if isinstance(request, TranslateRequest):
             translator = self._translator(request, report)
-            loras = translator.loaded.loras
-            uses.append((loras[translator.loaded.spec.direction(request.direction)], request.strength))
+            ways = translator.loaded.loras
+            uses.append((ways[translator.loaded.spec.direction(request.direction)], request.strength))
         with watch.stage("weights"):
             networks.begin(uses)
         if translator is not None:
@@ -353,7 +398,9 @@ class Engine:
             results = [edit(request, tools)]
         else:
             results = draw(requests, tools)
-        return [dataclasses.replace(result, runtime=in_words(networks.executed)) for result in results]
+        told = [note for lora in loras for note in lora.notes]
+        executed = in_words(networks.executed)
+        return [dataclasses.replace(result, runtime=executed, notes=(*told, *result.notes)) for result in results]
 
     def _translator(self, request: TranslateRequest, report: Callable[[str], None]) -> LoadedDirections:
         name = request.translator
@@ -429,7 +476,7 @@ class Engine:
 
     def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
         if name not in self.models:
-            raise RequestError(f"There is no model {name!r:.60}; choose one of {', '.join(self.models)}.")
+            raise self._unknown(name)
         if name not in self._loaded:
             while len(self._loaded) >= MODELS_IN_MEMORY:  # before, because two large ones may be all that fits
                 self._forget(next(iter(self._loaded)))
@@ -451,6 +498,9 @@ class Engine:
             pass  # whoever asks for a picture is told
         finally:
             networks.prepare = False
+
+    def _unknown(self, name: str) -> RequestError:
+        return RequestError(f"There is no model {name!r:.60}; choose one of {', '.join(self.models)}.")
 
     def _forget(self, name: str) -> None:
         del self._loaded[name], self._executed[name]

@@ -3,18 +3,23 @@
 import json
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from yoso_core.lora.reading import read_prior
-from yoso_core.lora.spellings import admit
-from yoso_core.lora.stack import Lora, LoraStack
+from yoso_core import hub
+from yoso_core.files import cards
+from yoso_core.lora.admission import admit
+from yoso_core.lora.changes import Lora
+from yoso_core.lora.reading import one_line, read_prior
+from yoso_core.lora.stack import LoraStack
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words
@@ -89,6 +94,8 @@ SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
+LICENCE_CHARACTERS = 200
+TOLD_EVERY = 5.0  # seconds
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 FAMILIES = {192: "yoso-emoji", 768: "sd15", 1024: "sd2"}  # by the width of the prompt's encoding
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
@@ -212,13 +219,87 @@ def _config(part: Path) -> dict:
 
 def _licence(folder: Path) -> str:
     """As the folder's card says it; "" where it does not."""
-    from huggingface_hub import metadata_load
+    fields, _ = cards.read_card(folder / "README.md")
+    stated = [fields.get(name) for name in ("license_name", "license")]
+    said = (one_line(one) for one in stated if isinstance(one, str))
+    return next((one[:LICENCE_CHARACTERS] for one in said if one.lower() not in cards.NOTHING), "")
 
+
+def local_source(title: str, source: Source, variant: str | None = None) -> Source:
+    """A source on this machine, or where on this machine a hub's is.
+
+    Raises:
+        ModelError: it has not been fetched.
+    """
+    if source.is_folder:
+        return source
+    folder = hub.find(hub.Need(title, source.place, source.revision, variant))
+    if folder is None:
+        raise ModelError(f"{title} is not on this machine, or not all of it; fetch {source.place} from the hub first.")
+    return Source(str(folder))
+
+
+def needs_of(spec: ModelSpec) -> list[hub.Need]:
+    """What a model needs of a hub that is not on this machine.
+
+    Raises:
+        ModelError: its LoRA has to be brought by hand first, so there is no use in fetching the rest.
+    """
+    refuse_missing_lora(spec)
+    wanted = [(spec.title, spec.source, spec.variant)]
+    if spec.tiny_decoder is not None:
+        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder, None))
+    return missing(wanted)
+
+
+def missing(wanted: Iterable[tuple[str, Source, str | None]]) -> list[hub.Need]:
+    """What is not on this machine of titles with their sources and variants."""
+    needs = [hub.Need(title, one.place, one.revision, variant) for title, one, variant in wanted if not one.is_folder]
+    return [need for need in needs if hub.find(need) is None]
+
+
+def refuse_missing_lora(spec: ModelSpec) -> None:
+    if spec.lora is not None and not spec.lora.exists():
+        hint = f": {spec.fetch_lora}." if spec.fetch_lora else f": {spec.lora} is missing."
+        raise ModelError(f"{spec.title} needs its one-step LoRA{hint}")
+
+
+def fetch_model(spec: ModelSpec, report: Callable[[str], None] = lambda message: None) -> None:
+    """Bring what a model needs of a hub to this machine.
+
+    Raises:
+        HubError, ModelError: it can't be had.
+    """
+    for need in needs_of(spec):
+        fetch_need(need, report)
+
+
+def fetch_need(need: hub.Need, report: Callable[[str], None]) -> None:
+    """Bring one thing to this machine, and tell now and then how far it is."""
+    told, progress = -TOLD_EVERY, hub.Progress()
+    for progress in hub.fetch(need):
+        if time.monotonic() - told > TOLD_EVERY:
+            told = time.monotonic()
+            report(f"Fetching {need.title}: {progress}")
+    report(f"Fetched {need.title}: {progress}")
+
+
+def parameter_shapes(source: Source, variant: str | None) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Names and shapes of what LoRAs may change in a model, by part, read off its files; {} where it is not here."""
     try:
-        card = metadata_load(folder / "README.md") or {}
-        return str(card.get("license_name") or card.get("license") or "")
-    except Exception:  # a card is a text that somebody wrote
-        return ""
+        folder = Path(local_source("The model", source, variant).place).expanduser()
+    except ModelError:
+        return {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    own = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError):  # loading names it
+                return {}
+            shapes.setdefault(part, {}).update(own)
+    return shapes if "unet" in shapes else {}
 
 
 @dataclass
@@ -261,7 +342,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     report: Callable[[str], None] = lambda message: None,
 ) -> LoadedModel:
-    """Load a checkpoint: parts by diffusers, LoRA by our own admission.
+    """Load a checkpoint that is on this machine: parts by diffusers, LoRA by our own admission.
 
     Args:
         spec: what to load.
@@ -280,14 +361,10 @@ def load_model(
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # `report` says it in a line
     dtype = dtype or getattr(torch, spec.dtype)
-    if spec.lora is not None and not spec.lora.exists():
-        hint = f": {spec.fetch_lora}." if spec.fetch_lora else f": {spec.lora} is missing."
-        raise ModelError(f"{spec.title} needs its one-step LoRA{hint}")
+    refuse_missing_lora(spec)
     report(f"Loading {spec.title}")
     unchecked = {"safety_checker": None, "requires_safety_checker": False}
-    place = spec.source.place
-    if not spec.source.is_folder:
-        place = load_part(StableDiffusionPipeline.download, spec.title, spec.source, variant=spec.variant, **unchecked)
+    place = local_source(spec.title, spec.source, spec.variant).place
     refuse_other_files(spec.title, Path(place))
     # By itself, because only so transformers tells which weights the files lack; it makes those up.
     text_encoder, told = load_part(
@@ -325,7 +402,8 @@ def load_model(
         from diffusers import AutoencoderTiny
 
         report(f"Loading the fast decoder of {spec.title}")
-        decoder = load_part(AutoencoderTiny.from_pretrained, spec.title, spec.tiny_decoder, dtype=dtype)
+        source = local_source(f"The fast decoder of {spec.title}", spec.tiny_decoder)
+        decoder = load_part(AutoencoderTiny.from_pretrained, spec.title, source, dtype=dtype)
     for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae, decoder):
         network.requires_grad_(False).eval().to(device)
     for network in (pipeline.unet, pipeline.vae, decoder):
@@ -346,7 +424,7 @@ def load_model(
         prior_mean=mean,
         prior_deviation=deviation,
         loras=stack,
-        one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else {},
+        one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else Lora(),
     )
 
 
@@ -428,24 +506,13 @@ def _refuse_other_families(spec: ModelSpec, pipeline) -> None:
 
 
 def load_part(call: Callable, title: str, source: Source, **options):
-    """What a `from_pretrained` returns: safetensors only, no remote code, and errors in one sentence."""
-    if source.is_folder and not os.path.isdir(source.place):
+    """What a `from_pretrained` returns of a folder: safetensors only, no remote code, and errors in one sentence."""
+    if not os.path.isdir(source.place):
         raise ModelError(f"{title} is not at {source.place}; please check the folder's path.")
     try:
-        return call(
-            source.place,
-            revision=source.revision,
-            use_safetensors=True,
-            local_files_only=source.is_folder,
-            **options,
-        )
+        return call(source.place, use_safetensors=True, local_files_only=True, **options)
     except MemoryError:
         raise
-    except Exception as error:  # diffusers, transformers, safetensors and the hub raise a dozen unrelated types
+    except Exception as error:  # diffusers, transformers and safetensors raise a dozen unrelated types
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        if source.is_folder:
-            raise ModelError(f"The folder {source.place} is not a whole diffusers model ({cause}).") from error
-        raise ModelError(
-            f"{source.place} is not on this machine and the model hub can't be reached ({cause}); connect once to "
-            "download it, add a local folder with --add-model, or go on with the bundled model."
-        ) from error
+        raise ModelError(f"The folder {source.place} is not a whole diffusers model ({cause}).") from error

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from yoso_core.autoencoder import decode_with, encode_with_features, to_tensor
 from yoso_core.denoiser import Denoiser
+from yoso_core.lora.admission import admit_tensors
+from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import LoraError, one_line, read_tensors
-from yoso_core.lora.spellings import admit_tensors
-from yoso_core.lora.stack import Lora
 from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel, ModelError
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.sampling import one_step
@@ -350,7 +350,7 @@ def load_translator(
         for name in spec.directions:
             path = spec.folder / f"{name}.safetensors"
             own, weights = _split(read_tensors(path)[0], "skips.")
-            loras[name] = base | (admit_tensors(path, own, parts) if own else {})
+            loras[name] = Lora(base | (admit_tensors(path, own, parts) if own else {}))
             skips[name] = _skips(model.autoencoder, weights) if weights else None
     except (RuntimeError, KeyError, ValueError) as error:
         if isinstance(error, RequestError):

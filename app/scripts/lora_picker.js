@@ -17,7 +17,7 @@ function card(entry) {
         <label class="weight"><input type="range" min="-1" max="2" step="0.05"><output></output></label>`;
     row.querySelector('b').textContent = entry.title;
     row.querySelector('small').textContent = entry.about;
-    row.querySelector('.toggle').title = entry.fits ? 'Use it, or leave it out' : `Made for ${entry.family}`;
+    row.querySelector('.toggle').title = entry.fits ? 'Use it, or leave it out' : entry.about;
     row.querySelector('.toggle').disabled = !entry.fits || entry.own;
     const thumbnail = row.querySelector('.thumbnail');
     if (entry.thumbnail) thumbnail.style.backgroundImage = `url("${entry.thumbnail}")`; else thumbnail.textContent = entry.title[0];

@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import BlockFunction
 
+from app.server.visitors import VISITOR, WHO
+
 LOG = logging.getLogger(__name__)
 NOT_TAKEN = "The studio can't take these values; /gradio_api/info says what this function wants."
 UNFORESEEN = "Something went wrong that the server's log tells of; please try again."
@@ -32,6 +34,8 @@ class Page(gr.Blocks):
             raise gr.Error(NOT_TAKEN, print_exception=False) from error
 
     async def process_api(self, *given: Any, **options: Any) -> dict[str, Any]:
+        asked = getattr(options.get("request"), "request", None)
+        VISITOR.set(asked.scope.get(WHO, "") if asked else "")  # the queue answers in a task of its own
         try:
             return await super().process_api(*given, **options)
         except gr.Error:

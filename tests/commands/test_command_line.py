@@ -20,8 +20,8 @@ from yoso_core.__main__ import main
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
+from yoso_core.lora.admission import admit
 from yoso_core.lora.reading import read_tensors
-from yoso_core.lora.spellings import admit
 from yoso_core.models import LORA_FILE, local_model
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse, TranslateRequest
 from yoso_core.translate import read_translator

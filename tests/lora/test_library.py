@@ -9,23 +9,27 @@ import shutil
 import struct
 import threading
 import time
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from tests.lora.test_spellings import Bomb, as_kohya, as_peft, save
+from tests.lora.test_admission import Bomb, as_kohya, as_peft, save
 from tests.tiny import LORA_RANK, build_unet, random_lora
+from yoso_core.files.cards import FRONT_LIMIT
+from yoso_core.hub import HubError
 from yoso_core.lora import library
+from yoso_core.lora.admission import PEFT_FILE, admit
 from yoso_core.lora.library import (
     LORA_FILE,
-    PEFT_FILE,
     LoraEntry,
     bundled,
     distinct,
     from_hub,
     in_folder,
+    left_out,
+    misfits,
     of_run,
     public_name,
     search,
@@ -33,8 +37,7 @@ from yoso_core.lora.library import (
     uploaded,
 )
 from yoso_core.lora.reading import HEADER_LIMIT, LoraError
-from yoso_core.lora.spellings import admit
-from yoso_core.models import MODELS
+from yoso_core.models import MODELS, Source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "Zx81_-abcdefgh"
@@ -303,6 +306,120 @@ def test_a_folder_in_every_spelling(tensors, tmp_path):
     assert {entry.rank for entry in found.values()} == {LORA_RANK}
 
 
+def test_folders_within_folders_are_in_the_titles(tensors, tmp_path):
+    """As people keep them: by what they are of, some with a folder of their own, some linked."""
+    for place in (
+        "Ink.safetensors",
+        "People/Ink.safetensors",
+        "Styles/Old/Ink v2.SAFETENSORS",
+        f"Styles/Chalk/{LORA_FILE}",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        save(tensors, tmp_path / place)
+    save(tensors, tmp_path / "Styles" / "Chalk" / "kohya.safetensors")  # the same once more
+    write_card(tmp_path / "Styles" / "Chalk", "# Chalk on slate\n")
+    (tmp_path / "Styles" / "round").symlink_to(tmp_path / "Styles")
+    (tmp_path / "People" / "linked").symlink_to(tmp_path / "Styles" / "Old")
+    found = {entry.id: entry.title for entry in in_folder(tmp_path)}
+    assert found == {
+        "folder-ink": "Ink",
+        "folder-people-ink": "People / Ink",
+        "folder-people-linked-ink-v2": "People / linked / Ink v2",
+        "folder-styles-chalk": "Styles / Chalk on slate",
+    }
+    assert left_out(tmp_path) == []
+
+
+def test_what_a_folder_does_not_offer_is_told(tensors, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "files"
+    outside.mkdir()
+    folder.mkdir()
+    save(tensors, outside / "far.safetensors")
+    (folder / "far.safetensors").symlink_to(outside / "far.safetensors")
+    (folder / "more").symlink_to(outside)
+    (folder / "notes.txt").symlink_to(tmp_path / "nowhere")
+    (folder / "broken.safetensors").write_text("no LoRA at all")
+    save({"emb_params": torch.zeros(2, 4)}, folder / "word.safetensors")
+    save({"lora_unet_conv_in.oft_blocks": torch.zeros(4, 4, 4)}, folder / "turned.safetensors")
+    save(tensors, folder / "good.safetensors")
+    told = left_out(folder)
+    assert len(told) == 5 and all("\n" not in sentence for sentence in told)
+    for words in ("far.safetensors leads out", "more leads out", "broken.safetensors is not", "an embedding", "an OFT"):
+        assert sum(words in sentence for sentence in told) == 1
+    assert left_out(tmp_path / "nowhere") == []
+
+
+def test_a_folder_without_end_is_cut_and_that_is_told(tensors, tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "FILES_LIMIT", 2)
+    for name in "abc":
+        save(tensors, tmp_path / f"{name}.safetensors")
+    assert len(in_folder(tmp_path)) == 2
+    assert one(left_out(tmp_path)).endswith("holds 3 files; the first 2 are offered.")
+
+
+def unfit(entry, spec):
+    return misfits([entry], spec).get(entry.id, "")
+
+
+def test_a_kind_that_is_not_read_is_listed_with_the_reason_and_refused_when_uploaded(tiny_spec, tmp_path):
+    path = save({"lora_unet_conv_in.oft_blocks": torch.zeros(4, 4, 4)}, tmp_path / "turned.safetensors")
+    entry = one(in_folder(tmp_path))
+    assert entry.problem == unfit(entry, tiny_spec) == "turned.safetensors is an OFT, which is not read here."
+    with pytest.raises(LoraError, match="is an OFT"):
+        uploaded(path, TOKEN)
+
+
+def test_what_fits_is_told_by_every_name_and_shape_of_a_model_that_is_here(tensors, tiny_spec, tmp_path):
+    """And by the family alone of one that is not."""
+    written = {
+        "good": tensors,
+        "its text": as_kohya_text_encoder(),
+        "another place": tensors | {"unet.no.such.place.lora_A.weight": torch.zeros(4, 4)},
+        "another width": reading(tensors, 33),
+        "of SD1.5": reading(tensors, 768),
+        "of SDXL": reading(tensors, 2048),
+    }
+    for name, content in written.items():
+        save(content, tmp_path / f"{name}.safetensors")
+    entries = {entry.title: entry for entry in in_folder(tmp_path)}
+    told = {name: unfit(entry, tiny_spec) for name, entry in entries.items()}
+    assert told["good"] == told["its text"] == ""
+    assert "has no place for" in told["another place"] and "33" in told["another width"]
+    assert "family sd15" in told["of SD1.5"] and "family sdxl" in told["of SDXL"]
+    far = replace(tiny_spec, source=Source("nobody/nothing", COMMIT), family="sd15")
+    assert [name for name, entry in entries.items() if unfit(entry, far)] == ["of SDXL"]
+
+
+def test_what_fits_is_told_anew_when_the_file_is_another(tensors, tiny_spec, tmp_path):
+    path = save(tensors, tmp_path / "a.safetensors")
+    entry = one(in_folder(tmp_path))
+    assert unfit(entry, tiny_spec) == ""
+    save({"emb_params": torch.zeros(2, 4)}, path)
+    assert "an embedding" in unfit(entry, tiny_spec)
+    path.unlink()
+    assert "gone" in unfit(entry, tiny_spec)
+
+
+def as_kohya_text_encoder():
+    """A pair for the text encoder as trainers spell it, whatever transformers calls its modules."""
+    stem = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    halves = {"down": torch.zeros(LORA_RANK, 32), "up": torch.zeros(64, LORA_RANK)}
+    return {f"{stem}.lora_{half}.weight": value for half, value in halves.items()} | {f"{stem}.alpha": torch.tensor(4)}
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "difference"])
+def test_families_of_other_products(tmp_path, kind):
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    content = {
+        "LoHa": {f"hada_w{n}_{half}": torch.zeros(4, 768) for n in (1, 2) for half in "ab"},
+        "LoKr": {"lokr_w1": torch.zeros(4, 8), "lokr_w2_a": torch.zeros(80, 4), "lokr_w2_b": torch.zeros(4, 96)},
+        "difference": {"diff": torch.zeros(320, 768)},
+    }[kind]
+    save({f"{stem}.{name}": value for name, value in content.items()}, tmp_path / "a.safetensors")
+    entry = one(in_folder(tmp_path))
+    assert (entry.family, entry.rank) == ("sd15", 0 if kind == "difference" else 4)
+
+
 def test_a_folder_that_is_a_lora_itself(tensors, tmp_path):
     save(tensors, tmp_path / PEFT_FILE)
     write_card(tmp_path, "---\ninstance_prompt: 'null'\nlicense: [mit, apache-2.0]\n---\n# Mine\n")
@@ -317,7 +434,7 @@ def test_a_folder_that_is_a_lora_itself(tensors, tmp_path):
         (192, {}, "", "yoso-emoji"),
         (768, {}, "", "sd15"),
         (1024, {}, "", "sd2"),
-        (2048, {"ss_base_model_version": "sd_v1"}, "runwayml/stable-diffusion-v1-5", ""),  # the matrices don't lie
+        (2048, {"ss_base_model_version": "sd_v1"}, "runwayml/stable-diffusion-v1-5", "sdxl"),  # the matrices don't lie
         (None, {}, "", ""),
         (None, {}, "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd15"),
         (None, {}, "stabilityai/sd-turbo", "sd2"),
@@ -514,7 +631,7 @@ def test_a_card_without_end_is_no_card(tensors, tmp_path, text):
 def test_a_long_front_matter_is_left_unread(tensors, tmp_path):
     (tmp_path / "style").mkdir()
     save(tensors, tmp_path / "style" / LORA_FILE)
-    for notes, licence in ((1, "mit"), (library.FRONT_LIMIT, "unknown")):
+    for notes, licence in ((1, "mit"), (FRONT_LIMIT, "unknown")):
         write_card(tmp_path / "style", f"---\nlicense: mit\nnote: {'x' * notes}\n---\n# Style\n")
         assert (one(in_folder(tmp_path)).title, one(in_folder(tmp_path)).licence) == ("Style", licence)
 
@@ -666,28 +783,24 @@ class Hub:
 
     def __init__(self, monkeypatch, files, sizes=None):
         self.files, self.sizes, self.fetched = files, sizes or {}, []
-        monkeypatch.setattr("huggingface_hub.HfApi", self.without_token)
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+        monkeypatch.setattr("yoso_core.hub.list_files", self.list_files)
+        monkeypatch.setattr("yoso_core.hub.download", self.download)
 
-    def without_token(self, token):
-        assert token is False  # whose token lies on the machine is nobody else's business
-        return self
+    def list_files(self, place, revision, token):
+        assert revision == COMMIT and token is False  # whose token lies on the machine is nobody else's business
+        return {name: len(data) for name, data in self.files.items()} | self.sizes
 
-    def model_info(self, place, revision, files_metadata):
-        assert revision == COMMIT and files_metadata
-        sizes = {name: len(data) for name, data in self.files.items()} | self.sizes
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
-
-    def download(self, place, name, revision, cache_dir, token):
+    def download(self, place, revision, sizes, cache, token):
         assert token is False
-        self.fetched.append(name)
-        repository = cache_dir / f"models--{place.replace('/', '--')}"
-        blob, link = repository / "blobs" / str(len(self.fetched)), repository / "snapshots" / revision / name
-        for path in (blob, link):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        blob.write_bytes(self.files[name])
-        link.symlink_to(blob)
-        return str(link)
+        for name in sizes:
+            self.fetched.append(name)
+            repository = cache / f"models--{place.replace('/', '--')}"
+            blob, link = repository / "blobs" / str(len(self.fetched)), repository / "snapshots" / revision / name
+            for path in (blob, link):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(self.files[name])
+            link.symlink_to(blob)
+            yield
 
 
 @pytest.fixture
@@ -707,7 +820,7 @@ def test_from_a_hub_once_and_then_without_a_connection(weights, tmp_path, monkey
     )
     assert (found.licence, found.trigger, found.family) == ("mit", "in ink", "sd15")
     assert found.thumbnail.read_bytes() == png and found.path.read_bytes() == weights
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: pytest.fail("the hub was asked again"))
+    monkeypatch.setattr("yoso_core.hub.list_files", lambda *_, **__: pytest.fail("the hub was asked again"))
     named = from_hub(f"some/Ink@{COMMIT}/ink.safetensors", tmp_path / "hub")
     assert named.path == found.path and named.title == "Ink ink" and named.licence == "mit"
 
@@ -778,18 +891,18 @@ def test_too_large_for_a_lora_is_not_fetched(weights, tmp_path, monkeypatch):
     ids=lambda name: name[:70],
 )
 def test_names_that_no_hub_is_asked_for(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("yoso_core.hub.list_files", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(LoraError, match="40 hex digits") as caught:
         from_hub(name, tmp_path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no\nroute"), OSError("disk full"), RuntimeError("x" * 5000)])
+@pytest.mark.parametrize("error", [HubError("it does not answer"), OSError("disk full")])
 def test_a_hub_out_of_reach_is_one_sentence(tmp_path, monkeypatch, error):
-    def fail(token):
+    def fail(place, revision, token):
         raise error
 
-    monkeypatch.setattr("huggingface_hub.HfApi", fail)
+    monkeypatch.setattr("yoso_core.hub.list_files", fail)
     with pytest.raises(LoraError, match="can't be had from the hub") as caught:
         from_hub(f"some/style@{COMMIT}", tmp_path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.lora.test_spellings import aim_at_a_norm, halve, poison, raise_rank, reshape, save
+from tests.lora.test_admission import aim_at_a_norm, halve, poison, raise_rank, reshape, save
 from tests.tiny import build_unet, dense, random_lora
 from yoso_core.engine import Engine
+from yoso_core.lora.admission import admit
+from yoso_core.lora.changes import Lora, LowRank
 from yoso_core.lora.reading import LoraError
-from yoso_core.lora.spellings import admit
-from yoso_core.lora.stack import Lora, LoraStack, LowRank
+from yoso_core.lora.stack import LoraStack
 from yoso_core.requests import (
     DEFAULT_MODEL,
     LORA_LIMIT,
@@ -127,7 +128,7 @@ def write_cut(path):
 
 
 def write_long_header(path):
-    header = json.dumps({"__metadata__": {"x": "a" * 2_000_000}}).encode()
+    header = json.dumps({"__metadata__": {"x": "a" * 17_000_000}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
 
 
@@ -153,7 +154,7 @@ BAD = {
     ),
     "a pickle": (write_pickle, "is a pickle"),
     "cut short": (write_cut, "can't be read as safetensors"),
-    "a header of 2 MB": (write_long_header, "not a safetensors file"),
+    "a header of 17 MB": (write_long_header, "has a header of 17 MB"),
 }
 
 
@@ -199,9 +200,27 @@ def test_the_base_is_that_of_the_file_after_a_hundred_swaps(engine_with_bad_file
     assert refused == 20
     stored = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
     for (_, name), value in model.loras.base.items():
-        assert torch.equal(value, stored[f"{name}.weight"])
+        assert torch.equal(value, stored[name])
     model.loras.apply([])
     assert all(torch.equal(value, stored[key]) for key, value in model.unet.state_dict().items())
+
+
+def test_a_lora_of_the_text_encoder_acts_and_is_taken_off(styled, tmp_path):
+    """Prompts are remembered by what the text encoder was when they were read."""
+    engine, plain = styled(), GenerateRequest("a red heart")
+    torch.manual_seed(5)
+    stem = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    tensors = {f"{stem}.lora_down.weight": torch.randn(4, 32), f"{stem}.lora_up.weight": torch.randn(64, 4)}
+    tensors |= {f"{stem}.alpha": torch.tensor(4), "bundle_emb.word.string_to_param.*": torch.zeros(1, 32)}
+    engine.add_lora("words", save(tensors, tmp_path / "words.safetensors"))
+    assert "embedding" in engine.check_lora("words", DEFAULT_MODEL)[0]
+    before = engine.run(plain)
+    changed = engine.run(GenerateRequest("a red heart", loras=(LoraUse("words"),)))
+    assert pixels(changed) != pixels(before) == pixels(engine.run(plain))
+    (note,) = changed.notes
+    assert note == engine.check_lora("words", DEFAULT_MODEL)[0] and not before.notes
+    halfway = engine.run(GenerateRequest("a red heart", loras=(LoraUse("words", 0.5),)))
+    assert pixels(halfway) not in (pixels(before), pixels(changed))
 
 
 LAYOUTS = [

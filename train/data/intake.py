@@ -17,8 +17,6 @@ from itertools import count, islice
 from pathlib import Path
 from zipfile import ZipFile
 
-from PIL import Image
-
 from train.data.listings import Problem
 from train.data.reader import (
     AHEAD,
@@ -43,7 +41,7 @@ from yoso_core.files.archives import (
     too_large,
     too_many,
 )
-from yoso_core.files.pictures import FORMATS
+from yoso_core.files.pictures import opened
 from yoso_core.requests import RequestError
 
 INCOMING = ".incoming"  # what is on its way
@@ -321,8 +319,8 @@ def _file_size(path: Path) -> int | None:
 def _suffix_of(path: Path) -> str:
     """The suffix for the format that a picture has; a RequestError where it can't be used."""
     open_usable(path)
-    with Image.open(path, formats=FORMATS) as picture:
-        return SUFFIXES[picture.format]
+    with opened(path) as found:
+        return SUFFIXES[found.picture.format]
 
 
 def _by_key(rows: Iterable[dict]) -> dict[str, list[dict]]:

@@ -374,7 +374,7 @@ def _named(base: Source) -> str:
 def _for_translation(card: Card, spec: TranslatorSpec) -> list[str]:
     """A command and a program that translate a picture every way there is, for `_save_card`."""
     base = next((name for name, model in MODELS.items() if model.source == card.base), None)
-    base = base or (card.base.place if card.base.is_folder else f"{card.base.place}@{card.base.revision}")
+    base = base or _source(card.base)
     command = f"python -m yoso_core translate in.png --model FOLDER --base {shlex.quote(base)}"
     commands, requests = [], []
     for name, direction in spec.directions.items():

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from yoso_core.models import MODELS_FOLDER
 
-TOTAL_LIMIT = 38_000_000  # bytes, so that a clone stays small
+TOTAL_LIMIT = 64_000_000  # bytes, so that a clone stays small
 FILE_LIMIT = 10_000_000  # bytes; from here on a Space needs git LFS
 LICENCE = "Apache-2.0; trained on art under MIT, Apache-2.0 and CC-BY-4.0, see NOTICE"
-LICENCES = dict.fromkeys(("controlnet-emoji", "evaluator", "loras", "translators", "yoso-emoji"), LICENCE)
+LICENCES = dict.fromkeys(("controlnet-emoji", "evaluator", "loras", "next", "translators", "yoso-emoji"), LICENCE)
 
 
 def manifest(folder: Path = MODELS_FOLDER) -> dict[str, dict]:

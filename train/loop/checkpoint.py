@@ -1,5 +1,9 @@
-"""Checkpoints: one folder of safetensors and JSON, written whole or not at all, read back exactly."""
+"""Checkpoints: one folder of safetensors and JSON, written whole or not at all, read back exactly.
 
+``sums.json`` has the checksum of every other file, so that what a disk has changed is never trained on.
+"""
+
+import hashlib
 import json
 import os
 import re
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,6 +20,16 @@ from train.loop.config import ConfigError
 from yoso_core.lora.reading import CHECKPOINT_KEY
 
 NAME = re.compile(r"step-\d{7,}")
+SUMS = "sums.json"
+DAMAGE = (
+    OSError,
+    SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+)  # what reading one raises
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -46,7 +61,8 @@ def save_checkpoint(
     """Write ``folder/step-NNNNNNN`` and remove all but the `keep` newest.
 
     The folder is written beside its place, flushed and then renamed, and older ones go only after that: at every
-    instant at least one whole checkpoint is on disk. Where it can't be written, nothing of it stays.
+    instant at least one whole checkpoint is on disk. Where it can't be written, nothing of it stays. Those of later
+    steps go too: they were too damaged to go on from.
 
     Args:
         folder: holds the checkpoints of one run.
@@ -68,6 +84,7 @@ def save_checkpoint(
         for name, optimizer in optimizers.items():
             save_file(_optimizer_tensors(optimizer), partial / f"{name}.optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(state))
+        (partial / SUMS).write_text(json.dumps({path.name: _sum(path) for path in sorted(partial.iterdir())}))
         for path in [*partial.iterdir(), partial]:
             _flush(path)
         if target.exists():
@@ -76,8 +93,10 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in checkpoints(folder)[:-keep]:
-        _remove(old)
+    there = checkpoints(folder)
+    place = there.index(target)
+    for other in [*there[: max(0, place + 1 - keep)], *there[place + 1 :]]:
+        _remove(other)
     return target
 
 
@@ -103,6 +122,27 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(whole, key=lambda path: int(path.name[len("step-") :]))
 
 
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_checkpoint(path: Path) -> None:
+    """See whether the files of a checkpoint are as they were written; older ones without checksums are taken as such.
+
+    Raises:
+        Exception: one of `DAMAGE`: they are not.
+    """
+    if not (path / SUMS).exists():
+        return
+    sums = json.loads((path / SUMS).read_text())
+    if not isinstance(sums, dict) or not {"state.json"} <= sums.keys() <= {one.name for one in path.iterdir()}:
+        raise ValueError("its files are not those that were written")
+    for name, expected in sums.items():
+        if _sum(path / name) != expected:
+            raise ValueError(f"{name} is not as it was written")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half written, or half removed."""
     for path in folder.glob(".partial-*"):
@@ -116,7 +156,7 @@ def load_checkpoint(
 
     Raises:
         ConfigError: the checkpoint is of another network.
-        OSError, SafetensorError, ValueError, KeyError: it is damaged.
+        Exception: one of `DAMAGE`: it can't be read; `verify_checkpoint` finds more.
     """
     state = json.loads((path / "state.json").read_text())
     if f"step-{state['step']:07d}" != path.name:

@@ -102,6 +102,11 @@ class RunConfig(Settings):
     """What every run has, whatever it trains."""
 
     steps: int = setting(1000, "optimizer steps in all", on_resume=True)
+    minutes: float = setting(
+        0.0,
+        "minutes in which those steps end early, the fall of the learning rate included; 0: no limit",
+        on_resume=True,
+    )
     batch: int = setting(64, "samples a step, over all processes")
     accumulation: int = setting(
         1, "parts that a process computes its share of a batch in, to save memory", on_resume=True
@@ -124,7 +129,7 @@ class RunConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(1, "steps", "batch", "accumulation", "checkpoint_every", "preview_every")
-        self._at_least(0, "warmup", "weight_decay", "seed")
+        self._at_least(0, "minutes", "warmup", "weight_decay", "seed")
         self._at_most(2**63 - 1, "seed")
         self._at_most(10**9, "steps", "checkpoint_every", "preview_every", "warmup")
         self._at_most(10**6, "batch")
@@ -136,10 +141,19 @@ class RunConfig(Settings):
         """The folders of pictures that are read."""
         return ()
 
-    def learning_rate_factor(self, step: int) -> float:
-        """Trapezoid: up over `warmup` steps, flat, down over the last `cooldown` of the run."""
+    def learning_rate_factor(self, step: int, seconds: float = 0.0) -> float:
+        """Trapezoid: up over `warmup` steps, flat, down over the last `cooldown` of the steps or of the minutes.
+
+        Args:
+            step: steps done.
+            seconds: trained so far; they count only where the run has `minutes`.
+        """
         falling = max(1.0, self.cooldown * self.steps)
-        return min((step + 1) / max(1, self.warmup), 1.0, (self.steps - step) / falling)
+        factor = min((step + 1) / max(1, self.warmup), 1.0, (self.steps - step) / falling)
+        if self.minutes and self.cooldown:
+            left = 1 - seconds / (60 * self.minutes)
+            factor = min(factor, max(left, 0.0) / self.cooldown)
+        return factor
 
 
 Config = TypeVar("Config", bound=Settings)

@@ -52,7 +52,8 @@ class Draws:
         step: steps done before this one.
         batch: rows of the whole batch.
         rows: the rows wanted.
-        device: where the numbers go; they are drawn on the CPU.
+        device: where the numbers go. They are drawn on the CPU; noise for a GPU is drawn there, because a batch of
+            thousands would keep it waiting. So a run takes the same noise on any CPU, and on GPUs of one kind.
     """
 
     seed: int
@@ -61,13 +62,18 @@ class Draws:
     rows: slice
     device: torch.device | str = "cpu"
     generator: torch.Generator = field(init=False, repr=False)
+    _on_device: torch.Generator | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.generator = generator_for(self.seed, Use.STEP, self.step)
+        if torch.device(self.device).type == "cuda":
+            seed = int(generator_for(self.seed, Use.STEP, self.step).initial_seed())
+            self._on_device = torch.Generator(self.device).manual_seed(seed)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers (rows, *shape)."""
-        return self._own(torch.randn(self.batch, *shape, generator=self.generator))
+        generator = self._on_device or self.generator
+        return self._own(torch.randn(self.batch, *shape, generator=generator, device=generator.device))
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), (rows, *shape)."""

@@ -24,7 +24,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from train.loop.checkpoint import checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
+from train.loop.checkpoint import (
+    DAMAGE,
+    checkpoints,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from train.loop.config import ConfigError, RunConfig
 from train.loop.ema import averaged_copy, update_average
 from train.loop.randomness import Draws, batch_indices
@@ -220,6 +227,7 @@ class Trainer:
         }
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.step, self.skipped = 0, 0
+        self.seconds = 0.0  # trained so far, in this call and those before
         self.watches = {name: _Watch() for name in task.players}
         self._stop = False
 
@@ -233,24 +241,29 @@ class Trainer:
         return found
 
     def resume(self) -> int:
-        """Load the newest checkpoint of the folder, if any, and return the steps done.
+        """Load the newest checkpoint of the folder that is whole, if there is any, and return the steps done.
 
         Raises:
-            ConfigError: it is damaged, or of another run: other settings, other data, another base model or network.
+            ConfigError: all are damaged; or it is of another run: other settings, other data, another base model or
+                network.
         """
         found = checkpoints(self.folder / "checkpoints")
-        if found:
+        for path in reversed(found):
             try:
-                self._check_identity(found[-1])
-                state = load_checkpoint(found[-1], self.weights, self.optimizers)
-                self.step = int(state["step"])
+                verify_checkpoint(path)
+                self._check_identity(path)
+                state = load_checkpoint(path, self.weights, self.optimizers)
                 self.scaler.load_state_dict(state["scaler"])
+                self.step, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))
+                break
             except ConfigError:
                 raise
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise ConfigError(
-                    f"{found[-1]} is damaged ({error!s:.80}); remove that folder to go on from the one before"
-                ) from error
+            except DAMAGE as error:
+                damage = f"the checkpoint {path.name} is damaged ({str(error).replace(str(path), path.name):.120})"
+                if self.processes.is_main_process:
+                    print(f"{damage}; trying the one before", flush=True)
+        if found and not self.step:
+            raise ConfigError(f"{damage}, as are all others of this run; begin a new one with the same data")
         if self._over_all(self.step, "mean") != self.step:
             raise ConfigError(f"not every process finds the same checkpoints in {self.folder}; nodes have to share it")
         return self.step
@@ -323,8 +336,8 @@ class Trainer:
     def _events(self) -> Iterator[Event]:
         config = self.config
         self._share_weights()
-        first = self.step
-        if first >= config.steps:
+        first, before = self.step, self.seconds
+        if first >= config.steps or self._time_is_up():
             if self.processes.is_main_process:
                 with writing(self.folder):
                     self.hand_over(self)
@@ -335,15 +348,21 @@ class Trainer:
         yield self._estimate()
         started = time.monotonic()
         report = _Report(self.step, started)
-        while self.step < config.steps:
+        last = False
+        while not last:
             report.add(self._train_step())
             self.step += 1
-            now, last = time.monotonic(), self.step == config.steps
+            now = time.monotonic()
+            self.seconds = before + now - started
+            last = self.step == config.steps or self._time_is_up()
             if now - report.at > 2 or last:
                 done = self.step - report.step
                 rate = done * config.batch / (now - report.at)
                 means = {name: value / done for name, value in report.sums.items()}
-                yield StepDone(self.step, means, rate, (config.steps - self.step) * config.batch / rate)
+                eta = (config.steps - self.step) * config.batch / rate
+                if config.minutes:
+                    eta = min(eta, max(60 * config.minutes - self.seconds, 0.0))
+                yield StepDone(self.step, means, rate, eta)
                 report = _Report(self.step, now)
             stop = self._over_all(self._stop, "sum") > 0 and not last  # a signal may reach one process first
             if self.step % config.preview_every == 0 or last:
@@ -354,6 +373,11 @@ class Trainer:
                 yield Stopped(self.step)
                 return
         yield Finished(self.step, time.monotonic() - started)
+
+    def _time_is_up(self) -> bool:
+        """Whether the run's minutes are over; all processes agree."""
+        limit = 60 * self.config.minutes
+        return limit > 0 and self._over_all(self.seconds, "mean") >= limit
 
     def _parts(self) -> list[slice]:
         """The rows of the batch that this process computes, a slice for each round of accumulation."""
@@ -413,7 +437,7 @@ class Trainer:
                 if not self.scaler.is_enabled():
                     raise DivergedError(f"the gradient of {name} is {norm} at step {self.step}; lower learning_rate")
             for group in optimizer.param_groups:
-                group["lr"] = player.learning_rate * config.learning_rate_factor(self.step)
+                group["lr"] = player.learning_rate * config.learning_rate_factor(self.step, self.seconds)
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
@@ -465,7 +489,12 @@ class Trainer:
     def _save(self) -> Saved:
         path = self.folder / "checkpoints"
         if self.processes.is_main_process:
-            state = {"step": self.step, "identity": self._identity(), "scaler": self.scaler.state_dict()}
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "identity": self._identity(),
+                "scaler": self.scaler.state_dict(),
+            }
             with writing(self.folder):
                 self.hand_over(self)
                 path = save_checkpoint(path, state, self.weights, self.optimizers)

@@ -1,6 +1,7 @@
 """The judge of the bundled model: pictures and captions in one space, and features to compare sets of pictures by.
 
-Inception and CLIP judge photographs and need weights of hundreds of megabytes; this one has seen emoji and comes along.
+Inception and CLIP judge photographs and need weights of hundreds of megabytes; this one has seen what the bundled model
+draws, and comes along. It also tells styles and counts.
 """
 
 import json
@@ -18,7 +19,6 @@ from train.loop.config import ConfigError
 from yoso_core.models import MODELS_FOLDER
 
 EVALUATOR_FOLDER = MODELS_FOLDER / "evaluator"
-SIDE = 64  # pixels; pictures of other sizes are resized
 WIDTHS = (24, 48, 96, 144)
 SHARED = 128  # numbers of the space that pictures and captions share
 
@@ -61,13 +61,17 @@ class Evaluator(nn.Module):
 
     Args:
         words: that captions are made of.
+        side: pixels of the pictures that it looks at; others are resized.
+        styles: that it tells apart.
+        most: things that it counts up to; 0: it counts none.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], side: int = 64, styles: Sequence[str] = (), most: int = 0) -> None:
         super().__init__()
+        self.side, self.styles, self.most = side, tuple(styles), most
         self.words = {word: index for index, word in enumerate(words, 1)}  # 0 fills short captions up
         self.stem = nn.Conv2d(3, WIDTHS[0], 3, stride=2, padding=1)
         channels = zip((WIDTHS[0], *WIDTHS[:-1]), WIDTHS, (1, 2, 2, 2), strict=True)
@@ -76,13 +80,15 @@ class Evaluator(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
         self.projection = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, SHARED))
+        self.style_head = nn.Linear(width, len(self.styles)) if styles else None
+        self.count_head = nn.Linear(width, most + 1) if most else None
         self.word_vectors = nn.EmbeddingBag(len(self.words) + 1, SHARED, mode="mean", padding_idx=0)
         nn.init.normal_(self.word_vectors.weight, std=0.3)
 
     def levels(self, pictures: Tensor) -> list[Tensor]:
         """(N, 3, H, W) in [-1, 1] -> features of growing depth, (N, C, h, w) with C of `WIDTHS`."""
-        if pictures.shape[-2:] != (SIDE, SIDE):
-            pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+        if pictures.shape[-2:] != (self.side, self.side):
+            pictures = F.interpolate(pictures, (self.side, self.side), mode="bicubic", antialias=True).clamp(-1, 1)
         x = F.relu(self.stem(pictures.contiguous(memory_format=torch.channels_last)))
         found = []
         for block in self.blocks:
@@ -121,6 +127,14 @@ class Evaluator(nn.Module):
         pooled = self.pooled(pictures)
         return Seen((pooled - self.mean) / self.deviation, self.project(pooled))
 
+    def style_logits(self, pooled: Tensor) -> Tensor:
+        """(N, 192) of `pooled` -> (N, S), of `styles`."""
+        return self.style_head(pooled)
+
+    def count_logits(self, pooled: Tensor) -> Tensor:
+        """(N, 192) of `pooled` -> (N, most + 1), of 0 to `most` things."""
+        return self.count_head(pooled)
+
     def features(self, pictures: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> (N, 192); each has mean 0 and variance 1 over the training pictures."""
         return self.look(pictures).features
@@ -133,7 +147,8 @@ class Evaluator(nn.Module):
             name: value.half().contiguous() for name, value in self.state_dict().items() if not name.endswith(counters)
         }
         save_file(weights, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"words": list(self.words)}) + "\n")
+        about = {"words": list(self.words), "side": self.side, "styles": self.styles, "most": self.most}
+        (folder / "config.json").write_text(json.dumps(about) + "\n")
 
     @classmethod
     def load(cls, folder: Path = EVALUATOR_FOLDER) -> "Evaluator":
@@ -143,10 +158,11 @@ class Evaluator(nn.Module):
             ConfigError: the folder holds no evaluator.
         """
         try:
-            evaluator = cls(json.loads((folder / "config.json").read_text())["words"])
+            about = json.loads((folder / "config.json").read_text())
+            evaluator = cls(**about)
             weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
             evaluator.load_state_dict(evaluator.state_dict() | weights)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ConfigError(
                 f"{folder} holds no evaluator ({error!s:.100}); train it with python -m train.recipes.evaluator"
             ) from error

@@ -1,9 +1,13 @@
-"""The bundled autoencoder: 64 x 64 pictures to (8, 8, 8) latents and back.
+"""The bundled autoencoder: 128 x 128 pictures of any ground to (8, 16, 16) latents and back.
 
-python -m train.recipes.autoencoder --data data/emoji --run runs/autoencoder
+    python -m train.recipes.autoencoder --run runs/autoencoder
+    python -m train.recipes.autoencoder --run runs/decoder --start-from models/next/vae --sharpen
+
+The second command trains the decoder on while the encoder stays as it is, so that every latent keeps its meaning:
+against LPIPS and a critic of patches, which is where sharpness comes from. LPIPS wants its weights once:
+``python -m train.measure.lpips_weights``.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,36 +18,61 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from train.data.latents import CaptionedPictures, grid, load_pictures, to_unit_range
+from train.data.latents import grid, weights_fingerprint
 from train.loop.config import RunConfig, parse, setting, with_defaults
 from train.loop.console import follow, run_command
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player, Trainer
+from train.measure.lpips_weights import load_lpips
+from train.recipes.corpus.art import CORPUS, SIDE
+from train.recipes.corpus.corpus import Corpus
+from train.recipes.corpus.scenes import Scenes, describe
+from train.recipes.corpus.textures import (
+    HELD_OUT_PHOTOGRAPHS,
+    PHOTOGRAPHS,
+    crops,
+    dead_leaves,
+    read_photographs,
+)
+from train.tasks.losses import discriminator_loss, generator_loss
+
+UNSEEN_SEED = 10**6  # of scenes that nothing is trained on
 
 
 @dataclass(frozen=True)
-@with_defaults(steps=2800, batch=32, learning_rate=2e-3, ema=0.998)
+@with_defaults(steps=12000, batch=64, learning_rate=1e-3, ema=0.998, cooldown=0.4)
 class AutoencoderConfig(RunConfig):
-    data: str = setting("data/emoji", "the emoji corpus")
-    out: str = setting("models/yoso-emoji/vae", "folder that the autoencoder is written to")
-    size: int = setting(64, "side of the pictures in pixels: 64, 128 or 256")
+    data: str = setting(str(CORPUS), "the corpus")
+    out: str = setting("models/next/vae", "folder that the autoencoder is written to", on_resume=True)
+    start_from: str = setting("", "folder of an autoencoder to go on from")
+    scenes: int = setting(60000, "scenes to learn from")
+    textures: float = setting(0.25, "share of a batch that is dead leaves and photographs")
+    sharpen: bool = setting(False, "train the decoder alone, with LPIPS and a critic")
     gradient_weight: float = setting(1.0, "weight of the distance between picture gradients, which keeps edges")
     pyramid_weight: float = setting(1.0, "weight of the distances at 1/2, 1/4 and 1/8 size, which keep colours")
+    perceptual_weight: float = setting(0.25, "weight of LPIPS; 0: without")
+    adversarial_weight: float = setting(0.03, "weight of the critic, where the decoder is sharpened")
+    critic_learning_rate: float = setting(4e-4, "learning rate of the critic")
+    latent_noise: float = setting(
+        0.15, "deviation of what is added to latents where the decoder is sharpened: networks are not exact"
+    )
     kl_weight: float = setting(5e-4, "weight of the KL term, a mean over latent elements")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size not in (64, 128, 256):
-            self._refuse("size", "it must be 64, 128 or 256")
+        self._fraction("textures")
+        self._at_least(1, "scenes")
+        self._at_least(0, "perceptual_weight", "adversarial_weight", "latent_noise", "kl_weight")
+        if self.sharpen and not self.start_from:
+            self._refuse("sharpen", "it wants an autoencoder; name one by start_from")
 
 
-def build_autoencoder(size: int) -> AutoencoderKL:
-    """(3, size, size) to (8, 8, 8). Conv-only, so that it runs at other sizes too.
+def build_autoencoder() -> AutoencoderKL:
+    """(3, 128, 128) to (8, 16, 16). Conv-only, so that it runs at other sizes too.
 
     Thin where the picture is large, because that is where time goes.
     """
-    outer_levels = int(math.log2(size // 64))
-    channels = (16,) * outer_levels + (16, 48, 96, 128)
+    channels = (16, 48, 96, 128)
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * len(channels),
         up_block_types=["UpDecoderBlock2D"] * len(channels),
@@ -52,16 +81,29 @@ def build_autoencoder(size: int) -> AutoencoderKL:
         latent_channels=8,
         norm_num_groups=8,
         mid_block_add_attention=False,
-        sample_size=size,
+        sample_size=SIDE,
     )
 
 
-def augment(pictures: Tensor, draws: Draws) -> Tensor:
-    """Mirror half of the pictures and permute the colours of a third, so that the code is not of emoji hues alone."""
-    mirrored = draws.uniform() < 0.5
-    pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+class Critic(nn.Sequential):
+    """Tells patches of pictures from decoded ones: (B, 3, H, W) -> logits (B, P), a few hundred overlapping patches."""
+
+    def __init__(self, width: int = 32) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for step in range(2):
+            channels = width * 2**step
+            layers += [
+                nn.Conv2d(channels, channels * 2, 4, 2, 1, bias=False),
+                nn.GroupNorm(8, channels * 2),
+                nn.LeakyReLU(0.2),
+            ]
+        super().__init__(*layers, nn.Conv2d(width * 4, 1, 4, 1, 1), nn.Flatten())
+
+
+def permute_colours(pictures: Tensor, draws: Draws) -> Tensor:
+    """Change the colours of a quarter of the pictures for one another, so that the code is not of the art's hues."""
     orders = draws.uniform(3).argsort(1)
-    permuted = (draws.uniform() < 0.33)[:, None]
+    permuted = (draws.uniform() < 0.25)[:, None]
     orders = torch.where(permuted, orders, torch.arange(3, device=orders.device))
     return pictures.gather(1, orders[:, :, None, None].expand_as(pictures))
 
@@ -84,77 +126,142 @@ def reconstruction_losses(
     }
 
 
+class Pictures:
+    """Where a step's pictures come from: scenes, with dead leaves and photographs among them."""
+
+    def __init__(self, corpus: Corpus, scenes: Scenes, textures: float) -> None:
+        self.corpus, self.scenes, self.textures = corpus, scenes, textures
+        self.photographs = read_photographs(PHOTOGRAPHS)
+
+    def batch(self, indices: Tensor, draws: Draws) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] on the device of `draws`."""
+        size = self.corpus.painter.size
+        textured = round(len(indices) * self.textures)
+        parts = [self.corpus.painter(self.scenes[indices[textured:]]).to(draws.device)]
+        generator = torch.Generator(draws.device)
+        generator.manual_seed(int(torch.randint(2**62, (1,), generator=draws.generator)))
+        near = textured // 4 if self.photographs else 0
+        if near:
+            parts.append(crops(self.photographs, near, size, generator))
+        if textured - near:
+            parts.append(dead_leaves(textured - near, size, generator))
+        return permute_colours(torch.cat(parts), draws)
+
+
 class AutoencoderTask:
-    """Reconstruct pictures through a Gaussian latent."""
+    """Reconstruct pictures through a Gaussian latent; or decode what the frozen encoder makes of them, sharper."""
 
     averaged = ("autoencoder",)
 
-    def __init__(self, autoencoder: AutoencoderKL, data: CaptionedPictures, config: AutoencoderConfig) -> None:
+    def __init__(self, autoencoder: AutoencoderKL, data: Pictures, config: AutoencoderConfig) -> None:
         self.data, self.config = data, config
-        self.sample_count, self.fingerprint = len(data), data.digest[:16]
-        self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
-        self.players = {"autoencoder": Player(autoencoder, config.learning_rate)}
-        side = autoencoder.config.sample_size // 2 ** (len(autoencoder.config.block_out_channels) - 1)
-        self.latent_shape = (autoencoder.config.latent_channels, side, side)
-        self.pass_through = torch.compile(self._pass_through) if config.compile else self._pass_through
-
-    def _pass_through(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.autoencoder.encode(pictures).latent_dist
-        latent = posterior.mean + posterior.std * noise
-        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
-        return self.autoencoder.decode(latent).sample, kl
+        self.sample_count = len(data.scenes)
+        self.fingerprint = f"{len(data.scenes)} {weights_fingerprint(autoencoder)}"
+        device = autoencoder.device
+        # Thin layers on large pictures: on CPUs a third faster with the channels first.
+        self.layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last
+        self.autoencoder = autoencoder.to(memory_format=self.layout)
+        self.distance = load_lpips("alex").to(device) if config.perceptual_weight else None
+        self.players = {}
+        if config.sharpen:
+            autoencoder.encoder.requires_grad_(False)
+            autoencoder.quant_conv.requires_grad_(False)
+            self.critic = Critic().to(device)
+            self.players["critic"] = Player(self.critic, config.critic_learning_rate, (0.5, 0.9), 0.0)
+        self.players["autoencoder"] = Player(autoencoder, config.learning_rate)
 
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        pictures = augment(to_unit_range(self.data.pictures[indices]).to(draws.device), draws)
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        return pictures, *self.pass_through(pictures, draws.normal(*self.latent_shape))
+        with torch.no_grad(), torch.autocast(torch.device(draws.device).type, enabled=False):
+            pictures = self.data.batch(indices, draws).contiguous(memory_format=self.layout)
+        with torch.set_grad_enabled(not self.config.sharpen):
+            posterior = self.autoencoder.encode(pictures).latent_dist
+            noise = draws.normal(*posterior.mean.shape[1:])
+            latent = posterior.mean + posterior.std * noise
+            if self.config.sharpen:
+                latent = posterior.mean + self.config.latent_noise * draws.uniform(1, 1, 1) * noise
+            kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
+        return pictures, self.autoencoder.decode(latent).sample, kl
 
     def losses(self, player: str, shared: tuple[Tensor, Tensor, Tensor]) -> Losses:
         pictures, decoded, kl = shared
         config = self.config
+        if player == "critic":
+            self.critic.requires_grad_(True)
+            return Losses({"critic": discriminator_loss(self.critic(pictures), self.critic(decoded.detach()))})
         terms = reconstruction_losses(decoded.float(), pictures, config.gradient_weight, config.pyramid_weight)
-        return Losses(terms | {"kl": config.kl_weight * kl})
+        if self.distance is not None:
+            terms["perceptual"] = config.perceptual_weight * self.distance(decoded, pictures).mean()
+        if config.sharpen:
+            self.critic.requires_grad_(False)
+            terms["adversarial"] = config.adversarial_weight * generator_loss(self.critic(decoded))
+        else:
+            terms["kl"] = config.kl_weight * kl
+        return Losses(terms)
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
-        pictures = to_unit_range(self.data.pictures[:: max(1, len(self.data) // 32)][:32]).to(self.autoencoder.device)
-        decoded = averages["autoencoder"](pictures).sample
-        return grid(
-            torch.cat([part for pair in zip(pictures.split(8), decoded.split(8), strict=True) for part in pair]), 8
-        )
+        device = self.autoencoder.device
+        generator = torch.Generator(device).manual_seed(0)
+        pictures = [self.data.corpus.painter(self.data.scenes[torch.arange(24)]).to(device)]
+        if self.data.photographs:
+            pictures.append(crops(self.data.photographs, 4, pictures[0].shape[-1], generator))
+        pictures.append(dead_leaves(4, pictures[0].shape[-1], generator))
+        shown = torch.cat(pictures)[:32]
+        decoded = averages["autoencoder"](shown).sample
+        pairs = zip(shown.cpu().split(8), decoded.cpu().split(8), strict=True)
+        return grid(torch.cat([part for pair in pairs for part in pair]), 8)
 
 
 @torch.no_grad()
 def psnr(autoencoder: AutoencoderKL, pictures: Tensor) -> float:
     """Mean peak signal-to-noise ratio of the reconstruction, in dB; pictures (N, 3, H, W) in [-1, 1]."""
     errors = [((autoencoder(part).sample.clamp(-1, 1) - part) ** 2).mean(dim=(1, 2, 3)) for part in pictures.split(32)]
-    return (10 * torch.log10(4 / torch.cat(errors))).mean().item()
+    return (10 * torch.log10(4 / torch.cat(errors).float())).mean().item()
 
 
 @torch.no_grad()
 def measure_latents(autoencoder: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Posterior means of the pictures: (N, C, h, w)."""
-    return torch.cat([autoencoder.encode(part).latent_dist.mean for part in pictures.split(32)])
+    return torch.cat([autoencoder.encode(part).latent_dist.mean for part in pictures.split(32)]).float()
+
+
+def unseen_pictures(corpus: Corpus, count: int = 200) -> dict[str, Tensor]:
+    """What reconstruction is measured on: (N, 3, S, S) each of held-out sprites, new scenes and new photographs."""
+    painter = corpus.painter
+    sprites = describe(corpus.unseen, count, UNSEEN_SEED)
+    scenes = describe(corpus.describer, count, UNSEEN_SEED)
+    generator = torch.Generator(painter.device).manual_seed(0)
+    found = {"sprites": painter(sprites), "scenes": painter(scenes)}
+    if photographs := read_photographs(HELD_OUT_PHOTOGRAPHS):
+        found["photographs"] = crops(photographs, 64, painter.size, generator)
+    return found
 
 
 def main() -> None:
     config, folder = parse(AutoencoderConfig, __doc__, "runs/autoencoder")
-    corpus = Path(config.data)
     torch.manual_seed(config.seed)
-    data = load_pictures(corpus, config.size)
-    unseen = load_pictures(corpus, config.size, keep=lambda row: row.get("held_out"))
-    autoencoder = build_autoencoder(config.size).to(PartialState().device)
-    trainer = Trainer(AutoencoderTask(autoencoder, data, config), config, folder)
+    device = PartialState().device
+    corpus = Corpus.load(Path(config.data), device)
+    scenes = describe(corpus.describer, config.scenes, config.seed)
+    if config.start_from:
+        autoencoder = AutoencoderKL.from_pretrained(config.start_from, torch_dtype=torch.float32).to(device)
+    else:
+        autoencoder = build_autoencoder().to(device)
+    autoencoder.register_to_config(sample_size=SIDE)
+    task = AutoencoderTask(autoencoder, Pictures(corpus, scenes, config.textures), config)
+    trainer = Trainer(task, config, folder)
     if not follow(trainer):
         return
-    autoencoder = trainer.averages["autoencoder"].cpu()
-    print(f"held-out pictures: {psnr(autoencoder, to_unit_range(unseen.pictures)):.2f} dB")
-    latents = measure_latents(autoencoder, to_unit_range(data.pictures))
-    autoencoder.register_to_config(
-        scaling_factor=float(1 / latents.std()),
-        latents_mean=latents.mean((0, 2, 3)).tolist(),  # for the informative prior
-        latents_std=latents.std((0, 2, 3)).tolist(),
-    )
-    autoencoder.half().save_pretrained(config.out)
+    autoencoder = trainer.averages["autoencoder"].float()
+    for name, pictures in unseen_pictures(corpus).items():
+        print(f"{name} that it has not seen: {psnr(autoencoder, pictures):.2f} dB")
+    if not config.sharpen:
+        latents = measure_latents(autoencoder, corpus.painter(scenes[torch.arange(min(2000, len(scenes)))]))
+        autoencoder.register_to_config(
+            scaling_factor=float(1 / latents.std()),
+            latents_mean=latents.mean((0, 2, 3)).tolist(),  # for the informative prior
+            latents_std=latents.std((0, 2, 3)).tolist(),
+        )
+    autoencoder.cpu().half().save_pretrained(config.out)
     print(f"saved {config.out}, scaling factor {autoencoder.config.scaling_factor:.4f}")
 
 

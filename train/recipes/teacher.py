@@ -1,57 +1,87 @@
 """The bundled teacher: a latent diffusion model, v-prediction under a zero-terminal-SNR schedule.
 
-    python -m train.recipes.teacher --data data/emoji --run runs/teacher
+    python -m train.recipes.teacher --model models/next --run runs/teacher
 
-Needs the autoencoder and the text encoder in the model folder; both stay frozen. Writes ``unet/``, ``scheduler/``
-and ``model_index.json`` beside them, which makes the folder an ordinary diffusers pipeline.
+Needs the autoencoder and the text encoder in the model's folder, which stay frozen, and packed scenes. Writes
+``unet/``, ``scheduler/`` and ``model_index.json`` beside them, which makes the folder an ordinary diffusers pipeline.
 """
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from train.data.latents import encode_folder, encode_texts
+from train.data.latents import encode_texts
 from train.loop.config import parse, setting, with_defaults
 from train.loop.console import follow, run_command
 from train.loop.trainer import Trainer
+from train.recipes.packed import PACKED, PackedScenes, load_frozen
 from train.tasks.base import Previewer
 from train.tasks.diffusion import DenoisingConfig, DiffusionTask
 from yoso_core.schedule import NoiseSchedule
 
-PREVIEW_PROMPTS = [
-    f"{thing}, {style}"
-    for thing in ("red heart", "grinning face", "dog face", "pizza", "rocket", "tree", "automobile", "crown")
-    for style in ("3d", "flat", "noto", "twemoji")
-]
+PREVIEW_PROMPTS = (
+    "a cute corgi",
+    "pizza slice",
+    "red sports car",
+    "castle on a hill at night",
+    "two cats",
+    "a panda next to a tree",
+    "sunset over the sea",
+    "🐶",
+    "a photo of a dog",
+    "happy birthday",
+    "a cat wearing a hat",
+    "a rocket in space",
+    "blue heart",
+    "a house in the snow",
+    "three apples",
+    "a sailboat on the sea",
+    "grinning face, 3d",
+    "grinning face, flat",
+    "tiger, noto",
+    "tiger, blob",
+    "a lion in the desert",
+    "strawberry",
+    "a robot on the street",
+    "a butterfly on a pink background",
+    "wizard",
+    "guitar",
+    "a bee, glossy",
+    "christmas tree in the snow",
+    "an airplane in the sky",
+    "a shark under water",
+    "cup of coffee",
+    "a unicorn on a meadow at sunset",
+)
 
 
 @dataclass(frozen=True)
-@with_defaults(steps=14000, warmup=200, ema=0.9985, high_noise=0.7, compile=True)
+@with_defaults(steps=40000, batch=128, warmup=300, ema=0.9995, high_noise=0.7)
 class BundledTeacherConfig(DenoisingConfig):
-    data: str = setting("data/emoji", "the emoji corpus")
-    model: str = setting("models/yoso-emoji", "pipeline folder, read and written")
+    data: str = setting(str(PACKED), "packed scenes")
+    model: str = setting("models/next", "pipeline folder, read and written", on_resume=True)
     start_from: str = setting("", "folder of a network to go on from")
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Attention at 4 x 4 only: at 8 x 8 it costs a third of the speed and the convolutions see everything anyway."""
+    """Attention at 8 x 8 and 4 x 4 only: at 16 x 16 it costs most and the convolutions see everything anyway."""
     return UNet2DConditionModel(
-        sample_size=8,
+        sample_size=16,
         in_channels=8,
         out_channels=8,
-        block_out_channels=(160, 160),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(96, 160, 224),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        cross_attention_dim=192,
-        attention_head_dim=5,  # diffusers' name for the number of heads
+        cross_attention_dim=256,
+        attention_head_dim=(3, 5, 7),  # diffusers' name for the number of heads
         norm_num_groups=16,
     )
 
@@ -69,15 +99,10 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def load_frozen(model: Path, device: torch.device) -> tuple[AutoencoderKL, CLIPTokenizer, CLIPTextModel]:
-    autoencoder = AutoencoderKL.from_pretrained(model / "vae").float().eval().requires_grad_(False).to(device)
-    text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder").float().eval().requires_grad_(False)
-    return autoencoder, CLIPTokenizer.from_pretrained(model / "tokenizer"), text_encoder.to(device)
-
-
 def write_pipeline(model: Path, unet: nn.Module) -> None:
     """Save the network and what makes `model` a folder that StableDiffusionPipeline.from_pretrained reads."""
-    unet.half().save_pretrained(model / "unet", max_shard_size="9MB")
+    half = copy.deepcopy(unet).cpu().half()
+    half.save_pretrained(model / "unet", max_shard_size="9MB")
     build_scheduler().save_pretrained(model / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -100,17 +125,20 @@ def main() -> None:
     torch.manual_seed(config.seed)
     device, model = PartialState().device, Path(config.model)
     autoencoder, tokenizer, text_encoder = load_frozen(model, device)
-    size = autoencoder.config.sample_size
-    latents = encode_folder(Path(config.data), size, autoencoder, tokenizer, text_encoder)
-    contexts = encode_texts(PREVIEW_PROMPTS, tokenizer, text_encoder)
-    previewer = Previewer(autoencoder, contexts, latents.empty, latents.shape)
+    data = PackedScenes.load(Path(config.data), model, device)
+    contexts = encode_texts(list(PREVIEW_PROMPTS), tokenizer, text_encoder)
+    previewer = Previewer(autoencoder, contexts, data.empty, data.shape)
     unet = UNet2DConditionModel.from_pretrained(config.start_from).float() if config.start_from else build_unet()
-    unet.set_attn_processor(AttnProcessor())  # its backward is faster than fused attention on 16 tokens
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # its backward is faster than fused attention on 64 tokens
     unet.to(device, memory_format=torch.channels_last)
     schedule = NoiseSchedule.from_config(build_scheduler().config)
-    trainer = Trainer(DiffusionTask(unet, schedule, latents, config, previewer), config, folder)
-    if follow(trainer):
-        write_pipeline(model, trainer.averages["network"])
+
+    def hand_over(trainer: Trainer) -> None:
+        if trainer.processes.is_main_process:
+            write_pipeline(model, trainer.averages["network"])
+
+    follow(Trainer(DiffusionTask(unet, schedule, data, config, previewer), config, folder, hand_over))
 
 
 if __name__ == "__main__":

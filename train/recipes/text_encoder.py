@@ -1,6 +1,6 @@
 """The bundled text encoder: a small CLIP text model that knows far more words than the captions have.
 
-    python -m train.recipes.text_encoder --data data/emoji --run runs/text_encoder
+    python -m train.recipes.text_encoder --data data/corpus --run runs/text_encoder
 
 A vocabulary of byte pairs is learned from captions and common words. The encoder is then distilled: its sentence
 token must predict what a sentence model (all-MiniLM-L6-v2, a development tool, not shipped) says of the same words,
@@ -11,57 +11,91 @@ Needs ``requirements-recipes.txt``.
 import importlib.util
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.data.latents import digest_of
-from train.data.reader import read_listing
 from train.loop.config import RunConfig, parse, setting, with_defaults
 from train.loop.console import follow, run_command
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player, Trainer
-from train.recipes.corpus.emoji import STYLES
+from train.recipes.corpus.art import CORPUS, MEANINGS, STYLES, read_art
+from train.recipes.corpus.scenes import Describer
+from train.recipes.corpus.words import FLUFF, article, misspelt, plural, styled
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 32  # longest prompt, start and end included
-COLOURS = "red orange yellow green blue purple pink brown black white grey golden".split()
+WIDTH = 256  # of a token
 
 
 @dataclass(frozen=True)
-@with_defaults(steps=1300, warmup=50, batch=384)
+@with_defaults(steps=3000, warmup=50, batch=256)
 class TextEncoderConfig(RunConfig):
-    data: str = setting("data/emoji", "the emoji corpus")
+    data: str = setting(str(CORPUS), "the corpus")
     out: str = setting("models/yoso-emoji", "pipeline folder that tokenizer and encoder are written to")
-    vocabulary: int = setting(4096, "entries of the byte-pair vocabulary")
-    words: int = setting(15000, "common English words to learn beside the captions")
+    vocabulary: int = setting(5120, "entries of the byte-pair vocabulary")
+    captions: int = setting(24000, "captions of scenes to learn beside names")
+    words: int = setting(12000, "common English words to learn beside the captions")
     temperature: float = setting(0.05, "temperature of the contrastive term")
 
 
-def content_phrases(corpus_rows: list[dict], common_words: list[str]) -> list[str]:
-    """What a prompt can be about, style aside: labels, tags, common words, coloured things."""
-    labels = sorted({row["label"] for row in corpus_rows})
-    tags = sorted({part for row in corpus_rows for part in row["captions"][-1].rsplit(",", 1)[0].split(", ")})
-    picker = random.Random(0)
-    coloured = [f"{picker.choice(COLOURS)} {label}" for label in labels]
-    pairs = [f"{picker.choice(tags)}, {picker.choice(tags)}" for _ in range(4000)]
-    # Labels and tags weigh more than the rest of the language: they are what the pictures are of.
-    return labels * 4 + tags * 2 + coloured + pairs + common_words
+@dataclass(frozen=True)
+class Phrase:
+    """What is read, and what the sentence model is asked about in its place."""
+
+    text: str
+    meaning: str
+    whole: bool = False  # a caption as it is; others are put into words as people do, style and all
 
 
-def phrase(content: str, style: int, picker: random.Random) -> str:
-    """`content` as people type it, in style number `style` (the last number: none)."""
-    content = picker.choice(["{}", "{}", "a {}", "the {}"]).format(content)
-    if style == len(STYLES):
-        return content
-    form = picker.choice(["{0}, {1}", "{0} {1}", "{1} {0}", "{1} emoji of {0}", "{0} in {1} style", "{1}, {0}"])
-    return form.format(content, STYLES[style])
+def phrases_of(describer: Describer, common_words: list[str], captions: int) -> list[Phrase]:
+    """What a prompt can be about: names, tags, emoji characters, captions of scenes, common words."""
+    found: list[Phrase] = []
+    for label in describer.labels:
+        one = describer.first[label]
+        # Names and tags weigh more than the rest of the language: they are what the pictures are of.
+        found += [Phrase(name, name) for name in describer.names[label]] * 4
+        found += [Phrase(tag.lower(), tag.lower()) for tag in one.tags]
+        found += [Phrase(plural(name), name) for name in describer.names[label]]
+        found += [Phrase(text, one.label) for text in dict.fromkeys((one.emoji, one.emoji.replace("\ufe0f", "")))] * 2
+    for scene in range(captions):
+        described = describer(random.Random(f"words/{scene}"))
+        meaning = described.caption
+        for placed in described.placed:
+            sprite = describer.art[placed.sprite]
+            for text in (sprite.emoji, sprite.emoji.replace("\ufe0f", "")):
+                meaning = meaning.replace(text, sprite.label)
+        found.append(Phrase(described.caption, meaning, whole=True))
+    return found + [Phrase(word, word) for word in common_words]
+
+
+def put_into_words(phrase: Phrase, picker: random.Random) -> str:
+    """A phrase as people type it, every second time in a style."""
+    if phrase.whole:
+        return phrase.text
+    text = picker.choice([phrase.text, phrase.text, article(phrase.text), f"the {phrase.text}"])
+    if picker.random() < 0.1:
+        text = picker.choice(FLUFF).format(text)
+    if picker.random() < 0.05:
+        text = misspelt(text, picker)
+    return styled(text, picker.choice(STYLES), picker) if picker.random() < 0.5 else text
+
+
+def style_of(text: str) -> int:
+    """Number of the style that a text asks for; the last: none."""
+    said = set(re.findall(r"\w+", text.lower()))
+    return next((index for index, style in enumerate(STYLES) if style in said), len(STYLES))
 
 
 def learn_tokenizer(texts: list[str], vocabulary: int, out: Path) -> CLIPTokenizer:
@@ -94,6 +128,7 @@ def learn_tokenizer(texts: list[str], vocabulary: int, out: Path) -> CLIPTokeniz
         out, bos_token=START, eos_token=END, unk_token=END, pad_token=END, model_max_length=TOKENS
     )
     tokenizer.save_pretrained(out)
+    (out / "tokenizer.json").unlink()  # says the same again, at ten times the size
     return tokenizer
 
 
@@ -113,6 +148,29 @@ def sentence_embeddings(texts: list[str]) -> Tensor:
     return torch.cat(found)
 
 
+def common_words(corpus: Path, count: int) -> list[str]:
+    """The commonest English words of three letters and more, kept beside the corpus once they are looked up."""
+    kept = corpus / f"common-{count}.txt"
+    if not kept.exists():
+        from wordfreq import top_n_list
+
+        words = [word for word in top_n_list("en", count) if word.isalpha() and len(word) > 2]
+        kept.write_text("\n".join(words) + "\n", encoding="utf-8")
+    return kept.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def kept_embeddings(texts: list[str], cache: Path) -> Tensor:
+    """`sentence_embeddings`, kept in a file: they take minutes on a CPU, and a GPU may have no sentence model."""
+    digest = digest_of(texts)
+    if cache.exists():
+        with safe_open(cache, "pt") as file:
+            if file.metadata()["digest"] == digest:
+                return file.get_tensor("embeddings").float()
+    embeddings = sentence_embeddings(texts)
+    save_file({"embeddings": embeddings.half()}, cache, metadata={"digest": digest})
+    return embeddings
+
+
 class Student(nn.Module):
     """The text model and the two heads that distillation needs; only the text model is kept."""
 
@@ -121,22 +179,22 @@ class Student(nn.Module):
         self.text_model = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=vocabulary,
-                hidden_size=192,
-                intermediate_size=768,
+                hidden_size=WIDTH,
+                intermediate_size=3 * WIDTH,
                 num_hidden_layers=3,
-                num_attention_heads=6,
+                num_attention_heads=4,
                 max_position_embeddings=TOKENS,
-                projection_dim=192,
+                projection_dim=WIDTH,
                 bos_token_id=start,
                 eos_token_id=end,
                 pad_token_id=end,
             )
         )
-        self.content = nn.Linear(192, 384)
-        self.style = nn.Linear(192, len(STYLES) + 1)
+        self.content = nn.Linear(WIDTH, 384)
+        self.style = nn.Linear(WIDTH, len(STYLES) + 1)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, L) -> unit content vectors (B, 384), style logits (B, 5)."""
+        """tokens (B, L) -> unit content vectors (B, 384), style logits (B, S + 1)."""
         pooled = self.text_model(tokens).pooler_output
         return F.normalize(self.content(pooled).float(), dim=-1), self.style(pooled).float()
 
@@ -150,32 +208,36 @@ class TextEncoderTask:
     averaged = ("student",)
 
     def __init__(
-        self, student: Student, tokenizer: CLIPTokenizer, phrases: list[str], config: TextEncoderConfig
+        self, student: Student, tokenizer: CLIPTokenizer, phrases: list[Phrase], config: TextEncoderConfig
     ) -> None:
         self.student, self.tokenizer, self.phrases, self.config = student, tokenizer, phrases, config
-        self.targets = sentence_embeddings(phrases)
-        self.sample_count, self.fingerprint = len(phrases), digest_of(phrases)[:16]
+        meanings = sorted({phrase.meaning for phrase in phrases})
+        places = {meaning: index for index, meaning in enumerate(meanings)}
+        self.meant = torch.tensor([places[phrase.meaning] for phrase in phrases])
+        self.targets = kept_embeddings(meanings, Path(config.data) / MEANINGS)
+        self.sample_count, self.fingerprint = len(phrases), digest_of([one.text for one in phrases])[:16]
         self.players = {"student": Player(student, config.learning_rate)}
         if config.compile:
             student.compile(dynamic=True)
 
     def forward(self, indices: Tensor, draws: Draws) -> tuple[Tensor, ...]:
-        styles = (draws.uniform() * (len(STYLES) + 1)).long()
         picker = random.Random(int(torch.randint(2**31, (1,), generator=draws.generator)))
-        texts = [phrase(self.phrases[i], s, picker) for i, s in zip(indices.tolist(), styles.tolist(), strict=True)]
+        texts = [put_into_words(self.phrases[index], picker) for index in indices.tolist()]
+        styles = torch.tensor([style_of(text) for text in texts], device=draws.device)
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
-        return *self.student(tokens), self.targets[indices], styles
+        target = self.targets[self.meant[indices]].to(draws.device)
+        return *self.student(tokens.to(draws.device)), target, styles
 
     def losses(self, player: str, shared: tuple[Tensor, ...]) -> Losses:
         content, style, target, styles = shared
         same = target @ target.T > 0.99  # the same phrase twice in a batch is no negative
         logits = (content @ target.T / self.config.temperature).masked_fill(
-            same & ~torch.eye(len(same), dtype=bool), -1e4
+            same & ~torch.eye(len(same), dtype=bool, device=same.device), -1e4
         )
         return Losses(
             {
                 "cosine": 4 * (1 - (content * target).sum(-1)).mean(),
-                "contrast": 0.2 * F.cross_entropy(logits, torch.arange(len(logits))),
+                "contrast": 0.2 * F.cross_entropy(logits, torch.arange(len(logits), device=logits.device)),
                 "style": 0.2 * F.cross_entropy(style, styles),
             }
         )
@@ -184,28 +246,26 @@ class TextEncoderTask:
         """Similarities of twelve phrases to each other, white for 1."""
         texts = "cat kitty dog doggo car automobile happy joyful heart love tree oak".split()
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt").input_ids
-        content, _ = averages["student"](tokens)
-        similarity = (content @ content.T).clamp(0, 1).mul(255).byte().numpy()
+        content, _ = averages["student"](tokens.to(next(self.student.parameters()).device))
+        similarity = (content @ content.T).clamp(0, 1).mul(255).byte().cpu().numpy()
         return Image.fromarray(similarity).resize((480, 480), Image.Resampling.NEAREST)
 
 
 def main() -> None:
-    from wordfreq import top_n_list
-
     config, folder = parse(TextEncoderConfig, __doc__, "runs/text_encoder")
     out = Path(config.out)
     torch.manual_seed(config.seed)
 
-    rows = read_listing(Path(config.data), keep=lambda row: True).rows
-    words = [word for word in top_n_list("en", config.words) if word.isalpha() and len(word) > 2]
-    texts = [caption for row in rows for caption in row["captions"]]
-    tokenizer = learn_tokenizer(texts + words * 2, config.vocabulary, out / "tokenizer")
-    student = Student(len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id)
-    task = TextEncoderTask(student, tokenizer, content_phrases(rows, words), config)
+    art = read_art(Path(config.data))
+    describer = Describer(art, [float("nan")] * len(art))
+    phrases = phrases_of(describer, common_words(Path(config.data), config.words), config.captions)
+    tokenizer = learn_tokenizer([phrase.text for phrase in phrases], config.vocabulary, out / "tokenizer")
+    student = Student(len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id).to(PartialState().device)
+    task = TextEncoderTask(student, tokenizer, phrases, config)
     trainer = Trainer(task, config, folder)
     if not follow(trainer):
         return
-    encoder = trainer.averages["student"].text_model
+    encoder = trainer.averages["student"].text_model.cpu()
     encoder.half().save_pretrained(out / "text_encoder")
     config_file = out / "text_encoder" / "config.json"
     # transformers loads what the config says, diffusers float32: a pipeline needs the two to agree.

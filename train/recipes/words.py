@@ -2,8 +2,8 @@
 
     python -m train.recipes.words data/emoji/metadata.jsonl models/yoso-emoji
 
-Names, words and emoji characters are taken from the captions anew; the lines about styles and the examples that stand in
-the file already were written by people, and stay. What each key means is told by `yoso_core.words`.
+Names, words and emoji characters are taken from the captions anew; the lines about styles and the examples that stand
+in the file already were written by people, and stay. What each key means is told by `yoso_core.words`.
 """
 
 import argparse

@@ -23,7 +23,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,12 @@ CAN_GO_ON: tuple[State, ...] = ("paused", "interrupted", "failed")
 LOCK, DEVICE_LOCK = "process.lock", "device.lock"
 WORDS = 60  # characters of a title in a folder's name
 MOST = 2000  # runs in a folder
+DRAFTS = 200  # of them not begun, where there are several owners
+DRAFT_SECONDS = 24 * 3600.0  # after which those are gone
+CLEARED_EVERY = 60.0  # seconds
+WAITING = 40  # processes in line, where there are several owners
+SPARE = 2_000_000_000  # bytes of the disk that new runs leave free
+ABOUT = "job.json"
 PATIENCE = 1.0  # seconds for a lock: who only looks whether it is held holds it for an instant
 ENDING = 30.0  # seconds that a killed process may take to be gone
 STOP = "stop"  # a file that asks for the end, for a process that can't be signalled yet
@@ -104,6 +111,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more in a folder of pictures than empty lists and locks."""
+    try:
+        return any(path.is_file() and path.stat().st_size > len("{}") for path in folder.iterdir())
+    except OSError:  # it has begun meanwhile, by another name
+        return True
+
+
 def _moment(value: Any) -> float:
     """A time in seconds, 0 where something else was written."""
     return float(value) if type(value) in (int, float) and math.isfinite(value) else 0.0
@@ -126,7 +141,7 @@ class Job:
     @property
     def about(self) -> dict[str, Any]:
         """``job.json``: "task", "title", "preset", "owner", "created"."""
-        return read_json(self.folder / "job.json")
+        return read_json(self.folder / ABOUT)
 
     @property
     def title(self) -> str:
@@ -196,7 +211,7 @@ class Job:
 
     def change(self, **values: Any) -> None:
         """Change what ``job.json`` says."""
-        write_json(self.folder / "job.json", self.about | values)
+        write_json(self.folder / ABOUT, self.about | values)
 
     def log(self, most: int = 4000) -> str:
         """The last characters of what the process said."""
@@ -298,24 +313,62 @@ class Job:
                 os.kill(pid, number)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What a look at a folder of runs has to know of each, as its ``job.json`` of that time says."""
+
+    written: int
+    owner: str
+    created: float
+    is_draft: bool
+
+
 class Runs:
     """The runs of a folder, each seen by its owner alone.
 
     Args:
         root: holds a folder a run.
         private: whether there are several owners; their runs have secret names, because who knows a LoRA's name may
-            use it.
+            use it, and what they have not begun goes after a day.
     """
 
     def __init__(self, root: Path, private: bool = False) -> None:
         self.root, self.private = Path(root), private
         self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}  # by folder; reading all of them anew takes a while
+        self._in_use: Counter[str] = Counter()  # drafts that are changed at the moment
+        self._visitors: dict[str, str] = {}  # whose draft it is, beside the owner that they call themselves
+        self._cleared = -CLEARED_EVERY
 
     def all(self, owner: str) -> list[Job]:
         """The runs of an owner, the newest first; where there is one owner, all."""
-        found = [Job(path.parent) for path in self.root.glob("*/job.json") if not path.parent.name.startswith(".")]
-        mine = [job for job in found if not self.private or (owner and job.about.get("owner") == owner)]
-        return sorted(mine, key=lambda job: (_moment(job.about.get("created")), job.id), reverse=True)
+        self._clear_old_drafts()
+        mine = [
+            (known.created, name)
+            for name, known in self._look().items()
+            if not self.private or (owner and known.owner == owner)
+        ]
+        return [Job(self.root / name) for _, name in sorted(mine, reverse=True)]
+
+    def _look(self) -> dict[str, _Known]:
+        """All runs by the names of their folders."""
+        found = {}
+        with suppress(OSError), os.scandir(self.root) as folders:
+            for folder in folders:
+                if folder.name.startswith("."):
+                    continue
+                try:
+                    written = os.stat(os.path.join(folder.path, ABOUT)).st_mtime_ns
+                except OSError:  # something else, or it has just gone
+                    continue
+                known = self._known.get(folder.name)
+                if known is None or known.written != written:
+                    about = Job(Path(folder.path)).about
+                    owner, task = str(about.get("owner", "")), about.get("task")
+                    known = _Known(written, owner, _moment(about.get("created")), not task)
+                found[folder.name] = known
+        self._known = found
+        return found
 
     def get(self, name: str, owner: str) -> Job:
         """A run by its id.
@@ -332,23 +385,78 @@ class Runs:
         """The one run of an owner that has not begun."""
         return next((job for job in self.all(owner) if job.state == "draft"), None)
 
-    def draft(self, owner: str) -> Job:
+    def draft(self, owner: str, visitor: str = "") -> Job:
         """The one run of an owner that has not begun; a new one where there is none.
 
+        Args:
+            owner: whose it is.
+            visitor: who they are beside what they call themselves; where drafts are too many, whoever has most loses
+                their oldest.
+
         Raises:
-            JobError: nobody is its owner, or there are too many runs already.
+            JobError: nobody is its owner, there are too many runs already, or the disk is full.
         """
         with self._lock:
-            if job := self.find_draft(owner):
-                return job
-            if self.private and not owner:
-                raise JobError("This page is not known here; please reload it.")
-            if len(list(self.root.glob("*/job.json"))) >= MOST:
-                raise JobError("There is no room for more runs here; please try again later.")
-            job = Job(self.root / self._name("draft"))
-            job.data.mkdir(parents=True)
-            job.change(owner=owner, created=time.time(), title="")
+            return self._draft(owner, visitor)
+
+    @contextmanager
+    def drafting(self, owner: str, visitor: str = "") -> Iterator[Job]:
+        """The same while something is put into it: a draft that then holds nothing is gone again.
+
+        Raises:
+            JobError: see `draft`.
+        """
+        with self._lock:
+            job = self._draft(owner, visitor)
+            self._in_use[job.id] += 1
+        try:
+            yield job
+        finally:
+            with self._lock:
+                self._in_use -= Counter([job.id])
+                if not self._in_use[job.id] and job.state == "draft" and not _holds_something(job.data):
+                    with suppress(OSError):  # somebody was faster
+                        job.discard()
+
+    def _draft(self, owner: str, visitor: str) -> Job:
+        if job := self.find_draft(owner):
             return job
+        if self.private and not owner:
+            raise JobError("This page is not known here; please reload it.")
+        known = self._look()
+        drafts = [name for name, one in known.items() if one.is_draft]
+        if self.private and len(drafts) >= DRAFTS:
+            known.pop(self._let_go(sorted(drafts, key=lambda name: known[name].created)))
+        if len(known) >= MOST:
+            raise JobError("There is no room for more runs here; please try again later.")
+        self.root.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self.root).free < SPARE:
+            raise JobError("The disk of this machine is nearly full; make room and try again.")
+        job = Job(self.root / self._name("draft"))
+        job.data.mkdir(parents=True)
+        job.change(owner=owner, created=time.time(), title="")
+        self._visitors[job.id] = visitor
+        return job
+
+    def _let_go(self, drafts: Sequence[str]) -> str:
+        """Remove one of too many drafts, the oldest of whoever has most; returns its name."""
+        idle = [name for name in drafts if not self._in_use[name]]
+        (visitor, _), *_ = Counter(self._visitors.get(name, "") for name in idle).most_common(1)
+        name = next(name for name in idle if self._visitors.get(name, "") == visitor)
+        Job(self.root / name).discard()
+        self._visitors.pop(name, None)
+        return name
+
+    def _clear_old_drafts(self) -> None:
+        """Remove what several owners have not touched for a day, now and then."""
+        if not self.private or time.monotonic() - self._cleared < CLEARED_EVERY:
+            return
+        self._cleared = time.monotonic()
+        for name in [name for name, known in self._look().items() if known.is_draft and not self._in_use[name]]:
+            job = Job(self.root / name)
+            with suppress(OSError, JobError):  # it has just gone, or it has just begun
+                if time.time() - job.data.stat().st_mtime > DRAFT_SECONDS and job.state == "draft":
+                    job.discard()
 
     def begin(self, job: Job, task: str, preset: str, title: str, settings: dict[str, Any], takes: str = "data") -> Job:
         """Give a draft its settings and its name, and start it.
@@ -362,11 +470,13 @@ class Runs:
             takes: the setting that the folder of the draft's pictures goes into.
 
         Raises:
-            JobError: it is no draft any more.
+            JobError: it is no draft any more, or too many wait in line.
         """
         with self._lock:
             if job.state != "draft" or not job.folder.exists():
                 raise JobError("This run has begun already.")
+            if self.private and sum(Job(self.root / name).alive for name in self._look()) >= WAITING:
+                raise JobError(f"{WAITING} runs wait in line already; please try again later.")
             folder = self.root / self._name(title)
             job.folder.rename(folder)
         job = Job(folder.resolve())

@@ -6,15 +6,17 @@ python -m train.runs.worker RUN-FOLDER LOCK
 """
 
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from train.runs.jobs import DEVICE_LOCK, STOP, Job, held
+from train.runs.jobs import ABOUT, DEVICE_LOCK, LOCK, STOP, Job, held, is_held
 
 NICENESS = 10  # people who draw come first
 POLL = 0.3  # seconds between looks at the line
@@ -34,8 +36,9 @@ def turn(job: Job) -> Iterator[None]:
     while True:
         if (job.folder / STOP).exists():
             raise StopAsked
-        if _first_in_line(job):
-            with held(job.folder.parent / DEVICE_LOCK) as free:
+        device = job.folder.parent / DEVICE_LOCK
+        if not is_held(device) and _first_in_line(job):
+            with held(device) as free:
                 if free:
                     yield
                     return
@@ -72,6 +75,31 @@ def carry_out(job: Job, train: Callable[[], bool]) -> None:
         job.settle()
 
 
+def end_with_folder(job: Job, lock: int, end: Callable[[int], None] = os._exit) -> None:
+    """Watch over a run's folder, and end this process once it is not there any more.
+
+    Whoever removes or renames it by hand does not see the process, which would go on, keep the device, and write a
+    folder that is no run's.
+
+    Args:
+        job: the run.
+        lock: descriptor of its lock, whose file tells that the folder is still the same.
+        end: is told the exit status.
+    """
+    mine = os.fstat(lock)
+    while True:
+        try:
+            there = os.stat(job.folder / LOCK)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            if not (job.folder / ABOUT).exists():  # what has been written there since
+                shutil.rmtree(job.folder, ignore_errors=True)
+            end(1)
+            return
+        time.sleep(POLL)
+
+
 def _stop_asked(number: int, frame: FrameType | None) -> None:
     raise StopAsked
 
@@ -81,6 +109,7 @@ def main() -> None:
     os.set_inheritable(lock, False)  # whatever this process starts must not keep the run alive
     signal.signal(signal.SIGTERM, _stop_asked)  # until the trainer has its own
     os.nice(NICENESS)
+    threading.Thread(target=end_with_folder, args=(job, lock), daemon=True).start()
     try:
         job.set_pid(os.getpid())
         with turn(job):

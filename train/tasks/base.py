@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
@@ -26,8 +27,9 @@ from train.loop.config import ConfigError, RunConfig, setting
 from train.loop.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
 from yoso_core.denoiser import Denoiser
-from yoso_core.lora.spellings import RANK_LIMIT, SCALE_LIMIT
-from yoso_core.models import LoadedModel, ModelError, find_model, load_model
+from yoso_core.hub import HubError
+from yoso_core.lora.admission import RANK_LIMIT, SCALE_LIMIT
+from yoso_core.models import LoadedModel, ModelError, fetch_model, find_model, load_model
 from yoso_core.sampling import one_step, prior_start
 
 ADAPTERS = ("lora", "full")
@@ -106,8 +108,11 @@ def load_base(config: ModelRunConfig, device: torch.device, one_step: bool = Fal
 def _load(name: str, device: torch.device, one_step: bool) -> LoadedModel:
     try:
         spec = find_model(name)
-        model = load_model(spec if one_step else replace(spec, lora=None), device, torch.float32)
-    except ModelError as error:
+        spec = spec if one_step else replace(spec, lora=None)
+        with PartialState().local_main_process_first():  # the others find it there
+            fetch_model(spec, lambda message: print(message, flush=True))
+        model = load_model(spec, device, torch.float32)
+    except (ModelError, HubError) as error:
         raise ConfigError(str(error)) from error
     model.loras.apply([(model.one_step, 1.0)])
     if (model.unet.config.sample_size or 64) ** 2 <= FEW_TOKENS:

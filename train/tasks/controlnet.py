@@ -6,7 +6,9 @@ squared error alone it would come to the mean of all pictures with such edges; a
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from train.data.latents import CaptionedLatents, weights_fingerprint
+from train.data.latents import CaptionedLatents, to_unit_range, weights_fingerprint
 from train.data.lines import maps_of, varied
 from train.loop.config import ConfigError, setting, with_defaults
 from train.loop.randomness import Draws
@@ -24,7 +26,7 @@ from train.loop.trainer import Losses, Player
 from train.tasks.base import ModelRunConfig, Previewer
 from train.tasks.discriminator import LatentDiscriminator
 from train.tasks.losses import discriminator_loss, generator_loss, reconstruction_sample_weight, weighted_mse
-from yoso_core.autoencoder import encode, to_tensor
+from yoso_core.autoencoder import encode
 from yoso_core.conditioning import Guide
 from yoso_core.denoiser import Denoiser
 from yoso_core.sampling import one_step
@@ -32,6 +34,7 @@ from yoso_core.schedule import NoiseSchedule, Prediction
 
 LEVELS = (16, 32, 96, 256)  # channels of the layers that bring a map to the size of a latent, as published ones have
 LEAN_LEVELS = (8, 16, 32, 64)
+ENCODED_AT_ONCE = 256  # pictures
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,21 @@ def make_variants(pictures: Tensor, count: int, autoencoder: nn.Module, seed: in
     """
     weight = next(autoencoder.parameters())
     latents, maps = [], []
-    for variant in range(count):
-        numbers = np.random.default_rng([seed, variant])
-        for one in pictures.permute(0, 2, 3, 1).numpy():
-            picture = Image.fromarray(one)
-            picture = varied(picture, numbers) if variant else picture
-            maps.append(torch.from_numpy(maps_of(np.array(picture))))
-            latents.append(encode(autoencoder, to_tensor(picture).to(weight)).float().cpu()[0])
+
+    def drawn(picture: np.ndarray, variant: int, index: int) -> tuple[Tensor, Tensor]:
+        if variant:
+            picture = np.array(varied(Image.fromarray(picture), np.random.default_rng([seed, variant, index])))
+        return torch.from_numpy(picture.copy()), torch.from_numpy(maps_of(picture))
+
+    with ThreadPoolExecutor() as pool:  # OpenCV lets other threads run
+        for variant in range(count):
+            made = pool.map(drawn, pictures.permute(0, 2, 3, 1).numpy(), repeat(variant), range(len(pictures)))
+            seen, found = zip(*made, strict=True)
+            maps += found
+            for part in torch.stack(seen).permute(0, 3, 1, 2).split(ENCODED_AT_ONCE):
+                latents.append(encode(autoencoder, to_unit_range(part).to(weight)).float().cpu())
     shape = (count, len(pictures))
-    return Variants(torch.stack(latents).unflatten(0, shape), torch.stack(maps).unflatten(0, shape))
+    return Variants(torch.cat(latents).unflatten(0, shape), torch.stack(maps).unflatten(0, shape))
 
 
 class ControlPass(NamedTuple):

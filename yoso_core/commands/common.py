@@ -236,7 +236,8 @@ def draw_pictures(engine, request: GenerateRequest, options: argparse.Namespace)
         print(json.dumps(summary))
     else:
         times = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in result.seconds.items())
-        print(f"{' '.join(summary['files'])}: {result.evaluations} network evaluation(s) a picture, {times}")
+        said = f"{result.evaluations} network evaluation(s) a picture, {times}; {result.runtime}"
+        print(f"{' '.join(summary['files'])}: {said}")
 
 
 def summary_of(result, files: Iterable[str]) -> dict[str, Any]:

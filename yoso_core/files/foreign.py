@@ -29,6 +29,10 @@ NOVELAI_LIMIT = 4000  # characters of a prompt
 UNKNOWN = "a program that does not say its name"
 
 
+class NoSettingsError(RequestError):
+    """A picture that says nothing of how it was made."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What a picture says of how it was made.
@@ -90,7 +94,8 @@ def read_foreign(texts: Mapping[str, str]) -> Found:
         texts: by the keywords of a PNG, or the names of EXIF tags.
 
     Raises:
-        RequestError: nothing that is known, or too much.
+        NoSettingsError: there are none.
+        RequestError: they can't be read.
     """
     for text in texts.values():
         if len(text) > TEXT_LIMIT:
@@ -101,7 +106,7 @@ def read_foreign(texts: Mapping[str, str]) -> Found:
             return found
     software = _line(texts.get("Software", ""))
     told = f" that can be read (it was saved by {software})" if software else ""
-    raise RequestError(f"This picture has no settings in it{told}; please choose one as it was saved by the studio.")
+    raise NoSettingsError(f"This picture has no settings in it{told}; please choose one as it was saved by the studio.")
 
 
 def _invoke(texts: Mapping[str, str]) -> Found | None:

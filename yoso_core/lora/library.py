@@ -1,36 +1,36 @@
 """The LoRAs that a studio offers: found in folders, known by an id, described by what their files say of themselves.
 
 Only headers and model cards are read here, never weights. Clients name a LoRA by its id; its path stays inside. What is
-no LoRA, or is broken, is left out of a listing; who hands over a single file is told what is wrong with it.
+no LoRA, or is broken, is left out of a listing, and a LoRA of a kind that is not read stays in it with the reason; who
+hands over a single file is told what is wrong with it.
 
 Titles and triggers are words of strangers, on one line and of limited length; whoever puts them on a page escapes them.
 """
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from yoso_core import hub
+from yoso_core.files.cards import CARD_LIMIT, NOTHING, read_card
+from yoso_core.lora import admission
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
-from yoso_core.lora.spellings import DOWN, RANK_LIMIT, SUFFIX
-from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER
+from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER, ModelSpec, Source, parameter_shapes
 from yoso_core.prompts import called
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"
-PEFT_FILE = "adapter_model.safetensors"
-OWN_FOLDER = (LORA_FILE, PEFT_FILE)  # files that say nothing by their names: the folder's card and picture are theirs
+OWN_FOLDER = (LORA_FILE, admission.PEFT_FILE)  # their names say nothing: the folder's card and picture are theirs
 CARD_FILE = "README.md"
-CARD_LIMIT = 1_000_000  # bytes
-FRONT_LIMIT = 10_000  # characters of a card's front matter; the worst that it can hold takes seconds to read
 PICTURE_FILES = ("thumbnail.png", "preview-last.png")  # the better one first
 PICTURE_LIMIT = 5_000_000  # bytes
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -38,15 +38,18 @@ HUB_LIMIT = 1_000_000_000  # bytes of a file from a hub; the largest LoRA that i
 FOLDER_LIMIT = 20_000_000_000  # bytes that may come from hubs in all
 WORDS_LIMIT = 200  # characters of a title, a trigger or a licence
 SLUG_LIMIT = 60
+FILES_LIMIT = 2000  # that one folder offers
+DEPTH_LIMIT = 8  # folders within folders
+MISFITS_IN_MEMORY = 10_000
+OUTLINES_IN_MEMORY = 8
+WIDTHS = {2048: "sdxl"} | FAMILIES  # families by the width of the prompts that they read
 RUN_LIMIT = 150  # characters of a run's name in an id: what tells runs apart may stand at either end of it
-NOTHING = {"", "null", "none", "~"}  # what YAML and people write for nothing
 TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
 SECRET_RUN = re.compile(r"^[0-9a-f]{32}\b-?")  # how the name of a run begins that only its owner may know
 SECRET = re.compile(r"^(upload-)[\w-]{16}-|^(run-)[0-9a-f]{32}\b-?")  # as the page makes them
 SNAPSHOT = re.compile(r"step-([0-9]{1,12})\.safetensors")
 HUB_FILE = re.compile(r"(?:[^./\\\x00-\x1f][^/\\\x00-\x1f]*/)*[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors")
 HUB_LORA = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})(?:/(.+))?", re.ASCII)
-CROSS_ATTENTION = re.compile(r"attn2[._]to_[kv]$")
 FAMILY_WORDS = {  # how the names of base models begin; SDXL's are others
     "yoso-emoji": re.compile(r"\byoso-emoji\b"),
     "sd15": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?1([.-]?[45])?(?!\d)"),
@@ -70,8 +73,9 @@ class LoraEntry:
         licence: as its card or its file spells it; "unknown" where they don't.
         thumbnail: a PNG that shows what it does.
         origin: where it is from.
-        rank: of its first pair of matrices.
+        rank: of its first pair of matrices; 0 where what it changes is of full rank.
         one_step: whether it makes a model draw in one step; others are styles.
+        problem: why no model can use it, in a sentence; "" for nearly all.
     """
 
     id: str
@@ -85,6 +89,7 @@ class LoraEntry:
     origin: Origin
     rank: int
     one_step: bool
+    problem: str = ""
 
 
 def bundled() -> list[LoraEntry]:
@@ -118,14 +123,51 @@ def of_run(folder: Path) -> list[LoraEntry]:
 
 
 def in_folder(folder: Path) -> list[LoraEntry]:
-    """The safetensors files of a folder, and the folders in it that hold a LoRA as diffusers or peft writes it."""
-    found = []
-    for path in _children(folder):
-        if path.is_dir():
-            found += [(path / name, path.name) for name in OWN_FOLDER if (path / name).is_file()][:1]
-        elif path.suffix.lower() == ".safetensors":
-            found.append((path, Path(folder).resolve().name if path.name in OWN_FOLDER else path.stem))
-    return _listed(found, Path(folder), "folder", prefix="folder-")
+    """The safetensors files of a folder and of the folders in it, which their titles name.
+
+    Of a folder that holds a LoRA as diffusers or peft writes it, that file alone. Hidden files are left out.
+    """
+    return _listed(_walk(Path(folder), [])[:FILES_LIMIT], Path(folder), "folder", prefix="folder-")
+
+
+def left_out(folder: Path) -> list[str]:
+    """What `in_folder` does not offer of a folder, or not to any model, and why: a sentence each."""
+    folder, told = Path(folder), []
+    found = _walk(folder, told)
+    if len(found) > FILES_LIMIT:
+        told.append(f"{folder} holds {len(found)} files; the first {FILES_LIMIT} are offered.")
+    for path, _ in found[:FILES_LIMIT]:
+        try:
+            told += filter(None, [_entry(path, folder, "folder", "", "").problem])
+        except (LoraError, OSError) as error:
+            told.append(str(error))
+    return told
+
+
+def _walk(folder: Path, told: list[str]) -> list[tuple[Path, str]]:
+    """The safetensors files in a folder and their names, those of folders in it before them; links that lead out of
+    the folder are told.
+    """
+    found: list[tuple[Path, str]] = []
+    root, seen = _real(folder), set()
+
+    def enter(here: Path, above: tuple[str, ...]) -> None:
+        seen.add(_real(here))
+        own = [here / name for name in OWN_FOLDER if above and (here / name).is_file()][:1]
+        found.extend((path, " / ".join(above)) for path in own)
+        for path in _children(here):
+            is_file, real = path.suffix.lower() == ".safetensors", _real(path)
+            if not real.is_relative_to(root):
+                if is_file or path.is_dir():
+                    told.append(one_line(f"{path} leads out of {folder} and is left out; put {real} itself there."))
+            elif path.is_dir():
+                if real not in seen and len(above) < DEPTH_LIMIT:
+                    enter(path, (*above, path.name))
+            elif is_file and not own:
+                found.append((path, " / ".join((*above, root.name if path.name in OWN_FOLDER else path.stem))))
+
+    enter(folder, ())
+    return found
 
 
 def uploaded(path: Path, token: str) -> LoraEntry:
@@ -226,6 +268,10 @@ def search(entries: Iterable[LoraEntry], text: str, family: str | None = None) -
     return sorted(filter(holds, entries), key=distance)
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises where links go round in a circle
+
+
 def _children(folder: Path) -> list[Path]:
     """What is in a folder by name, without hidden files; nothing where it can't be read."""
     try:
@@ -267,6 +313,51 @@ def _listed(found: Iterable[tuple[Path, str]], root: Path, origin: Origin, prefi
     return distinct(entries)
 
 
+def misfits(entries: Iterable[LoraEntry], spec: ModelSpec) -> dict[str, str]:
+    """Why LoRAs can't be used with a model, in a sentence each, by their ids; those that can be are not in it.
+
+    Where the model is on this machine, every name and every shape is compared; else the families.
+    """
+    try:
+        networks = _outline(spec.source, spec.variant)
+    except LookupError:
+        networks = None
+    reasons = {entry.id: entry.problem or _misfit(entry, spec, networks) for entry in entries}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+@lru_cache(OUTLINES_IN_MEMORY)
+def _outline(source: Source, variant: str | None) -> admission.Outline:
+    """What LoRAs may change in a model, off its files.
+
+    Raises:
+        LookupError: it is not on this machine; perhaps it will be when it is asked for next.
+    """
+    if shapes := parameter_shapes(source, variant):
+        return admission.Outline(shapes)
+    raise LookupError(source.place)
+
+
+def _misfit(entry: LoraEntry, spec: ModelSpec, networks: admission.Outline | None) -> str:
+    if entry.family and entry.family != spec.family:
+        return f"It is for models of the family {entry.family}."
+    try:
+        state = entry.path.stat()
+    except OSError:
+        return "Its file is gone."
+    return _checked(entry.path, (state.st_mtime_ns, state.st_size), networks) if networks else ""
+
+
+@lru_cache(MISFITS_IN_MEMORY)
+def _checked(path: Path, state: tuple[int, int], networks: admission.Outline) -> str:
+    """Why a file, as it is in this state, does not fit networks; "" where it does."""
+    try:
+        admission.check(path, networks)
+    except LoraError as error:
+        return str(error)
+    return ""
+
+
 def _entry(
     path: Path, root: Path, origin: Origin, entry_id: str, name: str, card_folder: Path | None = None
 ) -> LoraEntry:
@@ -289,7 +380,10 @@ def _entry(
     shapes, metadata = read_header(path)
     if CHECKPOINT_KEY in metadata:
         raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
-    rank = _rank(path, shapes)
+    problem = admission.unread(path, shapes)
+    if problem and origin in ("uploaded", "hub"):
+        raise LoraError(problem)
+    rank = 0 if problem else admission.rank(path, shapes)
     if card_folder is None and path.name in OWN_FOLDER:
         card_folder = path.parent
     if card_folder is not None:
@@ -302,9 +396,10 @@ def _entry(
         heading = _setting(metadata, "title")
     elif origin == "hub":  # its LoRAs go by their names
         heading = ""
+    above = "".join(name.rpartition(" / ")[:2])  # the folders that hold it
     return LoraEntry(
         id=entry_id,
-        title=heading or _words(name) or public_name(entry_id),
+        title=_words(above + heading if heading else name) or public_name(entry_id),
         path=path,
         family=_family(shapes, card, metadata),
         trigger=_said(card, "instance_prompt") or _trigger(metadata),
@@ -314,6 +409,7 @@ def _entry(
         origin=origin,
         rank=rank,
         one_step=PRIOR_KEY in metadata,
+        problem=problem,
     )
 
 
@@ -321,32 +417,10 @@ def _inside(path: Path, root: Path) -> bool:
     return path.is_file() and path.resolve().is_relative_to(root.resolve())
 
 
-def _rank(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The rank of the first pair of matrices.
-
-    Raises:
-        LoraError: there is no pair, or one of a rank that no model takes.
-    """
-    halves: dict[str, dict[bool, tuple[int, ...]]] = {}
-    for key, shape in shapes.items():
-        match = SUFFIX.search(key)
-        if match and match[1]:
-            pair = halves.setdefault(key[: match.start()], {})
-            pair[match[1] in DOWN] = shape
-            if len(pair) == 2:
-                rank = pair[True][0] if pair[True] else 0
-                if not 1 <= rank <= RANK_LIMIT:
-                    raise LoraError(f"{path.name} has rank {rank}; 1 to {RANK_LIMIT} is taken.")
-                return rank
-    raise LoraError(f"{path.name} has no LoRA weights; please choose another file.")
-
-
 def _family(shapes: Mapping[str, tuple[int, ...]], card: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """By the width of prompts that the file's matrices read; where it has none, by what it says of itself."""
-    for key, shape in shapes.items():
-        match = SUFFIX.search(key)
-        if match and match[1] in DOWN and len(shape) >= 2 and CROSS_ATTENTION.search(key[: match.start()]):
-            return FAMILIES.get(shape[1], "")
+    if width := admission.prompt_width(shapes):
+        return WIDTHS.get(width, "")
     stated = [_said(card, "base_model"), _setting(metadata, "model")]
     stated += [_said(metadata, key) for key in ("ss_base_model_version", "modelspec.architecture")]
     return next(filter(None, map(_family_of, stated)), "")
@@ -413,33 +487,10 @@ def _slug(name: str, limit: int = SLUG_LIMIT) -> str:
 
 def _read_card(path: Path, root: Path) -> tuple[dict[str, Any], str]:
     """Front matter and heading of a model card; {} and "" where it has none, is too large or is broken."""
-    try:
-        if not _inside(path, root) or path.stat().st_size > CARD_LIMIT:
-            return {}, ""
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError:
+    if not _inside(path, root):
         return {}, ""
-    front: list[str] = []
-    if lines and lines[0].rstrip() == "---":
-        end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), 0)
-        front, lines = lines[1:end], lines[end + 1 :]
-    heading = next((_words(line[2:]) for line in lines if line.startswith("# ")), "")
-    return _front_matter("\n".join(front)), heading
-
-
-def _front_matter(text: str) -> dict[str, Any]:
-    """Fields of a card, their values as text.
-
-    Not by huggingface_hub, whose loader follows YAML's merge keys: a few lines of them take all memory. The base
-    loader knows neither these nor any type but text, list and dict.
-    """
-    if len(text) > FRONT_LIMIT:
-        return {}
-    try:
-        fields = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    fields, lines = read_card(path)
+    return fields, next((_words(line[2:]) for line in lines if line.startswith("# ")), "")
 
 
 def _is_picture(path: Path, root: Path) -> bool:
@@ -458,32 +509,31 @@ def _fetch(place: str, commit: str, file: str | None, folder: Path) -> Path:
     Raises:
         LoraError: it has no such file, or it can't be had.
     """
-    import huggingface_hub as hub  # by its name, and half a second to import
+    from huggingface_hub import try_to_load_from_cache  # half a second to import
 
     try:
-        kept = hub.try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
+        kept = try_to_load_from_cache(place, file or LORA_FILE, cache_dir=folder, revision=commit)
         if isinstance(kept, str):  # what a commit holds never changes, so this needs no connection
             return Path(kept)
         # Without a token: whoever asks may not be whose token lies on this machine.
-        listing = hub.HfApi(token=False).model_info(place, revision=commit, files_metadata=True).siblings or []
-        sizes = {entry.rfilename: entry.size or 0 for entry in listing}
+        sizes = hub.list_files(place, commit, token=False)
         chosen = _choose(place, sizes, file)
         if sizes[chosen] + _size_of(folder) > FOLDER_LIMIT:
             raise LoraError(f"There is no room for more LoRAs from a hub here; remove some from {folder.name}.")
         settings = str(Path(chosen).with_name("adapter_config.json"))  # what peft's own files leave to it
         beside = ((CARD_FILE, CARD_LIMIT), (settings, CARD_LIMIT), *((name, PICTURE_LIMIT) for name in PICTURE_FILES))
+        wanted = {name: sizes[name] for name, limit in beside if sizes.get(name, limit + 1) <= limit}
         # The weights last, so that what is whole for the lines above has its card too.
-        for name, limit in beside:
-            if sizes.get(name, limit + 1) <= limit:
-                hub.hf_hub_download(place, name, revision=commit, cache_dir=folder, token=False)
-        return Path(hub.hf_hub_download(place, chosen, revision=commit, cache_dir=folder, token=False))
-    except (MemoryError, LoraError):
+        for _ in hub.download(place, commit, wanted | {chosen: sizes[chosen]}, cache=folder, token=False):
+            pass
+        return Path(try_to_load_from_cache(place, chosen, cache_dir=folder, revision=commit))
+    except LoraError:
         raise
-    except Exception as error:  # the hub, its connection and the disk raise a dozen unrelated types
+    except (hub.HubError, OSError, ValueError) as error:  # ValueError: a name that no hub takes
         raise LoraError(
-            f"{place} can't be had from the hub ({type(error).__name__}: {str(error).strip():.120}); check its name "
-            "and commit, or download the file yourself."
-        ) from error
+            f"{place} can't be had from the hub ({error!s:.200}); check its name and commit, or download the file "
+            "yourself."
+        ) from None
 
 
 def _size_of(folder: Path) -> int:

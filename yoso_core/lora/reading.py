@@ -3,7 +3,7 @@
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from yoso_core.requests import RequestError
 
-HEADER_LIMIT = 1_000_000  # bytes
+HEADER_LIMIT = 16_000_000  # bytes; trainers keep the tags of all their pictures in it
 FILE_LIMIT = 4 * 2**30  # bytes; what is read is held in memory
-KEY_LIMIT = 5000
+KEY_LIMIT = 10_000  # the largest that is made, of SDXL with its text encoders, has 6,400
 CHECKPOINT_KEY = "yoso_checkpoint"  # metadata of weights that only the run that wrote them can read
 PRIOR_KEY = "yoso_prior"  # metadata of a one-step LoRA: moments of its latents, for the informative prior
-DTYPES = {"F16", "BF16", "F32", "F64", "F8_E4M3"}
+DTYPES = {"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"}
+WHOLE_NUMBERS = {"I64", "I32", "I16", "I8", "U8", "BOOL"}  # of an alpha, and of strangers beside a LoRA
 
 
 class LoraError(RequestError):
@@ -48,6 +49,10 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, list[str]]]:
         if size > FILE_LIMIT:
             raise LoraError(f"{path.name} has {size / 2**30:.1f} GiB; at most {FILE_LIMIT / 2**30:g} are read.")
         length = struct.unpack("<Q", head[:8])[0] if len(head) == 9 else 0
+        if HEADER_LIMIT < length <= size - 8 and head[8:] == b"{":
+            raise LoraError(
+                f"{path.name} has a header of {length / 1e6:.0f} MB; at most {HEADER_LIMIT / 1e6:.0f} are read."
+            )
         if not (2 <= length <= HEADER_LIMIT and head[8:] == b"{"):
             if head[:2] == b"PK" or head[:1] == b"\x80":
                 raise LoraError(f"{path.name} is a pickle, which can run code; convert it to safetensors first.")
@@ -56,7 +61,7 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, list[str]]]:
             keys = list(file.keys())
             if len(keys) > KEY_LIMIT:
                 raise LoraError(f"{path.name} has over {KEY_LIMIT} tensors; that is no LoRA.")
-            if odd := {file.get_slice(key).get_dtype() for key in keys} - DTYPES:
+            if odd := {file.get_slice(key).get_dtype() for key in keys} - DTYPES - WHOLE_NUMBERS:
                 raise LoraError(f"{path.name} holds numbers of type {odd.pop()}, as no LoRA does; the file is broken.")
             yield file, keys
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
@@ -65,11 +70,17 @@ def _opened(path: Path) -> Iterator[tuple[safe_open, list[str]]]:
         ) from None
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file, 8-bit numbers widened; raises as `_opened` does."""
+def read_tensors(path: Path, wanted: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, 8-bit numbers widened; raises as `_opened` does.
+
+    Args:
+        path: the file.
+        wanted: keys; None for all.
+    """
+    narrow = (torch.float8_e4m3fn, torch.float8_e5m2)
     with _opened(path) as (file, keys):
-        tensors = {key: file.get_tensor(key) for key in keys}
-        wide = {key: value.half() if value.dtype == torch.float8_e4m3fn else value for key, value in tensors.items()}
+        tensors = {key: file.get_tensor(key) for key in (keys if wanted is None else wanted)}
+        wide = {key: value.half() if value.dtype in narrow else value for key, value in tensors.items()}
         return wide, file.metadata() or {}
 
 

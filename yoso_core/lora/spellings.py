@@ -1,165 +1,241 @@
-"""LoRA files of any spelling to low-rank pairs: each is proved to fit before it touches anything.
+"""How files name what a LoRA changes: keys of any spelling to places in a network.
 
-Three spellings of the same thing are read: diffusers' (``unet.<module>.lora_A.weight``), peft's
-(``base_model.model.<module>.lora_A.weight``) and kohya's (``lora_unet_<module>.lora_down.weight`` with ``.alpha``).
+A key is a stem, which names a module, and a role, which says what its tensor is. Stems are looked up, not rewritten:
+each module of the network is spelt in every way that programs are known to spell it, dots as underscores, and what a
+file calls it is one of these or has no place.
+
+=========================================  =============================================================
+written by                                 key
+=========================================  =============================================================
+diffusers                                  ``unet.<module>.lora_A.weight``
+peft                                       ``base_model.model.<module>.lora_A.<adapter>.weight``
+diffusers before peft                      ``unet.<attention>.processor.to_q_lora.down.weight``
+the same, text encoder                     ``text_encoder.<module>.lora_linear_layer.down.weight``
+sd-scripts, most trainers                  ``lora_unet_<module>.lora_down.weight``, ``lora_te_``, ``.alpha``
+the same, for SDXL                         ``lora_unet_input_blocks_<n>_<n>_...``, ``lora_te1_``, ``lora_te2_``
+LyCORIS                                    ``lora_unet_<module>.hada_w1_a``, ``lycoris_<module>.lokr_w1``
+=========================================  =============================================================
 """
 
-import json
-import math
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+Module = tuple[str, str]  # part of the pipeline, module name
 
-from yoso_core.lora.reading import CHECKPOINT_KEY, HEADER_LIMIT, LoraError, read_tensors
-from yoso_core.lora.stack import Lora, LowRank, Place
+PREFIXES = {  # of a stem whose dots are underscores, by the part that it speaks of
+    "text_encoder_2": ("text_encoder_2_", "lora_te2_", "lycoris_te2_", "clip_g_", "text_encoders_clip_g_transformer_"),
+    "text_encoder": (
+        "text_encoder_",
+        "lora_te_",
+        "lora_te1_",
+        "lycoris_te_",
+        "lycoris_te1_",
+        "clip_l_",
+        "text_encoders_clip_l_transformer_",
+    ),
+    "unet": ("unet_", "lora_unet_", "lycoris_unet_", "lycoris_", "diffusion_model_", "model_diffusion_model_"),
+    "vae": ("vae_",),  # of translators alone
+}
+PEFT = "base_model_model_"  # before or behind any of these, or alone
+WRAPPERS = {"_orig_mod", "module"}  # of a compiled or a distributed network, anywhere
 
-RANK_LIMIT = 256
-SCALE_LIMIT = 1e4  # largest alpha / r; beyond it no LoRA means what it says
-SUFFIX = re.compile(r"\.(?:(lora_A|lora_down|lora\.down|lora_B|lora_up|lora\.up)(?:\.default)?\.weight|(alpha))$")
-DOWN = {"lora_A", "lora_down", "lora.down"}
-PREFIXES = {
-    "unet": ("unet.", "lora_unet_", "base_model.model.", ""),
-    "text_encoder": ("text_encoder.", "lora_te_"),
-    "vae": ("vae.",),  # of translators alone
+ROLES = {
+    "lora_A": "down",
+    "lora_down": "down",
+    "lora.down": "down",
+    "lora_linear_layer.down": "down",
+    "lora_B": "up",
+    "lora_up": "up",
+    "lora.up": "up",
+    "lora_linear_layer.up": "up",
+    "lora_mid": "mid",
+    "dora_scale": "dora_scale",  # of each output or each input
+    "lora_magnitude_vector": "magnitude",  # of each output, as peft has it
+    "alpha": "alpha",
+    "diff": "difference",
+    "diff_b": "bias_difference",
+    "w_norm": "difference",
+    "b_norm": "bias_difference",
+    **{f"hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f"lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+}
+KEY = re.compile(
+    r"(?P<stem>.+?)(?:\.|_(?=lora\.))"
+    rf"(?P<role>{'|'.join(map(re.escape, sorted(ROLES, key=len, reverse=True)))})"
+    r"(?:\.(?P<adapter>(?!(?:weight|bias)$)[^.]+))?(?:\.(?P<kind>weight|bias))?"
+)
+
+UNREAD = {  # changes that are no sum of W_0 and a product that stands in the file alone
+    "an OFT": re.compile(r"\.(oft|boft)_"),
+    "a GLoRA": re.compile(r"\.[ab][12]\.weight$"),
+    "an (IA)³": re.compile(r"\.on_input$|\.ia3_l"),
+    "a VeRA": re.compile(r"vera_lambda_"),
+    "a LoRA of an embedding table": re.compile(r"\.lora_embedding_[AB]"),
+    "a Control-LoRA, which is a ControlNet": re.compile(r"^lora_controlnet$"),
+    "a LoRA that numbers what it changes and does not name it": re.compile(r"^(unet|text_encoder):\d+:"),
+}
+OTHERS = {  # what lies in safetensors files and is no LoRA
+    "an embedding (textual inversion)": re.compile(r"^bundle_emb\.|^emb_params$|string_to_param|^clip_[lg]$|^<"),
+    "a ControlNet": re.compile(r"^(control_model|controlnet_cond_embedding|controlnet_mid_block|zero_convs)\b"),
+    "a whole checkpoint": re.compile(r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\."),
+    "an autoencoder": re.compile(r"^(encoder|decoder)\.(down|up|mid|conv)[._]?"),
+    "a whole network": re.compile(r"^(down_blocks|up_blocks|transformer_blocks|double_blocks|text_model)\."),
 }
 
 
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
+@dataclass(frozen=True)
+class Key:
+    """A key of a file, taken apart.
+
+    Attributes:
+        stem: what names a module.
+        role: what the tensor is, such as "down", "alpha", "hada_w1_a", "bias".
+        adapter: peft's name of the adapter; "" where the key has none.
+    """
+
+    stem: str
+    role: str
+    adapter: str
 
 
-def _find_module(stem: str, modules: Mapping[str, Mapping[str, nn.Module]]) -> Place | None:
-    """The (part, module name) that a key's stem speaks of, whichever way it is spelt."""
-    for part, names in modules.items():
-        for prefix in PREFIXES[part]:
-            if stem.startswith(prefix):
-                name = names.get(_flat(stem[len(prefix) :]))
-                if name is not None:
-                    return part, name
-    return None
+def read_key(key: str) -> Key | None:
+    """A key that speaks of a LoRA; None for any other."""
+    match = KEY.fullmatch(key)
+    if not match or (match["kind"] == "bias" and ROLES[match["role"]] != "up"):
+        return None
+    return Key(match["stem"], "bias" if match["kind"] == "bias" else ROLES[match["role"]], match["adapter"] or "")
 
 
-def admit(path: Path, parts: Mapping[str, nn.Module]) -> Lora:
-    """Read a LoRA file and prove that it fits, before it touches anything.
+def unread_kind(keys: Iterable[str]) -> str:
+    """The kind of change, with its article, that keys speak of and that is not read here; "" where it is none."""
+    return _first(UNREAD, keys)
+
+
+def other(keys: Iterable[str]) -> str:
+    """What keys are of where they are of no LoRA, with its article; "" where that is unknown."""
+    return _first(OTHERS, keys)
+
+
+def _first(kinds: Mapping[str, re.Pattern[str]], keys: Iterable[str]) -> str:
+    keys = list(keys)
+    return next((kind for kind, pattern in kinds.items() if any(map(pattern.search, keys))), "")
+
+
+def flat(stem: str) -> str:
+    """A stem as its module is spelt in `Modules`: dots as underscores, without the wrappers of a network."""
+    return "_".join(name for name in stem.split(".") if name not in WRAPPERS)
+
+
+def named_part(stem: str) -> str:
+    """The part of a pipeline that a stem says it is of; "" where it says none."""
+    name = flat(stem).removeprefix(PEFT)
+    return next((part for part, prefixes in PREFIXES.items() if name.startswith(prefixes)), "")
+
+
+class Modules:
+    """The modules of some networks under every name that files have for them.
 
     Args:
-        path: a safetensors file.
-        parts: the networks that it may change: "unet", "text_encoder".
-
-    Raises:
-        LoraError: with the reason; nothing was changed.
+        names: of the modules, by the part of the pipeline: "unet", "text_encoder", "text_encoder_2", "vae".
     """
-    tensors, metadata = read_tensors(path)
-    if CHECKPOINT_KEY in metadata:
-        raise LoraError(f"{path.name} is of a checkpoint, which does not say its strength; take the run's output.")
-    return admit_tensors(path, tensors, parts, _adapter_settings(path, metadata))
+
+    def __init__(self, names: Mapping[str, Iterable[str]]) -> None:
+        self._known = {part: _spelt(part, list(modules)) for part, modules in names.items()}
+
+    def find(self, stem: str) -> Module | None:
+        """The module that a stem speaks of; None where these networks have none such."""
+        name = flat(stem).removeprefix(PEFT)
+        for part, known in self._known.items():
+            bare = ("",) if part != "vae" else ()  # peft's own files and old ones of diffusers name no part
+            for prefix in (*PREFIXES[part], *bare):
+                if name.startswith(prefix) and (module := known.get(name[len(prefix) :].removeprefix(PEFT))):
+                    return part, module
+        return None
 
 
-def admit_tensors(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    parts: Mapping[str, nn.Module],
-    settings: Mapping[str, dict] | None = None,
-) -> Lora:
-    """Prove that tensors are a LoRA that fits, before it touches anything.
+def _spelt(part: str, modules: list[str]) -> dict[str, str]:
+    """Modules by all their names; where two claim one, its own name counts."""
+    originals = _originals(modules) if part == "unet" else {}
+    known: dict[str, str] = {}
+    for module in modules:
+        for name in _names(part, module, originals):
+            known.setdefault(flat(name), module)
+    return known | {flat(module): module for module in modules}
 
-    Args:
-        path: the file that they are of.
-        tensors: by key.
-        parts: the networks that it may change: "unet", "text_encoder", "vae".
-        settings: what peft knew of the adapter of each part; without them the strength is 1.
 
-    Raises:
-        LoraError: with the reason; nothing was changed.
+def _names(part: str, module: str, originals: Mapping[str, str]) -> Iterator[str]:
+    if part.startswith("text_encoder"):
+        bare = module.removeprefix("text_model.")  # transformers has dropped it, the files have it
+        for name in (bare, re.sub(r"self_attn\.(q|k|v|out)_proj$", r"self_attn.to_\1", bare)):
+            yield from (name, f"text_model.{name}")
+        return
+    yield from (module, *_attention(module))
+    if module in originals:
+        yield from (originals[module], *_attention(originals[module]))
+
+
+def _attention(module: str) -> Iterator[str]:
+    """As diffusers named projections before peft: those of the processor of an attention."""
+    if match := re.fullmatch(r"(.+\.attn[12])\.(to_[qkv]|to_out)(?:\.0)?", module):
+        attention, projection = match.groups()
+        yield from (f"{attention}.processor.{projection}", f"{attention}.{projection}")
+
+
+RESIDUAL = {  # of a residual block, as the first implementation names them
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+ENDS = {
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+BLOCK = re.compile(r"(?P<half>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>\w+)\.(?P<number>\d+)\.(?P<rest>.+)")
+MIDDLE = re.compile(r"mid_block\.(?P<kind>resnets|attentions)\.(?P<number>\d+)\.(?P<rest>.+)")
+
+
+def _originals(modules: list[str]) -> dict[str, str]:
+    """The modules of a UNet by the names that they have in its first implementation, where they have one there.
+
+    There the layers of each half are numbered through, samplers included: ``input_blocks.4.1`` is an attention.
     """
-    modules = {
-        part: {
-            _flat(name): name
-            for name, module in network.named_modules()
-            if isinstance(getattr(module, "weight", None), Tensor)
-        }
-        for part, network in parts.items()
-    }
-    settings = settings or {part: {} for part in PREFIXES}
-    found: dict[Place, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = SUFFIX.search(key)
-        place = match and _find_module(key[: match.start()], modules)
-        if not place:
-            raise LoraError(f"{path.name} is for another model: this one has no place for {key[:80]!r}.")
-        if not torch.isfinite(tensor.float()).all():
-            raise LoraError(f"{path.name} holds NaN or infinite values in {key[:80]!r}; the file is broken.")
-        role = "alpha" if match[2] else "down" if match[1] in DOWN else "up"
-        found.setdefault(place, {})[role] = tensor
-    if not found:
-        raise LoraError(f"{path.name} has no LoRA weights; please choose another file.")
-    return {place: _low_rank(path, place, roles, parts, settings) for place, roles in found.items()}
-
-
-def _adapter_settings(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
-    """What peft knew of the adapter of each part: as diffusers stores it in the file, or peft beside it.
-
-    Raises:
-        LoraError: it is there and can't be read; the LoRA's strength is unknown without it.
-    """
-    beside = path.with_name("adapter_config.json")
-    try:
-        if "lora_adapter_metadata" in metadata:
-            stored = json.loads(metadata["lora_adapter_metadata"])
-        elif path.name == "adapter_model.safetensors" and beside.exists():
-            with open(beside, encoding="utf-8") as file:
-                stored = {f"unet.{key}": value for key, value in json.loads(file.read(HEADER_LIMIT)).items()}
-        elif path.name == "adapter_model.safetensors":
-            raise LoraError(f"{path.name} does not say its strength; its adapter_config.json must lie beside it.")
-        else:
-            stored = {}
-        return {
-            part: {key.removeprefix(f"{part}."): value for key, value in stored.items() if key.startswith(f"{part}.")}
-            for part in PREFIXES
-        }
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise LoraError(f"The adapter settings of {path.name} can't be read ({error!s:.60}).") from None
-
-
-def _declared_scale(settings: dict, name: str, rank: int) -> float:
-    """alpha / r of one module as peft computes it: an alpha of its own by pattern, and 1 / sqrt(r) where asked."""
-    patterns = settings.get("alpha_pattern") or {}
-    own = (alpha for pattern, alpha in patterns.items() if name == pattern or name.endswith(f".{pattern}"))
-    alpha = float(next(own, settings.get("lora_alpha", rank)))
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-
-
-def _low_rank(
-    path: Path,
-    place: Place,
-    roles: dict[str, Tensor],
-    parts: Mapping[str, nn.Module],
-    settings: Mapping[str, dict],
-) -> LowRank:
-    part, name = place
-    if "down" not in roles or "up" not in roles:
-        raise LoraError(f"{path.name} has only half of the pair for {name!r}; the file is incomplete.")
-    down, up = roles["down"], roles["up"]
-    weight = parts[part].get_submodule(name).weight
-    if down.ndim != weight.ndim and down.ndim == 4 and weight.ndim == 2:  # kohya keeps some projections as 1x1 convs
-        down, up = down.flatten(1), up.flatten(1)
-    rank = len(down) if down.ndim else 0
-    if not 1 <= rank <= RANK_LIMIT:
-        raise LoraError(f"{path.name} has rank {rank} at {name!r}; 1 to {RANK_LIMIT} is taken.")
-    matches = (len(up) if up.ndim else 0, *down.shape[1:]) == tuple(weight.shape)
-    if weight.ndim not in (2, 4) or not matches or tuple(up.shape[1:]) != (rank, *[1] * (weight.ndim - 2)):
-        raise LoraError(
-            f"{path.name} is for another model: {name!r} is {tuple(weight.shape)} here "
-            f"and {tuple(up.shape)} times {tuple(down.shape)} in the file."
+    made = {module: ENDS[module] for module in modules if module in ENDS}
+    for match in filter(None, map(MIDDLE.fullmatch, modules)):
+        number = 1 if match["kind"] == "attentions" else 2 * int(match["number"])
+        made[match[0]] = f"middle_block.{number}.{RESIDUAL.get(match['rest'], match['rest'])}"
+    blocks = list(filter(None, map(BLOCK.fullmatch, modules)))
+    counts: Counter[tuple[str, int, str]] = Counter()  # layers by half, block and kind
+    for match in blocks:
+        key = match["half"], int(match["block"]), match["kind"]
+        counts[key] = max(counts[key], int(match["number"]) + 1)
+    for match in blocks:
+        half, block, number, rest = match["half"], int(match["block"]), int(match["number"]), match["rest"]
+        first, behind = (
+            sum(counts[half, earlier, "resnets"] for earlier in range(block)),
+            counts[half, block, "resnets"],
         )
-    try:
-        alpha = roles.get("alpha")
-        scale = _declared_scale(settings[part], name, rank) if alpha is None else alpha.float().mean().item() / rank
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        scale = math.nan
-    if not abs(scale) <= SCALE_LIMIT:
-        raise LoraError(f"{path.name} has no usable alpha at {name!r}; the file is broken.")
-    return LowRank(down.contiguous(memory_format=torch.channels_last) if down.ndim == 4 else down, up, scale)
+        if half == "down":
+            shift = 1 + sum(counts[half, earlier, "downsamplers"] for earlier in range(block))
+            first, behind = first + shift, behind + shift
+        side = "input_blocks" if half == "down" else "output_blocks"
+        match match["kind"]:
+            case "resnets":
+                made[match[0]] = f"{side}.{first + number}.0.{RESIDUAL.get(rest, rest)}"
+            case "attentions":
+                made[match[0]] = f"{side}.{first + number}.1.{rest}"
+            case "downsamplers":
+                made[match[0]] = f"{side}.{behind}.0.op"
+            case "upsamplers":
+                layer = 2 if counts[half, block, "attentions"] else 1
+                made[match[0]] = f"{side}.{behind - 1}.{layer}.{rest}"
+    return made

@@ -6,46 +6,20 @@ the set of LoRAs asked for alone, removal is exact, and inference costs no more 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from yoso_core.lora.changes import Lora, LowRank, Place, as_rows, rows_last, side_by_side
 
-@dataclass(frozen=True)
-class LowRank:
-    """The change of one weight.
-
-    Attributes:
-        down: A, (r, in) or (r, in, kh, kw); the latter as `_rows_last` reads it.
-        up: B, (out, r) or (out, r, 1, 1).
-        scale: alpha / r.
-    """
-
-    down: Tensor
-    up: Tensor
-    scale: float
-
-
-Place = tuple[str, str]  # part of the pipeline, module name
-Lora = dict[Place, LowRank]
 State = tuple[tuple[int, float], ...]  # identity of each LoRA and its weight, in order
-
-
-def _rows_last(weight: Tensor) -> Tensor:
-    """(out, kh, kw, in) of a convolution: the order in memory of channels_last, in which sums run twice as fast."""
-    return weight.permute(0, 2, 3, 1) if weight.ndim == 4 else weight
-
-
-def _rows(weight: Tensor) -> Tensor:
-    """The matrix (out, kh kw in) of a convolution, (out, in) of a linear layer."""
-    return _rows_last(weight).flatten(1)
 
 
 class LoraStack:
     """The networks of one model, and the one place where their weights are changed.
 
-    The sum of a place is that of its first use, in float32, plus the product of all others, their ranks side by side.
+    The sum of a place is that of its first use, in float32, plus those of all others, low ranks side by side in one
+    product.
     Of float32 networks the first part is kept: in nearly all requests it is the one-step LoRA's, so that another style
     costs its own few ranks alone. That is one dense copy more, of what is touched. Of networks in bfloat16, the large
     ones, it would take twice their memory, and next to their pictures the time saved is small. Kept or computed again,
@@ -70,14 +44,15 @@ class LoraStack:
         return {name: network for name, network in self.parts.items() if name != "vae"}
 
     def weight(self, place: Place) -> Tensor:
+        part, name = place
+        module, _, parameter = name.rpartition(".")
         if place not in self.modules:
-            part, name = place
-            self.modules[place] = self.parts[part].get_submodule(name)  # a tenth of a swap, if looked up each time
-        return self.modules[place].weight.data
+            self.modules[place] = self.parts[part].get_submodule(module)  # a tenth of a swap, if looked up each time
+        return getattr(self.modules[place], parameter).data
 
     @torch.no_grad()
     def apply(self, uses: list[tuple[Lora, float]]) -> None:
-        """Make the networks W_0 + sum of w (alpha / r) B A over `uses`, whatever was applied before."""
+        """Make the networks W_0 plus the changes of `uses`, each times its weight, whatever was applied before."""
         uses = [(lora, weight) for lora, weight in uses if weight != 0]
         if _state(uses) == self.active:
             return
@@ -96,28 +71,35 @@ class LoraStack:
         self.active, self.held = _state(uses), [lora for lora, _ in uses]
 
     def _write(self, place: Place, uses: list[tuple[Lora, float]]) -> None:
-        """Give one weight W_0 + sum of w (alpha / r) B A over `uses`, all of which change it."""
+        """Give one weight W_0 plus the changes of `uses`, all of which change it."""
         weight = self.weight(place)
         if place not in self.base:
             self.base[place] = weight.clone()
         if not uses:
             weight.copy_(self.base[place])
             return
-        rows, total = _rows_last(weight), self._start(place, *uses[0])
-        if others := uses[1:]:
+        base, rows, total = self.base[place], rows_last(weight), self._start(place, *uses[0])
+        if others := [(lora[place], factor) for lora, factor in uses[1:]]:
             in_place = rows.view(total.shape) if rows.is_contiguous() and rows.dtype == total.dtype else None
-            total = torch.addmm(total, *_product(place, others, weight.device), out=in_place)
+            if low := [use for use in others if isinstance(use[0], LowRank)]:
+                total = torch.addmm(total, *side_by_side(low, base.device), out=in_place)
+            for change, factor in others:
+                if not isinstance(change, LowRank):
+                    total = torch.add(total, change.rows(base), alpha=factor, out=in_place)
             if in_place is not None:
                 return
         rows.copy_(total.view_as(rows))
 
     def _start(self, place: Place, lora: Lora, factor: float) -> Tensor:
-        """The matrix W_0 + w (alpha / r) B A of one use, in float32."""
+        """The matrix of W_0 and the change of one use, in float32."""
         kept = self.started.get(place)
         if kept and kept[0] is lora and kept[1] == factor:
             return kept[2]
-        base = self.base[place]
-        total = torch.addmm(_rows(base).float(), *_product(place, [(lora, factor)], base.device))
+        base, change = self.base[place], lora[place]
+        if isinstance(change, LowRank):
+            total = torch.addmm(as_rows(base).float(), *side_by_side([(change, factor)], base.device))
+        else:
+            total = torch.add(as_rows(base).float(), change.rows(base), alpha=factor)
         if base.dtype == torch.float32:
             self.started[place] = lora, factor, total
         return total
@@ -125,12 +107,3 @@ class LoraStack:
 
 def _state(uses: list[tuple[Lora, float]]) -> State:
     return tuple((id(lora), weight) for lora, weight in uses)
-
-
-def _product(place: Place, uses: list[tuple[Lora, float]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """B (out, r) and A (r, in) of several changes of one weight as one product; the strengths are in B."""
-    changes = [(lora[place], factor) for lora, factor in uses]
-    up = torch.cat([change.up.flatten(1) for change, _ in changes], 1)
-    down = torch.cat([_rows(change.down) for change, _ in changes])
-    strengths = [factor * change.scale for change, factor in changes for _ in range(len(change.down))]
-    return up.to(device).float() * torch.tensor(strengths, device=device), down.to(device).float()

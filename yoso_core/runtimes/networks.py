@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from yoso_core.lora.stack import Lora, State
+from yoso_core.lora.changes import Lora
+from yoso_core.lora.stack import State
 from yoso_core.models import LoadedModel
 from yoso_core.runtimes.parts import Decode, Encode, Follow, Part, Predict, ReadPrompt, Translate
 from yoso_core.runtimes.reference import Runtime, Torch, Weights

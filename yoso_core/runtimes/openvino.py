@@ -39,6 +39,7 @@ from yoso_core.runtimes.reference import SMALL, Torch, Weights
 NAME = "openvino"
 GRAPH = "graph.xml"
 FORMAT = 1  # of the graphs on disk; another number makes them anew
+COMPRESSED = "decompression_0"  # marks a conversion of weights that must not be carried out ahead, in twice the memory
 TOLERANCE = 0.1  # largest mean difference to torch, of the mean size of what torch returns; bfloat16 makes about 0.02
 LOSS = 1.5  # a compiled network that takes longer than torch by this factor isn't used
 REST = 0.5  # seconds without a call after which what torch answered last is compiled
@@ -46,7 +47,8 @@ OFTEN = 6  # calls after which it is compiled without rest
 SWAPPED = 200e6  # bytes of weights into which LoRAs are written for a compilation alone
 ASKED = 64  # sets of LoRAs and shapes of one part that are counted
 COMPILED = 8  # sets of LoRAs and shapes of one part in memory, at most,
-SHARE = 0.125  # and at most this part of the machine's memory
+SHARE = 0.25  # and at most this part of the machine's memory
+HELD = 2  # how often a compiled network has its weights in memory: as given, and in the order of its kernels
 
 log = logging.getLogger("yoso_core.runtimes")
 
@@ -303,12 +305,17 @@ class OpenVINO:
         """A copy of a weight as a node of float32, whatever it is stored in."""
         from openvino import opset13
 
-        value = weight.detach()
+        value = weight.detach().contiguous()
         if value.dtype == torch.bfloat16:  # which numpy has not
-            node = opset13.constant(value.float().numpy(), dtype=self.library.Type.bf16)
+            given = self.library.Tensor(value.view(torch.int16).numpy(), list(value.shape), self.library.Type.bf16)
         else:
-            node = opset13.constant(value.contiguous().numpy(), shared_memory=False)
-        return node if value.dtype == torch.float32 else opset13.convert(node, "f32")
+            given = value.numpy()
+        node = opset13.constant(given, shared_memory=False)
+        if value.dtype == torch.float32:
+            return node
+        wide = opset13.convert(node, "f32")
+        wide.get_rt_info()[COMPRESSED] = ""
+        return wide
 
     def _graph(self, part: Part, inputs: Sequence[Tensor]) -> Any:
         """The computation of a part without weights, from disk where it is there."""
@@ -402,4 +409,4 @@ def cores() -> int:
 def room(size: int) -> int:
     """How many compiled networks of so many bytes may be in memory; always one."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
-    return max(1, min(COMPILED, int(SHARE * memory) // max(size, 1)))
+    return max(1, min(COMPILED, int(SHARE * memory) // max(HELD * size, 1)))

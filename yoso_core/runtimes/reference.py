@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from yoso_core.lora.stack import Lora, State
+from yoso_core.lora.changes import Lora
+from yoso_core.lora.stack import State
 from yoso_core.runtimes.parts import Part
 
 SMALL = 1.5e9  # floating-point operations of a call that a second thread gains next to nothing of

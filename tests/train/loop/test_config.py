@@ -73,3 +73,9 @@ def test_learning_rate_rises_stays_and_falls():
     config = RunConfig(steps=100, warmup=10, cooldown=0.2)
     factors = [config.learning_rate_factor(step) for step in range(100)]
     assert factors[0] == 0.1 and factors[50] == 1.0 and factors[-1] == pytest.approx(0.05)
+
+
+def test_the_learning_rate_falls_with_the_minutes_too():
+    config = RunConfig(steps=10**6, warmup=1, cooldown=0.5, minutes=2.0)
+    assert [config.learning_rate_factor(10, seconds) for seconds in (0, 60, 90, 120, 200)] == [1, 1, 0.5, 0, 0]
+    assert RunConfig(steps=10**6, warmup=1, cooldown=0.5).learning_rate_factor(10, 1e9) == 1

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -68,6 +69,22 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def test_minutes_end_a_run_early_and_count_over_resumes(tmp_path, monkeypatch):
+    """Each look at the clock is a quarter of a minute; half a minute is over after a few steps."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("train.loop.trainer.time.monotonic", lambda: 15.0 * next(ticks))
+    limited = replace(CONFIG, steps=1000, minutes=2.0, checkpoint_every=1000)
+    trainer = Trainer(LineTask(), limited, tmp_path)
+    events = list(trainer.run())
+    assert isinstance(events[-1], Finished) and 2 <= trainer.step < 20 and trainer.seconds >= 120
+    assert max(event.eta for event in events if isinstance(event, StepDone)) <= 120
+    again = Trainer(LineTask(), limited, tmp_path)
+    assert [type(event) for event in again.run()] == [Finished] and again.step == trainer.step
+    longer = Trainer(LineTask(), replace(limited, minutes=4.0), tmp_path)
+    list(longer.run())
+    assert longer.step > trainer.step
 
 
 def test_events_tell_the_run(tmp_path):
@@ -224,25 +241,74 @@ def overwrite(name, change):
     return harm
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        overwrite("line.safetensors", lambda value: value * torch.nan),
-        overwrite("line.average.safetensors", lambda value: value.to(torch.int8)),
-        overwrite("line.optimizer.safetensors", lambda value: value if value.ndim < 2 else value.repeat(2, 1)),
-        overwrite("line.optimizer.safetensors", lambda value: value if value.ndim else None),
-        lambda checkpoint: (checkpoint / "line.safetensors").write_bytes(b"\x00" * 20),
-        lambda checkpoint: (checkpoint / "state.json").write_text("{"),
-        lambda checkpoint: (checkpoint / "state.json").write_text("[]"),
-        lambda checkpoint: checkpoint.rename(checkpoint.with_name("step-0000099")),
-    ],
-)
-def test_a_damaged_checkpoint_is_named(tmp_path, harm):
-    list(Trainer(LineTask(), CONFIG, tmp_path).run())
-    harm(checkpoints(tmp_path / "checkpoints")[-1])
-    with pytest.raises(ConfigError, match="damaged") as refused:
-        list(Trainer(LineTask(), CONFIG, tmp_path).run())
-    assert "\n" not in str(refused.value)
+def flip_bit(name):
+    def harm(checkpoint):
+        content = bytearray((checkpoint / name).read_bytes())
+        content[len(content) * 3 // 4] ^= 1
+        (checkpoint / name).write_bytes(content)
+
+    return harm
+
+
+HARMS = [
+    overwrite("line.safetensors", lambda value: value * torch.nan),
+    overwrite("line.safetensors", lambda value: value * 1.5),
+    overwrite("line.average.safetensors", lambda value: value.to(torch.int8)),
+    overwrite("line.optimizer.safetensors", lambda value: value if value.ndim < 2 else value.repeat(2, 1)),
+    overwrite("line.optimizer.safetensors", lambda value: value if value.ndim else None),
+    flip_bit("line.safetensors"),
+    flip_bit("line.average.safetensors"),
+    flip_bit("line.optimizer.safetensors"),
+    flip_bit("state.json"),
+    flip_bit("sums.json"),
+    lambda checkpoint: (checkpoint / "line.safetensors").write_bytes(b"\x00" * 20),
+    lambda checkpoint: (checkpoint / "line.average.safetensors").unlink(),
+    lambda checkpoint: (checkpoint / "state.json").write_text("{"),
+    lambda checkpoint: (checkpoint / "state.json").write_text("[]"),
+    lambda checkpoint: (checkpoint / "sums.json").write_text("{}"),
+    lambda checkpoint: checkpoint.rename(checkpoint.with_name("step-0000099")),
+]
+
+
+HALF = replace(CONFIG, steps=8)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run that is through; read only."""
+    folder = tmp_path_factory.mktemp("done") / "run"
+    list(Trainer(LineTask(), HALF, folder).run())
+    return folder
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_gone_on_from(done, tmp_path, harm, capsys):
+    run = shutil.copytree(done, tmp_path / "run")
+    harm(checkpoints(run / "checkpoints")[-1])
+    trainer = Trainer(LineTask(), HALF, run)
+    saved = [event.step for event in trainer.run() if isinstance(event, Saved)]
+    assert saved == [8] and "is damaged" in capsys.readouterr().out
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-0000007", "step-0000008"]
+    for name in ("line.safetensors", "line.average.safetensors", "line.optimizer.safetensors"):
+        contents = [(each / "checkpoints" / "step-0000008" / name).read_bytes() for each in (run, done)]
+        assert contents[0] == contents[1], name
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_trained_or_removed(done, tmp_path):
+    run = shutil.copytree(done, tmp_path / "run")
+    for checkpoint in checkpoints(run / "checkpoints"):
+        flip_bit("line.safetensors")(checkpoint)
+    with pytest.raises(ConfigError, match=r"^the checkpoint step-0000007 is damaged .*as are all others") as refused:
+        list(Trainer(LineTask(), HALF, run).run())
+    assert "\n" not in str(refused.value) and str(tmp_path) not in str(refused.value)
+    assert len(checkpoints(run / "checkpoints")) == 2
+
+
+def test_a_checkpoint_from_before_checksums_is_gone_on_from(done, tmp_path):
+    run = shutil.copytree(done, tmp_path / "run")
+    for checkpoint in checkpoints(run / "checkpoints"):
+        (checkpoint / "sums.json").unlink()
+    assert Trainer(LineTask(), HALF, run).resume() == 8
 
 
 def test_a_half_written_checkpoint_is_not_seen(tmp_path, monkeypatch):

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from tests.tiny import TOKENIZER, build_unet, random_lora
+from tests.train.recipes.corpus.tiny_art import write_art
 from tests.trained import draws
-from train.data.latents import CaptionedPictures, load_pictures, to_unit_range
+from train.data.latents import load_pictures, to_unit_range
 from train.loop.config import ConfigError
 from train.loop.randomness import generator_for
 from train.measure.evaluate import (
@@ -30,8 +31,10 @@ from train.measure.evaluate import (
     measure,
     to_levels,
 )
-from train.measure.evaluator import EVALUATOR_FOLDER, Evaluator
+from train.measure.evaluator import EVALUATOR_FOLDER, Evaluator, words_of
 from train.measure.metrics import frechet_distance, kernel_distance
+from train.recipes.corpus.corpus import Corpus
+from train.recipes.corpus.scenes import describe
 from train.recipes.evaluator import EvaluatorConfig, EvaluatorTask, augment, calibrate, hit_rates
 from yoso_core.models import LORA_FILE
 from yoso_core.schedule import NoiseSchedule
@@ -129,37 +132,50 @@ def test_worse_pictures_are_further_away(evaluator, pictures, damage):
 
 @pytest.mark.skipif(not CORPUS.exists(), reason="the corpus is not built here: make corpus")
 def test_real_pictures_find_their_captions(evaluator):
-    unseen = hit_rates(evaluator, load_pictures(CORPUS, 64, keep=lambda row: row["held_out"]))
-    seen = hit_rates(
-        evaluator, load_pictures(CORPUS, 64, keep=lambda row: not row["held_out"] and row["style"] == "3d")
-    )
+    def rates(keep):
+        data = load_pictures(CORPUS, 64, keep=keep)
+        return hit_rates(evaluator, to_unit_range(data.pictures), [phrasings[0] for phrasings in data.captions])
+
+    unseen, seen = rates(lambda row: row["held_out"]), rates(lambda row: not row["held_out"] and row["style"] == "3d")
     assert unseen[5] > 0.85 and seen[5] > 0.98 and seen[1] > unseen[1]
 
 
-def test_the_recipe_learns_and_calibrates():
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    corpus = Corpus.load(write_art(tmp_path_factory.mktemp("art")), size=32)
+    return corpus, describe(corpus.describer, 32, 0)
+
+
+def test_the_recipe_learns_words_styles_and_counts_and_calibrates(scenes):
     torch.manual_seed(0)
-    colours = torch.tensor([[a, b, c] for a in (30, 220) for b in (30, 220) for c in (30, 220)], dtype=torch.uint8)
-    stack = colours[:, :, None, None].repeat(1, 1, 64, 64)
-    stack[:, :, ::7] = 128
-    captions = [[f"thing{index}", f"a thing{index}"] for index in range(8)]
-    task = EvaluatorTask(
-        evaluator := Evaluator(["a", *(f"thing{index}" for index in range(8))]),
-        CaptionedPictures(stack, captions, [{}] * 8, []),
-        EvaluatorConfig(),
-    )
-    optimizer = torch.optim.AdamW(evaluator.parameters(), 1e-3)
-    losses = []
-    for step in range(15):
-        terms = task.losses("evaluator", task.forward(torch.arange(8), draws(8, step)))
+    corpus, described = scenes
+    words = sorted({word for caption in described.captions for word in words_of(caption)})
+    evaluator = Evaluator(words, 32, ("3d", "flat"), 5)
+    task = EvaluatorTask(evaluator, corpus, described, EvaluatorConfig())
+    optimizer = torch.optim.AdamW(evaluator.parameters(), 2e-3)
+    sums = []
+    for step in range(12):
+        found = task.losses("evaluator", task.forward(torch.arange(32), draws(32, step)))
+        assert {*found.minimised} == {"contrast", "style", "count"}
         optimizer.zero_grad()
-        terms.minimised["contrast"].backward()
+        sum(found.minimised.values()).backward()
         optimizer.step()
-        losses.append(terms.minimised["contrast"].item())
-    assert losses[-1] < 0.7 * losses[0]
-    calibrate(evaluator, stack)
-    features = evaluator.features(to_unit_range(stack))
+        sums.append(sum(found.minimised.values()).item())
+    assert sums[-1] < 0.8 * sums[0]
+    pictures = corpus.painter(described)
+    calibrate(evaluator, pictures)
+    features = evaluator.features(pictures)
     assert features.mean(0).abs().max() < 1e-3
     assert features.std(0).median().item() == pytest.approx(1, abs=1e-3)  # the few that never fire stay at 0
+
+
+def test_equal_captions_are_no_negatives(scenes):
+    corpus, described = scenes
+    words = sorted({word for caption in described.captions for word in words_of(caption)})
+    task = EvaluatorTask(Evaluator(words, 32, ("3d", "flat"), 5), corpus, described, EvaluatorConfig())
+    indices, pooled, vectors, captions = task.forward(torch.arange(4), draws(4))
+    same = task.losses("evaluator", (indices, pooled, vectors, captions[:1].expand_as(captions)))
+    assert same.minimised["contrast"].item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_augmented_pictures_stay_in_place_and_white_around():

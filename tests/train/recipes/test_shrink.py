@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from tests.tiny_translate import write_translator
 from train.recipes.shrink import Change, shrink_translator
-from yoso_core.lora.stack import _product
 from yoso_core.models import load_model
 from yoso_core.translate import load_translator
 
@@ -19,10 +18,7 @@ def model(tiny_spec):
 
 
 def changes(loaded, direction):
-    return {
-        place: torch.matmul(*_product(place, [(loaded.loras[direction], 1.0)], torch.device("cpu")))
-        for place in loaded.loras[direction]
-    }
+    return {place: change.rows(torch.empty(0)) for place, change in loaded.loras[direction].items()}
 
 
 def test_all_of_a_low_rank_is_the_same_product():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,82 @@ def test_a_draft_is_one_and_is_not_listed_to_others(tmp_path):
     for name in ("", ".", "..", "../runs", str(mine.folder)):
         with pytest.raises(JobError, match="no such run"):
             runs.get(name, "me")
+
+
+def put_picture(job):
+    Image.new("RGB", (8, 8)).save(job.data / "a.png")
+
+
+def test_a_draft_with_nothing_in_it_does_not_stay(tmp_path):
+    runs = Runs(tmp_path, private=True)
+    with runs.drafting("me") as job:
+        (job.data / "metadata.jsonl").touch()
+        (job.data / ".captions.json").write_text("{}")
+    assert not job.folder.exists() and runs.all("me") == []
+    with runs.drafting("me") as job, runs.drafting("me") as same:
+        assert job.id == same.id
+        put_picture(job)
+    assert job.folder.exists() and runs.draft("me").id == job.id
+    with pytest.raises(ValueError), runs.drafting("me") as job:
+        (job.data / "a.png").unlink()
+        raise ValueError
+    assert not job.folder.exists()
+
+
+def test_drafts_of_several_owners_go_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.runs.jobs.CLEARED_EVERY", 0.0)
+    runs, long_ago = Runs(tmp_path, private=True), time.time() - 25 * 3600
+    old, new, begun = (runs.draft(owner) for owner in ("old", "new", "begun"))
+    for job in (old, new, begun):
+        put_picture(job)
+    begun.change(task="teacher")
+    begun.set_state("paused", pid=0)
+    for job in (old, begun):
+        os.utime(job.data, (long_ago, long_ago))
+    assert [job.id for owner in ("old", "new", "begun") for job in runs.all(owner)] == [new.id, begun.id]
+    own = Runs(tmp_path / "own")
+    os.utime(own.draft("").data, (long_ago, long_ago))
+    assert own.all("")  # one's own stay
+
+
+def test_who_has_most_drafts_loses_their_oldest(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.runs.jobs.DRAFTS", 5)
+    runs = Runs(tmp_path, private=True)
+    mine = runs.draft("me", "10.0.0.1")
+    others = [runs.draft(f"owner-{number}", "10.0.0.2") for number in range(8)]
+    assert mine.folder.exists() and [job.folder.exists() for job in others] == [False] * 4 + [True] * 4
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_no_draft_is_made_on_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.runs.jobs.shutil.disk_usage", lambda place: type("", (), {"free": 1_000_000})())
+    with pytest.raises(JobError, match="nearly full"):
+        Runs(tmp_path).draft("")
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_have_not_changed_are_not_read_again(tmp_path, monkeypatch):
+    runs = Runs(tmp_path, private=True)
+    jobs = [runs.draft(f"owner-{number}") for number in range(30)]
+    read = []
+    monkeypatch.setattr("train.runs.jobs.read_json", lambda path: read.append(path) or read_json(path))
+    assert [job.id for job in runs.all("owner-3")] == [jobs[3].id]
+    read.clear()
+    for _ in range(10):
+        assert [job.id for job in runs.all("owner-3")] == [jobs[3].id]
+    assert read == []
+    jobs[4].change(owner="owner-3")
+    read.clear()
+    assert {job.id for job in runs.all("owner-3")} == {jobs[3].id, jobs[4].id} and len(read) == 1
+
+
+def test_a_line_has_an_end_where_there_are_several_owners(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.runs.jobs.WAITING", 2)
+    runs = Runs(tmp_path, private=True)
+    jobs = [runs.draft(f"owner-{number}") for number in range(3)]
+    with held(jobs[0].folder / LOCK), held(jobs[1].folder / LOCK), pytest.raises(JobError, match="wait in line"):
+        runs.begin(jobs[2], "teacher", "quick", "Mine", {})
+    assert jobs[2].state == "draft"
 
 
 def test_a_run_without_settings_does_not_start(tmp_path):
@@ -215,3 +292,42 @@ def test_a_bad_setting_is_told(root, tiny_model):
     job.discard()
     job = Runs(root).begin(draft(root), "teacher", "quick", "Bad", settings(tiny_model) | {"model": "/nowhere"})
     assert finish(job) == "failed" and "/nowhere" in job.reason
+
+
+TRAINER = """
+import os, sys, threading, time
+from pathlib import Path
+from train.runs.jobs import DEVICE_LOCK, LOCK, Job, held
+from train.runs.worker import end_with_folder
+job = Job(Path(sys.argv[1]))
+with held(job.folder.parent / DEVICE_LOCK):
+    lock = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT)
+    threading.Thread(target=end_with_folder, args=(job, lock), daemon=True).start()
+    print("trains", flush=True)
+    while True:
+        (job.folder / "previews").mkdir(parents=True, exist_ok=True)
+        time.sleep(0.2)  # more often than any run writes
+"""
+
+
+@pytest.mark.parametrize("way", ["removed", "renamed", "removed with all runs", "its lock removed"])
+def test_a_run_whose_folder_goes_leaves_no_trainer(tmp_path, way):
+    job = Job(tmp_path / "runs" / "mine")
+    job.folder.mkdir(parents=True)
+    job.change(task="teacher")
+    process = subprocess.Popen([sys.executable, "-c", TRAINER, job.folder], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout.readline() == b"trains\n"
+    time.sleep(0.5)
+    assert process.poll() is None and is_held(job.folder.parent / DEVICE_LOCK)  # as long as nothing is amiss
+    if way == "removed":
+        shutil.rmtree(job.folder, ignore_errors=True)
+    elif way == "renamed":
+        job.folder.rename(tmp_path / "runs" / "yours")
+    elif way == "its lock removed":
+        (job.folder / LOCK).unlink()
+    else:
+        shutil.rmtree(job.folder.parent, ignore_errors=True)
+    assert process.wait(10) == 1 and not is_held(job.folder.parent / DEVICE_LOCK)
+    assert job.folder.exists() == (way == "its lock removed")
+    if way == "renamed":
+        assert Job(tmp_path / "runs" / "yours").about["task"] == "teacher"

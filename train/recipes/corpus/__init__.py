@@ -1,0 +1,1 @@
+"""The bundled family's corpus: open emoji art as sprites, the words people have for it, and scenes made of both."""
