@@ -398,3 +398,10 @@ def test_hostile_parameters_are_read_in_no_time(piece):
         read_parameters(text + "a")
     with pytest.raises(RequestError, match="no text"):
         read_parameters("a\0")
+
+
+def test_what_other_programs_read_has_its_choices_made():
+    result = fake_result(GenerateRequest("a {red|blue} cat", "{x|y}", seed=3))
+    prompt, negative, _ = parameters_text(result, 0).splitlines()
+    assert prompt in ("a red cat", "a blue cat") and negative in ("Negative prompt: x", "Negative prompt: y")
+    assert to_json(request_of(result, 0))["prompt"] == "a {red|blue} cat"

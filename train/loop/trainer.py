@@ -94,12 +94,14 @@ class Player:
         learning_rate: after the warm-up.
         betas: of AdamW.
         weight_decay: of AdamW; None takes the run's.
+        clip: largest norm of its gradient, infinite for none; None takes the run's.
     """
 
     module: nn.Module
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float | None = None
+    clip: float | None = None
 
 
 class Losses(NamedTuple):
@@ -280,7 +282,9 @@ class Trainer:
 
     def _check_identity(self, checkpoint: Path) -> None:
         # JSON knows no tuples, so both sides are compared as it writes them.
-        before = json.loads((checkpoint / "state.json").read_text())["identity"]
+        # A setting that came later is what it was without it.
+        defaults = {one.name: one.default for one in dataclasses.fields(self.config) if not one.metadata["on_resume"]}
+        before = json.loads(json.dumps(defaults)) | json.loads((checkpoint / "state.json").read_text())["identity"]
         now = json.loads(json.dumps(self._identity()))
         for name in now | before:  # in this order: what it is of, then its settings
             if before.get(name) != now.get(name):
@@ -426,7 +430,8 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             player = self.task.players[name]
             self.scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.trained[name].values(), config.clip)
+            limit = config.clip if player.clip is None else player.clip
+            norm = torch.nn.utils.clip_grad_norm_(self.trained[name].values(), limit)
             if not norm.isfinite():
                 finite = False
                 if not self.scaler.is_enabled():
