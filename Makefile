@@ -1,10 +1,10 @@
-# make run    serve the studio at http://127.0.0.1:7860 (HOST and PORT change that)
+# make run    serve the studio at http://127.0.0.1:7860 (HOST, PORT and ALLOW_HOST change that)
 # make test   check style and run every test, a real browser included
 PYTHON ?= python3
 PORT ?= 7860
 HOST ?= 127.0.0.1
 BIN := .venv/bin
-export PORT HOST
+export PORT HOST ALLOW_HOST
 
 .PHONY: run test test-sd15 lint fuzz benchmark corpus constraints clean
 

@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--allow-host",
         action="append",
-        default=[],
+        default=os.environ.get("ALLOW_HOST", "").split(),
         metavar="NAME",
         help="a further name that the studio answers to, such as that of a reverse proxy",
     )

@@ -9,6 +9,7 @@ import gradio as gr
 from app.lora_picker import FETCHING, LoraPicker
 from app.pictures import plain
 from yoso_core.engine import Engine, PictureError
+from yoso_core.files.pictures import SUFFIXES
 from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
 from yoso_core.prompts import take_loras
@@ -151,7 +152,9 @@ class Settings:
                 elem_id="size",
                 elem_classes="segments",
             )
-            self.upload = gr.UploadButton("Settings from a saved PNG", file_types=[".png"], size="sm", elem_id="upload")
+            self.upload = gr.UploadButton(
+                "Settings from a picture", file_types=[*SUFFIXES], size="sm", elem_id="upload"
+            )
         with gr.Row(elem_id="examples"):
             gr.HTML('<span class="label">Try</span>', elem_id="try")
             self.examples = [gr.Button(words, size="sm", min_width=0, elem_classes="example") for words in EXAMPLES]

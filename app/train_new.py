@@ -166,7 +166,8 @@ class NewRun:
         )
         self.add_words.click(self.add_trigger, [owner, self.base, self.trigger], seen, **hidden)
         self.describe.click(self.write_captions, [owner, self.base], seen, show_progress_on=self.table, **private)
-        self.table.input(self.change, [owner, self.base], seen, **hidden)
+        # Each says something else, and must not be lost where the one before takes a while.
+        self.table.input(self.change, [owner, self.base], seen, trigger_mode="multiple", **hidden)
         self.clear.click(self.remove_all, [owner, self.base], seen, **hidden)
         choice = [self.preset, self.base]
         for control in choice:

@@ -382,7 +382,20 @@ def test_tools_for_language_models_are_the_public_endpoints(engine, tiny_lora, m
     demo = build_app(engine, [tiny_lora])
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options(mcp=True))
     tools = httpx.get(f"{address}gradio_api/mcp/schema", timeout=60).json()
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-03-26"}}
+    hello["params"] |= {"capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    taken = {"accept": "application/json, text/event-stream"}
+    statuses = [
+        httpx.post(f"{address}gradio_api/mcp/", json=hello | more, headers=taken | headers, timeout=60).status_code
+        for headers, more in (
+            ({}, {}),
+            ({"origin": "http://evil.example"}, {}),
+            ({"host": "evil.example"}, {}),
+            ({}, {"padding": "x" * 41_000_000}),
+        )
+    ]
     demo.close()
+    assert statuses == [200, 403, 403, 413]
     assert {tool["name"].removeprefix("studio_") for tool in tools} == PUBLIC
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="pip install"):

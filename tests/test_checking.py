@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from tests.handed import colour, stored, zipped
 from tests.tiny import build_unet, random_lora
 from tests.tiny_control import write_tiny_control
 from tests.tiny_translate import write_translator
-from yoso_core.__main__ import main
 from yoso_core.checking import examine
 from yoso_core.engine import Engine
 from yoso_core.models import local_model
@@ -104,16 +102,3 @@ def test_folders_are_told_apart(tiny_model, tmp_path):
         (tmp_path / "pictures" / f"{index}.png").write_bytes(colour(index))
     (tmp_path / "pictures" / "0.txt").write_text("a cat")
     assert examine(tmp_path / "pictures").what == "a folder of 3 pictures"
-
-
-def test_the_command_line_says_it_and_how_many_can_not_be_used(kinds, capsys):
-    odd = kinds / "odd\x1b[2J.zip"
-    with zipfile.ZipFile(odd, "w") as archive:
-        archive.writestr("\x1b]0;x.png", b"none")
-    assert main(["check", str(kinds / "plain.png")]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{kinds}/plain.png: a PNG picture of 16 x 16 pixels, can be used"]
-    assert main(["check", str(kinds / "plain.png"), str(kinds / "phone.heic"), str(odd)]) == 1
-    told = capsys.readouterr()
-    assert f"{kinds}/phone.heic: nothing that is read here, can not be used" in told.out
-    assert all(line.isprintable() for line in told.out.splitlines())
-    assert told.err.strip() == "error: 2 of 3 can't be used; the reasons stand above."

@@ -252,7 +252,8 @@ def test_what_was_fetched_beside_requests_is_used(engine, tiny_spec):
 def test_an_engine_that_waits_fetches_on_the_way(engine):
     engine.waits, told = True, []
     assert engine.run(GenerateRequest("a cat", model="remote"), report=told.append).pictures
-    assert any(one.startswith("Fetching Remote: ") and "MB" in one for one in told)
+    assert told[0] == "Fetching Remote: asking the hub"
+    assert any(one.startswith("Fetched Remote: ") and "MB" in one for one in told)
 
 
 def test_what_lacks_its_lora_is_not_fetched(engine, stand_in, tmp_path):

@@ -12,6 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def free_port(address: str = "127.0.0.1") -> int:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as free:
+        free.bind((address, 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """app.py, told what to do by `script.run`."""
@@ -19,7 +25,7 @@ def script(monkeypatch, tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    for name in ("HOST", "PORT", "GRADIO_SERVER_NAME", "SPACE_ID"):
+    for name in ("HOST", "PORT", "ALLOW_HOST", "GRADIO_SERVER_NAME", "SPACE_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
@@ -38,7 +44,7 @@ IMPOSSIBLE = {
     "a port beyond": (["--port", "99999"], "there is no port 99999; choose one from 1 to 65535"),
     "port 0": (["--port", "0"], "there is no port 0"),
     "a negative port": (["--port=-1"], "there is no port -1"),
-    "no name of a host": (["--host", "no such host"], "nothing can listen at no such host port 7860"),
+    "no name of a host": (["--host", "no such host"], "nothing can listen at no such host port"),
     "a name that leads nowhere": (["--host", "nowhere.invalid"], "nothing can listen at nowhere.invalid"),
     "another machine": (["--host", "192.0.2.1"], "nothing can listen at 192.0.2.1"),
     "no name to allow": (["--allow-host", "http://a"], "'http://a' is no name of a host"),
@@ -50,7 +56,7 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize(("flags", "told"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_what_is_impossible_is_told_in_a_sentence(script, flags, told):
-    flags = flags if "--port" in " ".join(flags) else [*flags, "--port", "7860"]
+    flags = flags if "--port" in " ".join(flags) else [*flags, "--port", str(free_port())]
     said = script.run(*flags)
     assert said.lower().startswith(f"error: {told}".lower()) and "\n" not in said
 
@@ -69,12 +75,10 @@ def test_a_port_that_is_taken_is_told(script):
 )
 def test_it_listens_where_it_is_told_and_clears_up(script, monkeypatch, tmp_path, tiny_spec, host, name):
     """What SIGTERM ends is what leaves the folder of uploads behind."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-        try:
-            free.bind((host.strip("[]"), 0))
-        except OSError:
-            pytest.skip("no IPv6 here")
-        port = free.getsockname()[1]
+    try:
+        port = free_port(host.strip("[]"))
+    except OSError:
+        pytest.skip("no IPv6 here")
     launched = {}
 
     class Demo:
@@ -91,7 +95,10 @@ def test_it_listens_where_it_is_told_and_clears_up(script, monkeypatch, tmp_path
     monkeypatch.setattr(script, "build_app", lambda *_: Demo())
     monkeypatch.setattr(script, "KNOWN", {script.DEFAULT_MODEL: tiny_spec})
     monkeypatch.setattr(script, "find_translators", lambda folder: {})
-    assert script.run("--host", host, "--port", str(port)) == str(128 + signal.SIGTERM)
+    monkeypatch.setenv("ALLOW_HOST", "studio.lan other.lan")
+    told = ("--host", host, "--port", str(port), "--allow-host", "third.lan")
+    assert script.run(*told) == str(128 + signal.SIGTERM)
     assert launched["server_name"] == name and launched["closed"] and not launched["folder"].exists()
     hosts = launched["_app"]._doors["hosts"]
-    assert hosts.knows("localhost") and not hosts.knows("evil.example")
+    assert all(map(hosts.knows, ("localhost", "studio.lan", "other.lan", "third.lan")))
+    assert not hosts.knows("evil.example")

@@ -321,3 +321,7 @@ def test_long_prompts_are_wrapped_and_cut(text):
         assert drawn.width < 2 * 192 + 260 and drawn.height < 2 * 192 + 160
         dark = np.asarray(drawn) < 255
         assert dark.sum() == dark[12:-12, 12:-12].sum() > 0
+
+
+def test_bars_in_the_choices_of_a_prompt_part_no_values():
+    assert parse_axis("prompt=a {red|blue} cat|a [cat|dog]|b").values == ("a {red|blue} cat", "a [cat|dog]", "b")

@@ -14,8 +14,8 @@ from yoso_core.files.archives import UnreadableError, amount
 from yoso_core.files.foreign import NoSettingsError
 from yoso_core.files.metadata import read_request
 from yoso_core.files.pictures import PictureFileError, open_picture, opened
-from yoso_core.lora.library import OWN_FOLDER, uploaded
-from yoso_core.models import FAMILIES, MODELS, find_model, load_model, local_model
+from yoso_core.lora.library import OWN_FOLDER, misfits, uploaded
+from yoso_core.models import FAMILIES, MODELS, ModelSpec, find_model, load_model, local_model, parameter_shapes
 from yoso_core.requests import RequestError
 from yoso_core.translate import CONFIG, read_translator
 
@@ -145,19 +145,25 @@ def _lora(path: Path, model: str | None, report: Callable[[str], None]) -> Verdi
     notes = [f"made to draw in one step, for --weights {path}"] if entry.one_step else []
     notes += [f"its trigger is “{entry.trigger}”"] if entry.trigger else []
     name = model or _known(entry.family)
-    if name is None:
-        return Verdict(path, what, notes=(*notes, UNTRIED))
-    try:
-        engine = Engine({name: find_model(name)}, device="cpu", controls={}, translators={})
-        engine.load(name, report)
-    except (RequestError, PictureError) as error:
-        return Verdict(path, what, notes=(*notes, f"{UNTRIED}: {error}"))
+    if entry.problem or name is None:
+        return Verdict(path, what, entry.problem, (*notes, *([] if entry.problem else [UNTRIED])))
+    spec = find_model(name)
+    if reason := misfits([entry], spec).get(entry.id):
+        return Verdict(path, what, reason, tuple(notes))
+    if not _is_here(spec):
+        return Verdict(path, what, notes=(*notes, f"its kind fits {spec.title}, which is not on this machine"))
+    engine = Engine({name: spec}, device="cpu", controls={}, translators={})
     engine.add_lora(entry.id, path)
     try:
-        engine.check_lora(entry.id, name)
+        report(f"Trying it on {spec.title}")
+        notes += engine.check_lora(entry.id, name)  # reads the numbers, too
     except (RequestError, PictureError) as error:
         return Verdict(path, what, str(error), tuple(notes))
-    return Verdict(path, what, notes=(*notes, f"it fits {engine.models[name].title}"))
+    return Verdict(path, what, notes=(*notes, f"it fits {spec.title}"))
+
+
+def _is_here(spec: ModelSpec) -> bool:
+    return bool(parameter_shapes(spec.source, spec.variant))
 
 
 def _known(family: str) -> str | None:
@@ -167,14 +173,11 @@ def _known(family: str) -> str | None:
 
 def _controlnet(path: Path, family: str, model: str | None, report: Callable[[str], None]) -> Verdict:
     what, name = f"a ControlNet for {family or 'a model that is not known'}", model or _known(family)
-    if name is None:
+    if name is None or not _is_here(find_model(name)):
         return Verdict(path, what, notes=(UNTRIED,))
-    try:
-        loaded = load_model(find_model(name), "cpu", report=report)
-    except RequestError as error:
-        return Verdict(path, what, notes=(f"{UNTRIED}: {error}",))
 
     def look() -> tuple[str, ...]:
+        loaded = load_model(find_model(name), "cpu", report=report)
         load_control(find_control(str(path), family), loaded, report)
         return (f"it fits {loaded.spec.title}",)
 

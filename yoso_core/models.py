@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -94,6 +95,7 @@ HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
 LICENCE_CHARACTERS = 200
+TOLD_EVERY = 5.0  # seconds
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 FAMILIES = {192: "yoso-emoji", 768: "sd15", 1024: "sd2"}  # by the width of the prompt's encoding
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
@@ -273,9 +275,13 @@ def fetch_model(spec: ModelSpec, report: Callable[[str], None] = lambda message:
 
 
 def fetch_need(need: hub.Need, report: Callable[[str], None]) -> None:
-    """Bring one thing to this machine, and tell how far it is."""
+    """Bring one thing to this machine, and tell now and then how far it is."""
+    told, progress = -TOLD_EVERY, hub.Progress()
     for progress in hub.fetch(need):
-        report(f"Fetching {need.title}: {progress}")
+        if time.monotonic() - told > TOLD_EVERY:
+            told = time.monotonic()
+            report(f"Fetching {need.title}: {progress}")
+    report(f"Fetched {need.title}: {progress}")
 
 
 def parameter_shapes(source: Source, variant: str | None) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -295,24 +295,30 @@ def _without_schedules(text: str, notes: list[str]) -> str:
 
 def _first_of(inside: str) -> str | None:
     """What a schedule begins with; None where it is none."""
-    bars = _split(inside, "|")
+    bars = split_at(inside, "|")
     if len(bars) > 1:
         return next((one.strip() for one in bars if one.strip()), "")
-    *words, when = _split(inside, ":")
+    *words, when = split_at(inside, ":")
     if not 1 <= len(words) <= 2 or not NUMBER.fullmatch(when):
         return None
     return words[0].strip() or words[-1].strip()
 
 
-def _split(text: str, mark: str) -> list[str]:
-    """A text cut at a mark, but for marks in round brackets and escaped ones."""
+def split_at(text: str, mark: str, brackets: str = "()") -> list[str]:
+    """A text cut at a mark, but for escaped marks and those within brackets.
+
+    Args:
+        text: what to cut.
+        mark: a character.
+        brackets: pairs of an opening and a closing one.
+    """
     parts, depth, place, start = [], 0, 0, 0
     while place < len(text):
         letter = text[place]
         if letter == "\\":
             place += 1
-        elif letter in "()":
-            depth = max(0, depth + (1 if letter == "(" else -1))
+        elif letter in brackets:
+            depth = max(0, depth + (1 if brackets.index(letter) % 2 == 0 else -1))
         elif letter == mark and not depth:
             parts.append(text[start:place])
             start = place + 1

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from yoso_core.engine import Engine, Result
 from yoso_core.lora.library import public_name
+from yoso_core.prompts import split_at
 from yoso_core.requests import (
     CONTROL_STRENGTH_LIMIT,
     GUIDANCE_LIMIT,
@@ -159,7 +160,7 @@ def parse_axis(text: str) -> Axis:
     if not equals or kind not in AXES:
         raise RequestError(f"{text!r:.60} is no axis; write one such as {AXIS_HELP}.")
     if kind in WORDS:
-        values = [each.strip() for each in listed.split("|")]
+        values = [each.strip() for each in split_at(listed, "|", "{}[]")]  # bars in a prompt's choices are its own
     elif ":" in listed:
         values = _spread(listed)
     else:

@@ -16,7 +16,7 @@ from yoso_core.requests import GenerateRequest, LoraUse, RequestError
 
 WEBUI = "a cat, (red:1.2)\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512"
 DOWN = "20 steps at guidance 7: set to 1 step at guidance 1, as a one-step model stands"
-LORAS = {"snow": "folder-snow", "add-detail": "upload-secret-add_detail"}
+LORAS = ["folder-snow", "upload-0123456789abcdef-add-detail"]
 
 
 def png(**texts):
@@ -95,7 +95,7 @@ def test_swarmui(kind):
         else with_exif(kind, {}, {0x9286: b"UNICODE\0" + text.encode("utf-16-le")})
     )
     restored = read(file)
-    loras = (LoraUse("folder-snow", 0.5), LoraUse("upload-secret-add_detail", 0.7))
+    loras = (LoraUse("folder-snow", 0.5), LoraUse("upload-0123456789abcdef-add-detail", 0.7))
     assert restored.request == GenerateRequest("a [photo] of {a} cat", "dog", seed=77, loras=loras)
     assert restored.notes[:2] == ("made by SwarmUI", DOWN)
     assert "model OfficialStableDiffusion/sd_xl_base_1.0" in restored.notes[-1] and "{" not in restored.notes[-1]

@@ -475,3 +475,10 @@ def test_bad_links_are_one_sentence(text):
     with pytest.raises(RequestError) as caught:
         from_link(text)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".") and len(str(caught.value)) < 200
+
+
+def test_what_other_programs_read_has_its_choices_made():
+    result = fake_result(GenerateRequest("a {red|blue} cat", "{x|y}", seed=3))
+    prompt, negative, _ = parameters_text(result, 0).splitlines()
+    assert prompt in ("a red cat", "a blue cat") and negative in ("Negative prompt: x", "Negative prompt: y")
+    assert to_json(request_of(result, 0))["prompt"] == "a {red|blue} cat"

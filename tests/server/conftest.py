@@ -53,12 +53,14 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def serve():
-    """Serves a page of one echoing function; what is uploaded lies in Gradio's own folder."""
+def serve(tmp_path_factory):
+    """Serves a page of one echoing function; what is uploaded lies in a folder of its own."""
 
     @contextmanager
     def start(limits=QUICK, hosts=None, share=8, uploads=None, behind_proxy=False, echo=None):
         seen: list = []
+        patch = pytest.MonkeyPatch()  # others may be uploading on this machine
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
 
         def listen(value: object = None) -> object:
             seen.append(value)
@@ -85,6 +87,7 @@ def serve():
             yield Served(demo, url, seen)
         finally:
             demo.close(verbose=False)
+            patch.undo()
 
     return start
 

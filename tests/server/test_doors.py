@@ -221,6 +221,15 @@ def test_a_full_disk_is_told(serve, tmp_path, monkeypatch):
         assert answer.status_code == 413 and "nearly full" in answer.json()["detail"]
 
 
+def test_a_disk_that_fills_up_meanwhile_is_told(served, monkeypatch):
+    async def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/srv/secret")
+
+    monkeypatch.setattr("gradio.routes.upload_fn", full)
+    answer = served.http.post("upload", files={"files": ("a.png", b"x")})
+    assert answer.status_code == 500 and answer.json()["error"] == FULL
+
+
 # What is closed, and what is told
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
@@ -102,7 +103,8 @@ def _load(name: str, device: torch.device, one_step: bool) -> LoadedModel:
     try:
         spec = find_model(name)
         spec = spec if one_step else replace(spec, lora=None)
-        fetch_model(spec, lambda message: print(message, flush=True))
+        with PartialState().local_main_process_first():  # the others find it there
+            fetch_model(spec, lambda message: print(message, flush=True))
         model = load_model(spec, device, torch.float32)
     except (ModelError, HubError) as error:
         raise ConfigError(str(error)) from error

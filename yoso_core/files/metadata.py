@@ -284,7 +284,7 @@ def read_parameters(text: str, model: str = DEFAULT_MODEL, loras: Collection[str
     Args:
         text: as AUTOMATIC1111's web UI writes it, and many after it.
         model: what is to draw, because theirs are named by file names.
-        loras: those that may be taken over: ids by what people call them, or ids alone.
+        loras: those that may be taken over, by id.
 
     Raises:
         RequestError: it is too long, or no text.
@@ -295,7 +295,7 @@ def read_parameters(text: str, model: str = DEFAULT_MODEL, loras: Collection[str
 def _as_asked_here(found: Found, model: str, loras: Collection[str]) -> Restored:
     """What another program was asked, as far as it can be asked here, and what was left out or changed."""
     notes = [f"made by {found.program}{f': {found.partly}' if found.partly else ''}"] if found.program else []
-    offered = loras if isinstance(loras, Mapping) else {called(public_name(name)): name for name in loras}
+    offered = _by_file_names(loras)
     uses = _take_loras([*tags_of(found.prompt), *found.loras], offered, notes)
     negative = _cut("negative prompt", found.negative, notes)
     steps, guidance = _take_steps(found, notes)
@@ -314,6 +314,16 @@ def _as_asked_here(found: Found, model: str, loras: Collection[str]) -> Restored
     if left:
         notes.append(f"not taken over: {_listed(left)}")
     return Restored(request, tuple(notes))
+
+
+def _by_file_names(ids: Iterable[str]) -> dict[str, str]:
+    """Ids of LoRAs by what other programs may call them: they hold where a file is from, and its name."""
+    found: dict[str, str] = {}
+    for name in ids:
+        public = public_name(name)
+        for each in (name, public, re.sub(r"^(upload|folder|hub|run)-", "", public)):
+            found.setdefault(called(each), name)
+    return found
 
 
 def _take_loras(tags: Iterable[Tag], offered: Mapping[str, str], notes: list[str]) -> tuple[LoraUse, ...]:
