@@ -48,9 +48,11 @@ def parse_loras(text: str) -> tuple[LoraUse, ...]:
     """``NAME:WEIGHT, NAME``, as people write it.
 
     Raises:
-        RequestError: a weight is no number.
+        RequestError: a weight is no number, or it is no text at all.
     """
     uses = []
+    if not isinstance(text, str):
+        raise RequestError("LoRAs are written NAME:0.8, NAME.")
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, weight = part.partition(":")
         try:

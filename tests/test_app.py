@@ -490,6 +490,8 @@ BAD = [
     {"prompt": 5},
     {"loras": "nowhere"},
     {"loras": "waves:much"},
+    {"loras": None},
+    {"loras": ["waves"]},
     {"one_step": 3},
     {"annotator": "canny"},
 ]

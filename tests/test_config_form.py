@@ -79,7 +79,7 @@ def test_words_of_two_domains_are_lines():
     config = read_form(TranslateConfig(), {"domains": ["ink", "paint"], "prompts": ["paint", "ink"]})
     assert (config.domains, config.fixed_prompts) == (("ink", "paint"), ("paint", "ink"))
     with pytest.raises(ConfigError, match="name two"):
-        read_form(TranslateConfig(), {"domains": ["ink"]})
+        read_form(TranslateConfig(data="mine"), {"domains": ["ink"]})
 
 
 def test_hidden_settings_are_neither_shown_nor_changed():

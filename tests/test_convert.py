@@ -17,7 +17,7 @@ from yoso_core.__main__ import main
 from yoso_core.autoencoder import to_pil
 from yoso_core.convert import PUBLISHED, convert_lora, convert_translator
 from yoso_core.engine import Engine
-from yoso_core.lora.reading import FILE_LIMIT
+from yoso_core.lora.reading import FILE_LIMIT, read_prior
 from yoso_core.prompts import as_it_is
 from yoso_core.requests import RequestError, TranslateRequest
 from yoso_core.translate import find_translators, load_translator, read_translator
@@ -317,3 +317,30 @@ def test_a_failure_half_way_leaves_nothing(paired, tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="no space left"):
         convert_translator(tmp_path / "x.pkl", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["x.pkl"]
+
+
+MOMENTS = {"mean": [0.5, -1.0, 0.0, 2.0], "deviation": [1.0, 2.0, 0.5, 1.0]}
+
+
+def test_a_lora_may_be_given_the_moments_of_its_latents(tmp_path):
+    torch.save({"unet.down.lora_A.weight": torch.ones(2, 3)}, tmp_path / "x.bin")
+    (tmp_path / "moments.json").write_text(json.dumps(MOMENTS))
+    first, second, plain = (tmp_path / f"{name}.safetensors" for name in ("first", "second", "plain"))
+    convert_lora(tmp_path / "x.bin", first, tmp_path / "moments.json")
+    convert_lora(tmp_path / "x.bin", second, first)  # of another LoRA
+    convert_lora(tmp_path / "x.bin", plain)
+    assert read_prior(plain) is None
+    for path in (first, second):
+        assert [moment.tolist() for moment in read_prior(path)] == list(MOMENTS.values())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", '{"mean": [1], "deviation": [1, 2]}', '{"mean": [1], "deviation": [-1]}', "[]", "5", None]
+)
+def test_moments_that_are_none_change_nothing(tmp_path, content):
+    torch.save({"x": torch.ones(2)}, tmp_path / "x.bin")
+    if content is not None:
+        (tmp_path / "m.json").write_text(content)
+    with pytest.raises(RequestError, match=r"m\.json (can't be read|has no moments)"):
+        convert_lora(tmp_path / "x.bin", tmp_path / "out.safetensors", tmp_path / "m.json")
+    assert not (tmp_path / "out.safetensors").exists()

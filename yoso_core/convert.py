@@ -7,6 +7,7 @@ convolutions of the decoder. A translator takes what was trained; all else is th
 
 import hashlib
 import io
+import json
 import pickle
 import re
 import shutil
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from yoso_core.lora.admission import RANK_LIMIT
-from yoso_core.lora.reading import FILE_LIMIT, one_line
+from yoso_core.lora.reading import FILE_LIMIT, PRIOR_KEY, one_line, prior_of, read_prior
 from yoso_core.requests import RequestError
 from yoso_core.translate import (
     BACK,
@@ -126,12 +127,19 @@ def read_pickle(source: Path) -> Pickle:
     return Pickle(content, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def convert_lora(source: Path, out: Path) -> tuple[int, str]:
+def convert_lora(source: Path, out: Path, moments: Path | None = None) -> tuple[int, str]:
     """Write the weights of a pickle to `out`; how many tensors there are, and the SHA-256 of the pickle.
+
+    Args:
+        source: the pickle.
+        out: a safetensors file.
+        moments: of the latents that it was trained on, for the informative start: a LoRA that has them, or JSON of a
+            "mean" and a "deviation" a channel, both scaled.
 
     Raises:
         RequestError: it can't be converted, and why; nothing is written.
     """
+    told = {} if moments is None else {PRIOR_KEY: _moments(moments)}
     with _refusals(source):
         read = read_pickle(source)
         found = read.content
@@ -141,8 +149,22 @@ def convert_lora(source: Path, out: Path) -> tuple[int, str]:
             raise ValueError("it holds no weights by name")
         tensors = _tensors(found, read.size)
         with _partial(out) as partial:
-            _save(tensors, partial, read.sha256)
+            _save(tensors, partial, read.sha256, told)
     return len(tensors), read.sha256
+
+
+def _moments(path: Path) -> str:
+    """Moments of latents as the metadata of a LoRA has them."""
+    try:
+        stored = json.loads(path.read_text("utf-8")) if path.suffix.lower() == ".json" else None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} can't be read as JSON ({error!s:.80}).") from None
+    prior = read_prior(path) if stored is None else prior_of(stored)
+    if prior is None:
+        raise RequestError(
+            f"{path} has no moments: name a LoRA that has them, or JSON with a mean and a deviation each."
+        )
+    return json.dumps({"mean": prior[0].tolist(), "deviation": prior[1].tolist()})
 
 
 def convert_translator(
@@ -380,7 +402,7 @@ def _spelt(part: str, changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str,
     return dict(pairs)
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path, digest: str) -> None:
+def _save(tensors: Mapping[str, Tensor], path: Path, digest: str, told: Mapping[str, str] | None = None) -> None:
     for key, value in tensors.items():
         if value.dtype not in NUMBERS:
             raise ValueError(f"{key!r:.80} is of {value.dtype}")
@@ -388,7 +410,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, digest: str) -> None:
             raise ValueError(f"{key!r:.80} holds NaN or infinite values")
     # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
     apart = {key: value.clone().contiguous() for key, value in tensors.items()}
-    save_file(apart, path, metadata={"format": "pt", "converted_from_sha256": digest})
+    save_file(apart, path, metadata={"format": "pt", "converted_from_sha256": digest} | dict(told or {}))
 
 
 @contextmanager

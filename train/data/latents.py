@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from train.data.listings import Problem
-from train.data.reader import AHEAD, Keep, Listing, Seen, list_files, not_held_out, read_listing, scan, some
+from train.data.reader import AHEAD, Keep, Listing, Seen, Shape, list_files, not_held_out, read_listing, scan, some
+from train.loop.config import ConfigError
 from train.loop.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode
 
@@ -45,11 +46,13 @@ class CaptionedPictures:
         return len(self.pictures)
 
 
-def _used(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
-    return (seen for seen in scan(folder, listing, size) if seen.used)
+def _used(folder: Path, listing: Listing, size: int, shape: Shape | None = None) -> Iterator[Seen]:
+    return (seen for seen in scan(folder, listing, size, shape) if seen.used)
 
 
-def load_pictures(folder: Path, size: int, keep: Keep = not_held_out, captioned: bool = True) -> CaptionedPictures:
+def load_pictures(
+    folder: Path, size: int, keep: Keep = not_held_out, captioned: bool = True, shape: Shape | None = None
+) -> CaptionedPictures:
     """Read a folder of pictures into memory.
 
     Args:
@@ -57,12 +60,16 @@ def load_pictures(folder: Path, size: int, keep: Keep = not_held_out, captioned:
         size: side of the square pictures returned, in pixels; the middle of each picture is taken.
         keep: which lines to take.
         captioned: whether every picture needs a caption; else they may have none.
+        shape: makes something else than squares of them, all of one size.
 
     Raises:
-        ConfigError: nothing in it is usable.
+        ConfigError: nothing in it is usable, or the pictures are of several sizes.
     """
     listing = read_listing(folder, keep) if captioned else list_files(folder, keep)
-    found = some(list(_used(folder, listing, size)), listing.problems, folder)
+    found = some(list(_used(folder, listing, size, shape)), listing.problems, folder)
+    if other := [one for one in found if one.pixels.shape != found[0].pixels.shape]:
+        named = (f"{one.row['file_name']!r:.80} has {one.width} x {one.height} pixels" for one in (found[0], other[0]))
+        raise ConfigError(f"{' and '.join(named)}; a batch wants one size: leave out no_resize, or make them alike")
     stack = torch.from_numpy(np.stack([one.pixels for one in found])).permute(0, 3, 1, 2)
     rows = [one.row for one in found]
     captions = [row["captions"] for row in rows]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from train.data.listings import (
     LISTS,
@@ -60,6 +61,7 @@ FIXED_PROMPTS = {"a": "fixed_prompt_a.txt", "b": "fixed_prompt_b.txt"}
 REPEATS = re.compile(r"(?P<repeats>[1-9]\d{0,2})_(?P<words>.*[^\W\d_].*)")
 
 Keep = Callable[[dict], bool]
+Shape = Callable[[Image.Image], Image.Image]
 
 
 class File(NamedTuple):
@@ -559,7 +561,7 @@ class Seen(NamedTuple):
         same_as: the file whose bytes it has, which is used for both; "" where there is none before it.
         digest: of the file; "" where it can't be used.
         cropped: what making it square takes away, in words; "" where that is nothing.
-        pixels: (S, S, 3) uint8; None where it can't be used.
+        pixels: (S, S, 3) uint8, or as `shape` has it; None where it can't be used.
     """
 
     row: dict
@@ -572,7 +574,7 @@ class Seen(NamedTuple):
     pixels: np.ndarray | None = None
 
 
-def scan(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
+def scan(folder: Path, listing: Listing, size: int, shape: Shape | None = None) -> Iterator[Seen]:
     """Read the pictures of a listing in its order, every one to its last byte, a few in memory at a time.
 
     Adds to the listing's problems as it goes. A picture that is there twice is used once; the captions of the second
@@ -582,6 +584,7 @@ def scan(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
         folder: of the listing.
         listing: see `read_listing`.
         size: side of the squares to make of the pictures, in pixels; the middle of each is taken.
+        shape: makes something else of them.
     """
 
     def read(row: dict) -> tuple[Seen, list[str]]:
@@ -594,7 +597,7 @@ def scan(folder: Path, listing: Listing, size: int) -> Iterator[Seen]:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         cropped = square_note(opened.picture, "crop") or ""  # ordinary for photographs: no note of training's
-        pixels = np.asarray(square(opened.picture, size))
+        pixels = np.asarray(square(opened.picture, size) if shape is None else shape(opened.picture))
         return Seen(row, True, width, height, digest=digest, cropped=cropped, pixels=pixels), notes
 
     first: dict[str, dict] = {}

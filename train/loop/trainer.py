@@ -63,6 +63,7 @@ class StepDone:
 class Preview:
     step: int
     path: str
+    figures: dict[str, float] = field(default_factory=dict)  # what was measured, by name
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ class Player:
         learning_rate: after the warm-up.
         betas: of AdamW.
         weight_decay: of AdamW; None takes the run's.
+        clip: largest norm of its gradient, infinite for none; None takes the run's.
     """
 
     module: nn.Module
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float | None = None
+    clip: float | None = None
 
 
 class Losses(NamedTuple):
@@ -188,6 +191,7 @@ class Trainer:
         folder: of the run.
         hand_over: called by the main process before each checkpoint, the last one included, to write the averages so
             that they can be used: whatever becomes of the run, what it had learned by then is there.
+        measure: called by the main process at each preview with the averages; figures by name.
 
     Raises:
         ConfigError: the folder holds another run, or `config` does not go with the processes there are.
@@ -199,7 +203,9 @@ class Trainer:
         config: RunConfig,
         folder: Path,
         hand_over: Callable[["Trainer"], None] = lambda trainer: None,
+        measure: Callable[[dict[str, nn.Module]], dict[str, float]] = lambda averages: {},
     ) -> None:
+        self.measure = measure
         self.task, self.config, self.folder, self.hand_over = task, config, Path(folder), hand_over
         self.processes = PartialState()
         self.device = next(next(iter(task.players.values())).module.parameters()).device
@@ -280,7 +286,9 @@ class Trainer:
 
     def _check_identity(self, checkpoint: Path) -> None:
         # JSON knows no tuples, so both sides are compared as it writes them.
-        before = json.loads((checkpoint / "state.json").read_text())["identity"]
+        # A setting that came later is what it was without it.
+        defaults = {one.name: one.default for one in dataclasses.fields(self.config) if not one.metadata["on_resume"]}
+        before = json.loads(json.dumps(defaults)) | json.loads((checkpoint / "state.json").read_text())["identity"]
         now = json.loads(json.dumps(self._identity()))
         for name in now | before:  # in this order: what it is of, then its settings
             if before.get(name) != now.get(name):
@@ -426,7 +434,8 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             player = self.task.players[name]
             self.scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.trained[name].values(), config.clip)
+            limit = config.clip if player.clip is None else player.clip
+            norm = torch.nn.utils.clip_grad_norm_(self.trained[name].values(), limit)
             if not norm.isfinite():
                 finite = False
                 if not self.scaler.is_enabled():
@@ -497,15 +506,15 @@ class Trainer:
         return Saved(self.step, str(path))
 
     def _preview(self) -> Preview:
-        path = self.folder / "previews" / f"{self.step:07d}.png"
+        path, figures = self.folder / "previews" / f"{self.step:07d}.png", {}
         if self.processes.is_main_process:
             with torch.no_grad():
-                picture = self.task.preview(self.averages)
+                picture, figures = self.task.preview(self.averages), self.measure(self.averages)
             with writing(self.folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path)
         self.processes.wait_for_everyone()
-        return Preview(self.step, str(path))
+        return Preview(self.step, str(path), figures)
 
 
 def _add_up_gradients(parameters: list[nn.Parameter]) -> None:
@@ -553,6 +562,8 @@ class _Log:
             self.file.write(json.dumps(record) + "\n")
         if self.tracker and isinstance(event, StepDone):
             self.tracker.log(event.losses, step=event.step)
+        if self.tracker and isinstance(event, Preview) and event.figures:
+            self.tracker.log(event.figures, step=event.step)
 
     def close(self) -> None:
         with writing(self.folder):

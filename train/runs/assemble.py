@@ -1,7 +1,8 @@
 """From settings to what a run hands over: load, train, write ``output/`` in the run folder."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from accelerate import PartialState
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
+from train.data.fitting import Fitting, fitting
 from train.data.latents import (
     CaptionedLatents,
     GeneratedLatents,
@@ -23,6 +25,7 @@ from train.loop.config import ConfigError
 from train.loop.console import follow
 from train.loop.trainer import Trainer, writing
 from train.measure.evaluate import load_judge
+from train.measure.translation import measure
 from train.tasks.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.tasks.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
 from train.tasks.diffusion import DiffusionConfig, DiffusionTask
@@ -34,8 +37,10 @@ from train.tasks.translate import (
     TranslateConfig,
     UnpairedTask,
     fingerprint_of,
+    held_out_pictures,
     load_domains,
     load_pairs,
+    settled,
     spec_of,
 )
 from train.tasks.yoso import YosoConfig, YosoTask
@@ -143,6 +148,7 @@ def train_translate(config: TranslateConfig, folder: Path) -> bool:
         ConfigError: the data can't be used, or a network that compares pictures has no weights here.
     """
     begin(folder, *config.sources)
+    config = settled(config)
     device = PartialState().device
     base = load_base(config, device, one_step=True)
     spec = spec_of(config, base, folder / "output")
@@ -175,38 +181,76 @@ def train_translate(config: TranslateConfig, folder: Path) -> bool:
     def hand_over(trainer: Trainer) -> None:
         save_translator(trainer.averages["generator"], folder / "output", spec, config, card, trainer.step)
 
-    return follow(Trainer(task, config, folder, hand_over))
+    return follow(Trainer(task, config, folder, hand_over, _measures(task, config, base)))
+
+
+def _measures(
+    task: PairedTask | UnpairedTask, config: TranslateConfig, base: LoadedModel
+) -> Callable[[dict[str, nn.Module]], dict[str, float]]:
+    """Measures the average generator on what is held out; on nothing where that is not asked for, or not there."""
+    all_tried = held_out_pictures(config, task.fit)
+    if config.measured and not all_tried:
+        print("nothing is held out to measure on: put pairs or domains into test_A and test_B beside train_A")
+    judge = load_judge(config.judge, config.clip_model, base.unet.device) if all_tried else None
+
+    def figures(averages: dict[str, nn.Module]) -> dict[str, float]:
+        network = averages["generator"]
+        found = [measure(one, partial(task.go, network, one), task.perception.levels, judge) for one in all_tried]
+        return {name: value for one in found for name, value in one.items()}
+
+    return figures
 
 
 def build_translation(
     generator: nn.Module, perception: Perception, config: TranslateConfig, base: LoadedModel, folder: Path
 ) -> PairedTask | UnpairedTask:
     """What a generator, ours or another, is to learn from the data that the settings name."""
-    size = base.spec.resolution
+    config = settled(config)
+    size = config.resolution or base.spec.resolution
+    fit = fitting(config.preparation, size)
 
     def read(text: str) -> Tensor:
         return encode_texts([text], base.tokenizer, base.text_encoder)
 
     if config.domains:
-        domains = load_domains(config, size)
+        domains = load_domains(config, fit)
         problems = list(dict.fromkeys(problem for domain in domains for problem in domain.problems))
         tell(problems, sum(map(len, domains)), folder)
         contexts = dict(zip(config.directions, map(read, config.fixed_prompts), strict=True))
         marks = fingerprint_of([domain.digest for domain in domains], base)
-        return UnpairedTask(generator, perception, config, domains, contexts, marks)
-    pairs = load_pairs(config, size)
+        for domain in domains:
+            _check_size(domain.pictures, fit, base)
+        return UnpairedTask(generator, perception, config, domains, fit, contexts, marks)
+    pairs = load_pairs(config, fit)
     tell(pairs.targets.problems, len(pairs.targets), folder)
     judge = None
     if config.similarity_weight:
         judge = load_judge(config.similarity, config.clip_model, base.unet.device)
-    latent = (base.unet.config.in_channels, *[size // base.pixels_per_latent] * 2)
+    seen = _check_size(pairs.targets.pictures, fit, base)
+    latent = (base.unet.config.in_channels, *(side // base.pixels_per_latent for side in seen))
     captions = encode_captions(pairs.targets.captions, base.tokenizer, base.text_encoder)
     marks = fingerprint_of([pairs.digest], base)
 
     def start(noise: Tensor) -> Tensor:
         return prior_start(base.schedule, noise, base.prior_mean, base.prior_deviation)
 
-    return PairedTask(generator, perception, config, pairs, captions, read(""), latent, start, judge, marks)
+    return PairedTask(generator, perception, config, pairs, fit, captions, read(""), latent, start, judge, marks)
+
+
+def _check_size(pictures: Tensor, fit: Fitting, base: LoadedModel) -> tuple[int, int]:
+    """Height and width of what a step sees of pictures (N, 3, H, W).
+
+    Raises:
+        ConfigError: the model's latents have no such size.
+    """
+    height, width = fit.middle(pictures[:1]).shape[2:]
+    step = base.pixels_per_latent
+    if height % step or width % step:
+        raise ConfigError(
+            f"pictures of {width} x {height} pixels can't be encoded: both must be multiples of {step}; choose another "
+            "resolution or preparation"
+        )
+    return height, width
 
 
 def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:

@@ -33,6 +33,7 @@ from yoso_core.models import LoadedModel, ModelError, fetch_model, find_model, l
 from yoso_core.sampling import one_step, prior_start
 
 ADAPTERS = ("lora", "full")
+LORA_STARTS = ("gaussian", "kaiming")
 PREVIEWS = 16  # pictures in a preview grid where no prompts are given
 FEW_TOKENS = 256  # up to here plain attention is faster to train than the fused one
 
@@ -60,6 +61,11 @@ class ModelRunConfig(RunConfig):
     adapter: str = setting("lora", "train a LoRA, or the full network", ADAPTERS)
     rank: int = setting(64, "rank of the LoRA")
     alpha: int = setting(8, "alpha of the LoRA: its change is scaled by alpha / rank")
+    lora_start: str = setting(
+        "gaussian",
+        "first weights of the LoRA: gaussian, N(0, 1 / rank), or kaiming, as published",
+        LORA_STARTS,
+    )
     title: str = setting("", "name of what is learned, for its card", on_resume=True)
     trigger: str = setting("", "words in a prompt that call what is learned, for its card", on_resume=True)
     preview_prompts: tuple[str, ...] = setting(
@@ -162,16 +168,22 @@ def trainable(unet: UNet2DConditionModel, config: ModelRunConfig) -> UNet2DCondi
     if config.adapter == "full":
         network.requires_grad_(True)
     else:
-        add_lora(network, config.rank, config.alpha)
+        add_lora(network, config.rank, config.alpha, config.lora_start)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     return network
 
 
-def add_lora(unet: UNet2DConditionModel, rank: int, alpha: int) -> None:
+def add_lora(unet: UNet2DConditionModel, rank: int, alpha: int, start: str = "gaussian") -> None:
     """Freeze the network and put a trainable LoRA on everything that YOSO's has it on."""
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=LORA_TARGETS))
+    unet.add_adapter(lora_config(rank, alpha, LORA_TARGETS, start))
+
+
+def lora_config(rank: int, alpha: int, targets: list[str], start: str) -> LoraConfig:
+    """Of a fresh LoRA, which changes nothing; `start` is one of `LORA_STARTS`."""
+    first = {"gaussian": "gaussian", "kaiming": True}[start]  # as peft calls them
+    return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights=first, target_modules=targets)
 
 
 class Previewer:

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from PIL import Image
 from torch import Tensor, nn
 
+from train.data.fitting import FITTINGS, SQUARE, Fitting
 from train.data.latents import (
     CaptionedPictures,
     Captions,
@@ -38,16 +38,17 @@ from train.data.latents import (
     weights_fingerprint,
 )
 from train.data.lines import bent, maps_of, sketch, varied
-from train.data.reader import list_files, open_usable, read_listing
+from train.data.listings import read_captions
+from train.data.reader import FIXED_PROMPTS, SIDE, Keep, list_files, not_held_out, open_usable, read_listing
 from train.loop.config import ConfigError, setting, with_defaults
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player
 from train.measure.evaluate import CLIP, Judge
 from train.measure.evaluator import words_of
-from train.tasks.base import LORA_TARGETS, ModelRunConfig
+from train.measure.translation import Tried
+from train.tasks.base import LORA_TARGETS, ModelRunConfig, lora_config
 from train.tasks.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.tasks.perception import PERCEPTIONS, Perception, PictureDiscriminator
-from yoso_core.files.pictures import square
 from yoso_core.models import LoadedModel
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.schedule import NoiseSchedule, Prediction
@@ -55,6 +56,8 @@ from yoso_core.translate import BACK, FORWARD, INKS, Direction, Skips, Translato
 
 TRAINED = ("all", "no-skips", "no-lora", "first-conv")
 SIMILARITIES = ("emoji", "clip")
+JUDGES = ("emoji", "inception", "clip")
+AUTO = "auto"
 # Everything that convolves or attends in an autoencoder.
 AUTOENCODER_TARGETS = [
     *("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out", "to_q", "to_k", "to_v", "to_out.0")
@@ -67,19 +70,35 @@ SHOWN = 8  # pictures in a row of a preview
 class TranslateConfig(ModelRunConfig):
     """A translator of pictures, from pairs or from two domains."""
 
-    pairs: str = setting("", "folder of what should come out, with captions; `input` says what goes in", on_resume=True)
+    pairs: str = setting(
+        "",
+        "folder of what should come out, with captions; or of pairs: train_A and train_B, or input and target, with "
+        "files of the same names",
+        on_resume=True,
+    )
     input: str = setting(
-        "lines",
-        "what goes in: lines, edges and scribbles that are made of the pictures; or picture, the file of the same name "
-        "in the folder input of pairs, beside the folder target",
-        TRANSLATION_INPUTS,
+        AUTO,
+        "what goes in: picture, the other one of a pair; lines, edges and scribbles that are made of the pictures; or "
+        "auto, pictures where there are pairs",
+        (AUTO, *TRANSLATION_INPUTS),
     )
     ink: str = setting("black", "colour of lines, on the other one", INKS)
     domains: tuple[str, ...] = setting(
-        (), "unpaired: two folders of pictures, or with data two words that the captions of each domain hold"
+        (),
+        "unpaired: two folders of pictures; one that holds train_A and train_B; or with data two words that the "
+        "captions of each domain hold",
     )
     prompts: tuple[str, ...] = setting(
-        (), "fixed prompts that tell the directions apart, of the second and the first domain; none: their names"
+        (),
+        "fixed prompts that tell the directions apart, of the second and the first domain; none: those of "
+        "fixed_prompt_b.txt and fixed_prompt_a.txt, or the domains' names",
+    )
+    resolution: int = setting(0, "side of the pictures in training, in pixels; 0 is the model's own")
+    preparation: str = setting(
+        SQUARE,
+        "how pictures get there: square, their middle; randomcrop, a random part of nearly all of them, half mirrored; "
+        "the same as published, with 286 and 256 pixels; no_resize, as they are, all of one size",
+        FITTINGS,
     )
     autoencoder_rank: int = setting(4, "rank of the autoencoder's LoRA, whose alpha is the same")
     trained: str = setting("all", "what is trained; first-conv: neither skips nor LoRA, for comparison", TRAINED)
@@ -96,6 +115,13 @@ class TranslateConfig(ModelRunConfig):
     )
     similarity: str = setting("emoji", "judge of picture and prompt: emoji, the own evaluator, or clip", SIMILARITIES)
     clip_model: str = setting(CLIP, "CLIP of similarity clip: a folder or OWNER/NAME@COMMIT")
+    measured: int = setting(
+        0,
+        "held-out pictures, those of test_A and test_B, that are measured at every preview, pairs without prompts: "
+        "squared error of pairs, distance in structure, Fréchet distance; 0 for none",
+        on_resume=True,
+    )
+    judge: str = setting("emoji", "who sees for that Fréchet distance", JUDGES, on_resume=True)
     error_weight: float = setting(1.0, "pairs: weight of the squared error")
     perceptual_weight: float = setting(5.0, "pairs: weight of the perceptual distance")
     similarity_weight: float = setting(0.0, "pairs: weight of the similarity of picture and prompt")
@@ -113,11 +139,12 @@ class TranslateConfig(ModelRunConfig):
         self._at_least(0, "error_weight", "perceptual_weight", "similarity_weight", "adversarial_weight")
         self._at_least(0, "cycle_weight", "cycle_perceptual_weight", "identity_weight", "identity_perceptual_weight")
         self._above_zero("discriminator_learning_rate")
-        if len(self.domains) not in (0, 2):
+        self._at_least(0, "resolution", "measured")
+        if len(self.domains) > 2 or (len(self.domains) == 1 and self.data):
             self._refuse("domains", "name two")
-        if self.prompts and len(self.prompts) != len(self.domains):
+        if self.prompts and len(self.prompts) != 2 * bool(self.domains):
             self._refuse("prompts", "name one a domain")
-        if self.domains:
+        if len(self.domains) == 2:
             self._refuse_like_domains()
         if self.adapter != "lora":
             self._refuse("adapter", "a translator is trained as a LoRA; see trained")
@@ -159,13 +186,64 @@ class TranslateConfig(ModelRunConfig):
     @property
     def names(self) -> tuple[str, ...]:
         """Of the domains, as people read them: their words, or the names of their folders."""
-        named = self.domains if self.data else tuple(Path(one).resolve().name for one in self.domains)
+        folders = () if self.data else tuple(Path(one).resolve().name for one in self.domains)
+        if self.prompts and folders and all(SIDE.fullmatch(name.lower()) for name in folders):
+            folders = self.prompts[::-1]  # train_A says nothing
+        named = folders or self.domains
         return tuple(" ".join(name.replace("-", " ").replace("_", " ").split()) for name in named)
 
     @property
     def fixed_prompts(self) -> tuple[str, ...]:
         """Of forward and back: what each direction goes to."""
         return self.prompts or self.names[::-1]
+
+
+def settled(config: TranslateConfig) -> TranslateConfig:
+    """The settings with what the data decides: what goes in, the folders of two domains, and their prompts.
+
+    Raises:
+        ConfigError: the data is not what they say.
+    """
+    if config.pairs and config.input == AUTO:
+        paired = any("input_file_name" in row for row in list_files(Path(config.pairs)).rows)
+        if not paired and _sides_in(Path(config.pairs)) is not None:
+            raise ConfigError(
+                f"{config.pairs} holds two domains whose files have other names, so no pairs; train on them with "
+                "--domains in place of --pairs"
+            )
+        return replace(config, input="picture" if paired else "lines")
+    if config.domains and not config.data:
+        folders = tuple(map(Path, config.domains))
+        if len(folders) == 1:
+            sides = _sides_in(folders[0])
+            if sides is None:
+                raise ConfigError(f"there are no folders train_A and train_B in {folders[0]}; name two folders")
+            folders = sides
+        prompts = config.prompts or _fixed_prompts(folders)
+        if len(config.domains) == 1 and not prompts:
+            raise ConfigError(
+                f"{config.domains[0]} has no fixed_prompt_a.txt and fixed_prompt_b.txt, which say what the pictures of "
+                "each domain are; write them, or name both with --prompts, that of train_B first"
+            )
+        return replace(config, domains=tuple(map(str, folders)), prompts=prompts)
+    return config
+
+
+def _sides_in(folder: Path, split: str = "train") -> tuple[Path, Path] | None:
+    """The folders train_A and train_B of a folder, or those of tests, in any case; None where one is missing."""
+    if not folder.is_dir():
+        return None
+    matches = ((SIDE.fullmatch(path.name.lower()), path) for path in sorted(folder.iterdir()) if path.is_dir())
+    sides = {match["side"]: path for match, path in matches if match is not None and match["split"] == split}
+    return (sides["a"], sides["b"]) if len(sides) == 2 else None
+
+
+def _fixed_prompts(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Those of the second and the first domain, which lie beside the folders train_A and train_B; () if they do not."""
+    if _sides_in(folders[0].resolve().parent) != tuple(folder.resolve() for folder in folders):
+        return ()
+    files = [folders[0].resolve().parent / FIXED_PROMPTS[side] for side in "ba"]
+    return tuple(read_captions(file)[0] for file in files) if all(file.is_file() for file in files) else ()
 
 
 @dataclass(frozen=True)
@@ -183,43 +261,84 @@ class Pairs:
     digest: str
 
 
-def load_pairs(config: TranslateConfig, size: int) -> Pairs:
+def load_pairs(config: TranslateConfig, fit: Fitting, keep: Keep = not_held_out) -> Pairs:
     """Read the folder `pairs`.
+
+    Args:
+        config: see `settled`.
+        fit: what becomes of the pictures.
+        keep: which rows to take.
 
     Raises:
         ConfigError: nothing in it is usable, an input is missing or broken, or it holds the other kind of pairs.
     """
     folder = Path(config.pairs)
-    place, wanted = folder / "input", folder / "target"
+    paired = any("input_file_name" in row for row in list_files(folder).rows)
     if config.input == "lines":
-        if place.is_dir() and wanted.is_dir():
-            raise ConfigError(f"{folder} holds the folders input and target; add --input picture to train on both")
-        targets = load_pictures(folder, size)
+        if paired:
+            raise ConfigError(f"{folder} holds pairs; add --input picture to train on both pictures of each")
+        targets = load_pictures(folder, fit.kept, keep, shape=fit.shape)
         return Pairs(targets, None, targets.digest)
-    if missing := [path for path in (folder, place, wanted) if not path.is_dir()]:
+    if not paired:
         raise ConfigError(
-            f"there is no folder {missing[0]}; with input picture {folder} must hold the folders input and target, "
-            "with files of the same names"
+            f"there are no pairs in {folder}; with input picture it must hold the folders train_A and train_B, or "
+            "input and target, with files of the same names"
         )
-    targets = load_pictures(wanted, size)
-    files = {_stem(row): row["file_name"] for row in list_files(place).rows}  # they need no captions, and may be alike
-    if missing := [row["file_name"] for row in targets.rows if _stem(row) not in files]:
-        raise ConfigError(f"{place} has no picture for {missing[0]!r:.120} of {wanted}; add it")
-    inputs = np.stack([_read(place / files[_stem(row)], size) for row in targets.rows])
-    digest = digest_of([targets.digest, hashlib.sha256(inputs).hexdigest()])
-    return Pairs(targets, torch.from_numpy(inputs).permute(0, 3, 1, 2), digest)
+    targets = load_pictures(folder, fit.kept, keep, shape=fit.shape)
+    if missing := [row["file_name"] for row in targets.rows if "input_file_name" not in row]:
+        raise ConfigError(f"{folder} has no picture that goes into {missing[0]!r:.120}; add it")
+    inputs = [_read(folder / row["input_file_name"], fit) for row in targets.rows]
+    shape = tuple(targets.pictures.shape[2:])
+    if other := [row for row, one in zip(targets.rows, inputs, strict=True) if one.shape[:2] != shape]:
+        names = other[0]["input_file_name"], other[0]["file_name"]
+        raise ConfigError(f"{names[0]!r:.120} is not as large as {names[1]!r:.120}; leave out no_resize")
+    stacked = np.stack(inputs)
+    digest = digest_of([targets.digest, hashlib.sha256(stacked).hexdigest()])
+    return Pairs(targets, torch.from_numpy(stacked).permute(0, 3, 1, 2), digest)
 
 
-def _read(path: Path, size: int) -> np.ndarray:
-    """A picture as (size, size, 3) uint8."""
+def held_out_pictures(config: TranslateConfig, fit: Fitting) -> list[Tried]:
+    """What a run can be measured on: the tests beside its data, as many as `measured`; [] where there are none.
+
+    Args:
+        config: see `settled`.
+        fit: what becomes of the pictures.
+    """
+
+    def few(pictures: Tensor) -> Tensor:
+        return fit.middle(pictures[: config.measured])
+
+    if not config.measured:
+        return []
+    if config.pairs:
+        keep = _held_out if config.input == "lines" else lambda row: _held_out(row) and "input_file_name" in row
+        if not list_files(Path(config.pairs), keep).rows:
+            return []
+        found = load_pairs(config, fit, _held_out)
+        wanted = few(found.targets.pictures)
+        if found.inputs is None:
+            maps = [maps_of(one.permute(1, 2, 0).numpy())[0] for one in wanted]
+            given = drawn_lines(torch.from_numpy(np.stack(maps)), config.ink)
+        else:
+            given = to_unit_range(few(found.inputs))
+        return [Tried(FORWARD, given, wanted, True)]
+    tests = () if config.data else _sides_in(Path(config.domains[0]).resolve().parent, "test") or ()
+    if len(tests) < 2 or _fixed_prompts(tuple(map(Path, config.domains))) == ():
+        return []
+    first, second = (few(load_pictures(one, fit.kept, captioned=False, shape=fit.shape).pictures) for one in tests)
+    return [Tried(FORWARD, to_unit_range(first), second, False), Tried(BACK, to_unit_range(second), first, False)]
+
+
+def _held_out(row: dict) -> bool:
+    return not not_held_out(row)
+
+
+def _read(path: Path, fit: Fitting) -> np.ndarray:
+    """A picture as (H, W, 3) uint8."""
     try:
-        return np.asarray(square(open_usable(path).picture, size))
+        return np.asarray(fit.shape(open_usable(path).picture))
     except RequestError as error:
         raise ConfigError(f"{path} can't be used: {error}") from None
-
-
-def _stem(row: dict) -> str:
-    return str(Path(row["file_name"]).with_suffix(""))
 
 
 def spec_of(config: TranslateConfig, base: LoadedModel, folder: Path) -> TranslatorSpec:
@@ -243,14 +362,20 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def load_domains(config: TranslateConfig, size: int) -> tuple[CaptionedPictures, CaptionedPictures]:
+def load_domains(config: TranslateConfig, fit: Fitting) -> tuple[CaptionedPictures, CaptionedPictures]:
     """Read both domains.
+
+    Args:
+        config: see `settled`.
+        fit: what becomes of the pictures.
 
     Raises:
         ConfigError: nothing of one is usable.
     """
     if not config.data:
-        first, second = (load_pictures(Path(folder), size, captioned=False) for folder in config.domains)
+        first, second = (
+            load_pictures(Path(folder), fit.kept, captioned=False, shape=fit.shape) for folder in config.domains
+        )
         return first, second  # their prompts are fixed
 
     listing = read_listing(Path(config.data))  # first, because several lines may tell of one picture
@@ -262,7 +387,12 @@ def load_domains(config: TranslateConfig, size: int) -> tuple[CaptionedPictures,
                 "name words that the captions hold"
             )
     first, second = (
-        load_pictures(Path(config.data), size, keep=lambda row, word=word: domains.get(row["file_name"]) == word)
+        load_pictures(
+            Path(config.data),
+            fit.kept,
+            keep=lambda row, word=word: domains.get(row["file_name"]) == word,
+            shape=fit.shape,
+        )
         for word in config.domains
     )
     return replace(first, problems=[*listing.problems, *first.problems]), second
@@ -296,13 +426,15 @@ class Generator(nn.Module):
         self.unet: UNet2DConditionModel = copy.deepcopy(base.unet).requires_grad_(False)
         self.first = copy.deepcopy(base.unet.conv_in).requires_grad_(True)
         if lora:
-            self.unet.add_adapter(_lora(config.rank, config.alpha, [*LORA_TARGETS, "conv_out"]))
+            targets = [*LORA_TARGETS, "conv_out"]
+            self.unet.add_adapter(lora_config(config.rank, config.alpha, targets, config.lora_start))
         self.autoencoders = nn.ModuleDict()
         self.skips = nn.ModuleDict()
         for direction in config.directions:
             autoencoder: AutoencoderKL = copy.deepcopy(base.autoencoder).requires_grad_(False)
             if lora:
-                autoencoder.add_adapter(_lora(config.autoencoder_rank, config.autoencoder_rank, AUTOENCODER_TARGETS))
+                rank = config.autoencoder_rank
+                autoencoder.add_adapter(lora_config(rank, rank, AUTOENCODER_TARGETS, config.lora_start))
             self.autoencoders[direction] = autoencoder
             if config.trained in ("all", "no-lora"):
                 self.skips[direction] = Skips(autoencoder.config.block_out_channels)
@@ -322,10 +454,6 @@ class Generator(nn.Module):
         skips = self.skips[direction] if len(self.skips) else None
         translator = Translator(self.unet, self.schedule, self.prediction, autoencoder, skips, self.first)
         return translator(pictures, context, strength, noise)
-
-
-def _lora(rank: int, alpha: int, targets: list[str]) -> LoraConfig:
-    return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=targets)
 
 
 def lora_layers(*networks: nn.Module) -> list[LoraLayer]:
@@ -399,6 +527,7 @@ class PairedTask(_Task):
     Args:
         generator, perception, config: see `_Task`.
         pairs: what should come out, and what goes in.
+        fit: what a step takes of them.
         captions: of the targets.
         empty: (1, L, D), the encoded empty prompt.
         latent: (C, h, w) of the noise.
@@ -413,6 +542,7 @@ class PairedTask(_Task):
         perception: Perception,
         config: TranslateConfig,
         pairs: Pairs,
+        fit: Fitting,
         captions: Captions,
         empty: Tensor,
         latent: tuple[int, int, int],
@@ -421,7 +551,7 @@ class PairedTask(_Task):
         fingerprint: str,
     ) -> None:
         super().__init__(generator, [FORWARD], perception, config, fingerprint)
-        self.pairs, self.captions, self.empty = pairs, captions, empty
+        self.pairs, self.fit, self.captions, self.empty = pairs, fit, captions, empty
         self.latent, self.start, self.judge = latent, start, judge
         self.sample_count = len(pairs.targets)
 
@@ -437,9 +567,14 @@ class PairedTask(_Task):
         made = self.generator(given, context, FORWARD, strength, noise)
         return PairedPass(given, target, made, texts, strength)
 
-    def _pictures(self, indices: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Input and target (B, 3, H, W) in [-1, 1]."""
-        targets, seeds = self.pairs.targets.pictures[indices], draws.uniform(3).cpu().double()
+    def _pictures(self, indices: Tensor, draws: Draws, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """Input and target (B, 3, H, W) in [-1, 1]: of `whole` pictures, or of parts by chance where that is set."""
+        stacks = [self.pairs.targets.pictures[indices]]
+        if self.pairs.inputs is not None:
+            stacks.append(self.pairs.inputs[indices])
+        seeds = draws.uniform(3).cpu().double()
+        stacks = [self.fit.middle(one) for one in stacks] if whole else self.fit.parts(draws, *stacks)
+        targets = stacks[0]
         if self.pairs.inputs is None:
             inputs = []
             for row, (change, seed, kind) in enumerate(seeds.tolist()):
@@ -457,12 +592,17 @@ class PairedTask(_Task):
                 inputs.append(drawn_lines(torch.from_numpy(lines), self.config.ink))
             given = torch.stack(inputs)
         else:
-            given = to_unit_range(self.pairs.inputs[indices])
+            given = to_unit_range(stacks[1])
         given, target = (
             each.to(draws.device).contiguous(memory_format=torch.channels_last)
             for each in (given, to_unit_range(targets))
         )
         return given, target
+
+    def go(self, network: nn.Module, tried: Tried, given: Tensor) -> Tensor:
+        """What a network makes of held-out pictures, without a prompt."""
+        context = self.empty.float().to(self.device).expand(len(given), -1, -1)
+        return network(given.to(self.device), context, tried.name)
 
     def losses(self, player: str, shared: PairedPass) -> Losses:
         config, made, target = self.config, shared.made, shared.target
@@ -488,7 +628,7 @@ class PairedTask(_Task):
         """Rows of inputs, what is made of them, and what should be."""
         indices = torch.arange(SHOWN) * self.sample_count // SHOWN
         draws = Draws(0, 0, SHOWN, slice(None), self.device)
-        given, target = self._pictures(indices, draws)
+        given, target = self._pictures(indices, draws, whole=True)
         context = self.captions.contexts[self.captions.first[indices]].float().to(self.device)
         made = averages["generator"](given, context, FORWARD)
         return grid(torch.cat([given, made, target]).cpu(), SHOWN)
@@ -512,6 +652,7 @@ class UnpairedTask(_Task):
     Args:
         generator, perception, config: see `_Task`.
         domains: pictures that go forward, and those that go back.
+        fit: what a step takes of them.
         contexts: (1, L, D) by direction, the fixed prompts.
         fingerprint: of data and model.
     """
@@ -522,22 +663,29 @@ class UnpairedTask(_Task):
         perception: Perception,
         config: TranslateConfig,
         domains: tuple[CaptionedPictures, CaptionedPictures],
+        fit: Fitting,
         contexts: Mapping[str, Tensor],
         fingerprint: str,
     ) -> None:
         super().__init__(generator, (FORWARD, BACK), perception, config, fingerprint)
         self.domains, self.contexts = dict(zip((FORWARD, BACK), domains, strict=True)), contexts
+        self.fit = fit
         self.sample_count = max(map(len, domains))
 
     def _go(self, direction: str, pictures: Tensor, network: nn.Module | None = None) -> Tensor:
         context = self.contexts[direction].expand(len(pictures), -1, -1).to(pictures.device)
         return (network or self.generator)(pictures, context, direction)
 
+    def go(self, network: nn.Module, tried: Tried, given: Tensor) -> Tensor:
+        """What a network makes of held-out pictures."""
+        return self._go(tried.name, given.to(self.device), network)
+
     def forward(self, indices: Tensor, draws: Draws) -> UnpairedPass:
         real = {}
         for direction, domain in self.domains.items():  # each by chance, so that counterparts meet by chance alone
             chosen = (draws.uniform().cpu() * len(domain)).long()
-            real[direction] = _mirrored(to_unit_range(domain.pictures[chosen]).to(draws.device), draws)
+            (parts,) = self.fit.parts(draws, domain.pictures[chosen])
+            real[direction] = _mirrored(to_unit_range(parts).to(draws.device), draws)
         made = {direction: self._go(direction, real[direction]) for direction in real}
         returned = {direction: self._go(_other(direction), made[direction]) for direction in real}
         kept = {}
@@ -571,7 +719,7 @@ class UnpairedTask(_Task):
         rows = []
         for direction, pictures in self.domains.items():
             chosen = torch.arange(SHOWN) * len(pictures) // SHOWN
-            given = to_unit_range(pictures.pictures[chosen]).to(self.device)
+            given = to_unit_range(self.fit.middle(pictures.pictures[chosen])).to(self.device)
             rows += [given, self._go(direction, given, averages["generator"])]
         return grid(torch.cat(rows).cpu(), SHOWN)
 

@@ -9,6 +9,7 @@ the schedule the real side is the data (a plain diffusion GAN); with ``adversari
 ``consistency_path`` "teacher" it is consistency distillation.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,11 @@ class CooperationConfig(RunConfig):
     reconstruction_floor: float = setting(
         0.0, "least weight of one sample in that term; the paper's is 0 at pure noise"
     )
+    discriminator_beta2: float = setting(0.99, "second beta of the discriminator's Adam; the public script's is 0.999")
+    discriminator_weight_decay: float = setting(0.0, "weight decay of the discriminator; the public script's is 0.01")
+    discriminator_clip: bool = setting(True, "clip the discriminator's gradient too; the public script does not")
+    noise_offset: float = setting(0.0, "size of noise that is the same all over a channel, beside the usual")
+    input_perturbation: float = setting(0.0, "size of more noise in what the network is given, and not in its targets")
     last_timestep_share: float = setting(0.0, "share of samples at pure noise, beside those drawn uniformly")
     prior: bool = setting(
         True, "start previews from noise with the moments of the data (section 4.2), as inference does", on_resume=True
@@ -72,6 +78,8 @@ class CooperationConfig(RunConfig):
         self._at_least(1, "consistency_offset", "cooperation_offset")
         self._at_most(10**6, "consistency_offset", "cooperation_offset")
         self._at_least(0, "adversarial_weight", "consistency_weight", "reconstruction_weight")
+        self._at_least(0, "discriminator_weight_decay", "noise_offset", "input_perturbation")
+        self._fraction("discriminator_beta2")
         self._at_least(0, "consistency_cap", "consistency_floor", "reconstruction_cap", "reconstruction_floor")
         self._fraction("last_timestep_share")
         if not (self.adversarial_weight or self.consistency_weight or self.reconstruction_weight):
@@ -133,8 +141,13 @@ class YosoTask:
         if config.adversarial_weight:
             self.discriminator = LatentDiscriminator(unet).to(unet.device, memory_format=torch.channels_last)
             self.discriminator.requires_grad_(True)
-            rate = config.discriminator_learning_rate
-            self.players["discriminator"] = Player(self.discriminator, rate, betas=(0.0, 0.99), weight_decay=0.0)
+            self.players["discriminator"] = Player(
+                self.discriminator,
+                config.discriminator_learning_rate,
+                betas=(0.0, config.discriminator_beta2),
+                weight_decay=config.discriminator_weight_decay,
+                clip=None if config.discriminator_clip else math.inf,
+            )
             compiled.append(self.discriminator)
         self.players["generator"] = Player(generator, config.learning_rate, betas=(0.9, 0.999))
         if config.consistency_distance == "perceptual":
@@ -157,6 +170,8 @@ class YosoTask:
         config, schedule = self.config, self.schedule
         clean, context = self.data.batch(indices, 0.0, draws)
         noise, t = draws.normal(*clean.shape[1:]), self.timesteps(draws)
+        if config.noise_offset:
+            noise = noise + config.noise_offset * draws.normal(clean.shape[1], 1, 1)
         t_real = (t - config.cooperation_offset).clamp_min(0)
         t_target = (t - config.consistency_offset).clamp_min(0)
 
@@ -164,6 +179,9 @@ class YosoTask:
             return schedule.add_noise(clean, noise, at).contiguous(memory_format=torch.channels_last)
 
         noisy, real, target = noised(t), None, None
+        if config.input_perturbation:
+            more = config.input_perturbation * draws.normal(*clean.shape[1:])
+            noisy = schedule.add_noise(clean, noise + more, t).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             if config.adversarial_weight:
                 real = self.denoise(noised(t_real), t_real, context)

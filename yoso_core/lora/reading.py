@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -93,9 +94,16 @@ def read_prior(path: Path) -> tuple[Tensor, Tensor] | None:
     """Mean and deviation (C,) of the scaled latents that a one-step LoRA was trained on, where its file says them."""
     try:
         with safe_open(path, "pt") as file:
-            stored = json.loads((file.metadata() or {})[PRIOR_KEY])
-        mean, deviation = torch.tensor(stored["mean"]), torch.tensor(stored["deviation"])
+            return prior_of(json.loads((file.metadata() or {})[PRIOR_KEY]))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError, OverflowError):
+        return None
+
+
+def prior_of(stored: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation (C,) out of JSON; None where they are not sound."""
+    try:
+        mean, deviation = torch.tensor(stored["mean"]), torch.tensor(stored["deviation"])
+    except (KeyError, ValueError, TypeError, RecursionError, OverflowError):
         return None
     sound = mean.ndim == 1 and mean.shape == deviation.shape and (torch.isfinite(mean) & (deviation >= 0)).all()
     return (mean.float(), deviation.float()) if sound else None

@@ -66,7 +66,7 @@ def test_translators_for_pairs_and_for_two_looks(tiny_spec):
     assert {name for name, preset in PRESETS.items() if preset.asks_for_domains} == {"looks"}
     pairs, unpaired = (settings(PRESETS[name], "Tiny", tiny_spec) for name in ("lines", "looks"))
     assert (pairs.directions, unpaired.directions) == (("a2b",), ("a2b", "b2a"))
-    assert (pairs.takes, unpaired.takes, pairs.input) == ("pairs", "data", "lines")
+    assert (pairs.takes, unpaired.takes, pairs.input) == ("pairs", "data", "auto")
 
 
 @pytest.mark.parametrize("here", [True, False])

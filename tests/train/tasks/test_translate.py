@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from tests.trained import SHORT, draws
+from train.data.fitting import fitting
 from train.data.latents import encode_texts, to_unit_range
 from train.data.lines import CANNY_THRESHOLDS, maps_of, sketch
 from train.loop.config import ConfigError
@@ -28,6 +29,7 @@ from train.tasks.translate import (
     load_domains,
     load_pairs,
     lora_layers,
+    settled,
 )
 from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
 from yoso_core.conditioning import Annotations
@@ -38,6 +40,7 @@ from yoso_core.sampling import one_step
 from yoso_core.translate import in_ink, load_translator, read_translator
 
 CPU = torch.device("cpu")
+SQUARES = fitting("square", 64)
 LOOKS = ("flat", "3d")
 COLOURS = ("red", "green", "blue", "orange")
 
@@ -304,7 +307,7 @@ def names(domain):
 
 
 def test_domains_by_words_leave_out_what_is_of_both_of_none_or_held_out(kinds):
-    flat, solid = load_domains(kinds["words"], 64)
+    flat, solid = load_domains(kinds["words"], SQUARES)
     assert names(flat) == sorted(f"{colour}_flat.png" for colour in COLOURS)
     assert names(solid) == sorted(f"{colour}_3d.png" for colour in COLOURS)
     assert flat.pictures.shape == (4, 3, 64, 64) and flat.digest != solid.digest
@@ -318,7 +321,7 @@ def test_domains_of_folders_need_no_captions(tmp_path, tiny_model):
         ball(colour, 5).save(tmp_path / look / "s0.png")
         (tmp_path / look / "torn.png").write_bytes(b"torn")
     folders = tuple(str(tmp_path / look) for look in LOOKS)
-    for domain in load_domains(config_for(tiny_model, domains=folders), 64):
+    for domain in load_domains(config_for(tiny_model, domains=folders), SQUARES):
         assert names(domain) == ["0.png", "s0.png"] and [one.file for one in domain.problems] == ["torn.png"]
 
 
@@ -330,7 +333,7 @@ def test_a_picture_of_several_lines_is_of_the_domain_that_all_of_them_say(tmp_pa
     lines = [{"file_name": f"{name}.png", "text": text} for name, text in rows]
     lines += [{"file_name": "3d ball.png"}, {"file_name": "gone.png", "text": "flat"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    flat, solid = load_domains(config_for(tiny_model, data=str(tmp_path), domains=LOOKS), 64)
+    flat, solid = load_domains(config_for(tiny_model, data=str(tmp_path), domains=LOOKS), SQUARES)
     assert (names(flat), names(solid)) == (["a.png", "d.png"], ["b.png"])
     told = {problem.file for domain in (flat, solid) for problem in domain.problems}
     assert {"gone.png", "3d ball.png"} <= told
@@ -355,12 +358,15 @@ def test_of_which_domain_captions_are(captions, domain):
 
 
 def test_pairs_are_joined_by_name(kinds, pairs):
-    found = load_pairs(kinds["pictures"], 64)
+    found = load_pairs(kinds["pictures"], SQUARES)
     assert found.inputs.shape == found.targets.pictures.shape == (4, 3, 64, 64)
     for index, row in enumerate(found.targets.rows):
-        place = pairs / "input" / row["file_name"]
+        place = pairs / row["input_file_name"]
         assert np.array_equal(found.inputs[index].permute(1, 2, 0), Image.open(place).convert("RGB"))
-    assert found.digest != load_pairs(replace(kinds["pictures"], pairs=str(pairs / "target"), input="lines"), 64).digest
+    assert (
+        found.digest
+        != load_pairs(replace(kinds["pictures"], pairs=str(pairs / "target"), input="lines"), SQUARES).digest
+    )
 
 
 def copy_of(pairs, tmp_path):
@@ -375,37 +381,37 @@ def test_inputs_may_be_alike(pairs, tmp_path, tiny_model):
     folder = copy_of(pairs, tmp_path)
     (folder / "input" / "1.png").write_bytes((folder / "input" / "0.png").read_bytes())
     config = config_for(tiny_model, pairs=str(folder), input="picture")
-    found, before = load_pairs(config, 64), load_pairs(replace(config, pairs=str(pairs)), 64)
+    found, before = load_pairs(config, SQUARES), load_pairs(replace(config, pairs=str(pairs)), SQUARES)
     assert torch.equal(found.inputs[0], found.inputs[1]) and found.digest != before.digest
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda folder: (folder / "input" / "2.png").unlink(), "no picture for '2.png'"),
+        (lambda folder: (folder / "input" / "2.png").unlink(), "no picture that goes into 'target/2.png'"),
         (lambda folder: (folder / "input" / "2.png").write_bytes(b"torn"), r"2\.png can't be used"),
-        (lambda folder: [path.unlink() for path in (folder / "input").iterdir()], "no picture for"),
-        (lambda folder: (folder / "target").rename(folder / "out"), "there is no folder"),
-        (lambda folder: (folder / "input").rename(folder / "in"), "there is no folder"),
+        (lambda folder: [path.unlink() for path in (folder / "input").iterdir()], "there are no pairs"),
+        (lambda folder: (folder / "target").rename(folder / "out"), "there are no pairs"),
+        (lambda folder: (folder / "input").rename(folder / "in"), "there are no pairs"),
     ],
     ids=["missing", "torn", "none", "no targets", "no inputs"],
 )
 def test_an_input_that_is_missing_is_named(pairs, tmp_path, tiny_model, change, said):
     change(copy_of(pairs, tmp_path))
     with pytest.raises(ConfigError, match=said) as caught:
-        load_pairs(config_for(tiny_model, pairs=str(tmp_path), input="picture"), 64)
+        load_pairs(config_for(tiny_model, pairs=str(tmp_path), input="picture"), SQUARES)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_pairs_of_pictures_is_told_what_it_must_hold(tmp_path, tiny_model):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigError, match="must hold the folders input and target, with files of the same names"):
-            load_pairs(config_for(tiny_model, pairs=str(folder), input="picture"), 64)
+        with pytest.raises(ConfigError, match=r"train_A and train_B, or input and target|there is no folder"):
+            load_pairs(config_for(tiny_model, pairs=str(folder), input="picture"), SQUARES)
 
 
 def test_pairs_of_pictures_are_not_taken_for_lines(pairs, tiny_model):
     with pytest.raises(ConfigError, match="add --input picture"):
-        load_pairs(config_for(tiny_model, pairs=str(pairs)), 64)
+        load_pairs(config_for(tiny_model, pairs=str(pairs), input="lines"), SQUARES)
 
 
 @pytest.mark.parametrize("ink", ["black", "white"])
@@ -472,7 +478,7 @@ def test_a_batch_in_parts_is_the_same_batch(task_of, kinds):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"domains": ("flat",)}, "name two"),
+        ({"domains": ("flat",), "data": "x"}, "name two"),
         ({"domains": ("a", "b", "c")}, "name two"),
         ({"domains": ("a", "a")}, "must differ"),
         ({"domains": ("a", "b"), "prompts": ("x",)}, "one a domain"),
@@ -530,3 +536,90 @@ def test_a_preview_shows_what_goes_in_and_what_comes_out(task_of, kinds):
         if kind == "words":
             assert shown[0].tobytes() == real.tobytes()
         assert len({each.tobytes() for each in shown}) == rows
+
+
+# The layouts of img2img-turbo
+
+
+def published(folder, paired, tests=False):
+    """Pairs or two domains as img2img-turbo has them."""
+    for side in "AB":
+        for split in ("train", "test")[: 1 + tests]:
+            (folder / f"{split}_{side}").mkdir(parents=True)
+            for index, colour in enumerate(COLOURS[: 4 if split == "train" else 2]):
+                name = f"{colour}.png" if paired else f"{colour}{side}.png"
+                ball(colour, index + (split == "test"), side == "B").save(folder / f"{split}_{side}" / name)
+    if paired:
+        (folder / "train_prompts.json").write_text(
+            json.dumps({f"{colour}.png": f"a {colour} ball" for colour in COLOURS})
+        )
+    else:
+        (folder / "fixed_prompt_a.txt").write_text("a flat ball\n")
+        (folder / "fixed_prompt_b.txt").write_text("a solid ball")
+    return folder
+
+
+def test_pairs_as_published_need_no_setting(tiny_model, tmp_path):
+    folder = published(tmp_path / "set", paired=True, tests=True)
+    config = settled(config_for(tiny_model, pairs=str(folder)))
+    assert config.input == "picture" and settled(config) == config
+    found = load_pairs(config, SQUARES)
+    assert found.targets.captions == [[f"a {row['file_name'][8:-4]} ball"] for row in found.targets.rows]
+    assert len(found.targets) == len(found.inputs) == 4 and not torch.equal(found.inputs, found.targets.pictures)
+    assert settled(config_for(tiny_model, pairs=str(folder / "train_B"))).input == "lines"
+
+
+def test_domains_as_published_bring_their_prompts(tiny_model, tmp_path):
+    folder = published(tmp_path / "set", paired=False, tests=True)
+    for named in ((folder,), (folder / "train_A", folder / "train_B")):
+        config = settled(config_for(tiny_model, domains=tuple(map(str, named)), batch=2))
+        assert config.fixed_prompts == config.names[::-1] == ("a solid ball", "a flat ball")
+        first, second = load_domains(config, SQUARES)
+        assert len(first) == len(second) == 4 and first.rows[0]["file_name"].endswith("A.png")
+    other = settled(config_for(tiny_model, domains=(str(folder),), prompts=("x", "y"), batch=2))
+    assert other.fixed_prompts == ("x", "y")
+    back = settled(config_for(tiny_model, domains=(str(folder / "train_B"), str(folder / "train_A")), batch=2))
+    assert back.prompts == ()  # their order says something else
+
+
+def test_what_is_no_such_layout_is_refused_with_what_to_do(tiny_model, tmp_path):
+    folder = published(tmp_path / "set", paired=False)
+    with pytest.raises(ConfigError, match="--domains in place of --pairs"):
+        settled(config_for(tiny_model, pairs=str(folder)))
+    (folder / "fixed_prompt_a.txt").unlink()
+    with pytest.raises(ConfigError, match=r"no fixed_prompt_a\.txt .*--prompts"):
+        settled(config_for(tiny_model, domains=(str(folder),)))
+    with pytest.raises(ConfigError, match="name two folders"):
+        settled(config_for(tiny_model, domains=(str(folder / "train_A"),)))
+
+
+@pytest.mark.parametrize("kind", ["pairs", "domains"])
+def test_published_layouts_train_at_a_resolution_and_on_random_parts(tiny_model, tmp_path, kind):
+    folder = published(tmp_path / "set", paired=kind == "pairs")
+    given = {"pairs": str(folder)} if kind == "pairs" else {"domains": (str(folder),), "batch": 2}
+    config = config_for(tiny_model, **given, steps=1, resolution=32, preparation="randomcrop")
+    _, train, _ = RUNS["translate"]
+    assert train(config, tmp_path / "run") is True
+    spec = read_translator(tmp_path / "run" / "output")
+    assert spec.input == "picture" and len(spec.directions) == (1 if kind == "pairs" else 2)
+    with pytest.raises(ConfigError, match="must be multiples of"):
+        train(replace(config, resolution=33), tmp_path / "odd")
+
+
+@pytest.mark.parametrize("kind", ["pairs", "domains", "lines"])
+def test_what_is_held_out_is_measured_at_every_preview(tiny_model, pictures, tmp_path, kind):
+    folder = tmp_path / "set"
+    if kind == "lines":
+        given = {"pairs": str(pictures)}
+    else:
+        published(folder, paired=kind == "pairs", tests=True)
+        given = {"pairs": str(folder)} if kind == "pairs" else {"domains": (str(folder),), "batch": 2}
+    if kind == "pairs":
+        (folder / "test_prompts.json").write_text(json.dumps({f"{colour}.png": colour for colour in COLOURS[:2]}))
+    train_translate(config_for(tiny_model, **given, steps=1, measured=8), tmp_path / "run")
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    figures = [event["figures"] for event in events if event["event"] == "Preview"]
+    ways = ["a2b", "b2a"] if kind == "domains" else ["a2b"]
+    names = ["structure"] if kind == "domains" else ["structure", "squared error"]
+    assert len(figures) == 2 and all(set(one) == {f"{name} {way}" for name in names for way in ways} for one in figures)
+    assert figures[0] != figures[1] and all(value > 0 for one in figures for value in one.values())

@@ -125,3 +125,71 @@ def test_gradient_checkpointing_changes_no_gradient():
         gradients.append([value.grad for value in parameters if value.requires_grad])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+# The public script's numbers, where ours are others
+
+
+def test_the_discriminators_optimizer_is_a_setting(tmp_path):
+    given = {"discriminator_beta2": 0.999, "discriminator_weight_decay": 1e-2, "discriminator_clip": False}
+    task = build_task(**given)
+    trainer = Trainer(task, task.config, tmp_path)
+    [group] = trainer.optimizers["discriminator"].param_groups
+    assert group["betas"] == (0.0, 0.999) and group["weight_decay"] == 1e-2
+    assert task.players["discriminator"].clip == float("inf") and task.players["generator"].clip is None
+    assert build_task().players["discriminator"].clip is None
+
+
+def test_a_player_may_be_clipped_otherwise_than_the_run(tmp_path):
+    moved = []
+    for clip in (True, False):
+        task = build_task(discriminator_clip=clip, clip=1e-12, discriminator_learning_rate=1e-2, warmup=0, steps=2)
+        weights = {name: value.clone() for name, value in task.discriminator.named_parameters()}
+        list(Trainer(task, task.config, tmp_path / str(clip)).run())
+        parameters = task.discriminator.named_parameters()
+        moved.append(max((value - weights[name]).abs().max().item() for name, value in parameters))
+    assert moved[0] < 1e-3 < moved[1]
+
+
+def noised(**values):
+    """The one noise of a pass, seen through data that is zero, for the student, the real side and the target."""
+    task = build_task(**values)
+    task.data.latents.zero_()
+    seen, denoise = [], task.denoise
+    task.denoise = lambda noisy, t, context: (
+        seen.append(noisy / SCHEDULE.sigma[t][:, None, None, None]) or denoise(noisy, t, context)
+    )
+    at_timestep(task, 900).forward(torch.arange(4), draws())
+    real, target, student = seen
+    return student, real, target
+
+
+def test_offset_noise_is_the_same_all_over_a_channel():
+    plain, offset = noised()[0], noised(noise_offset=0.5)
+    torch.testing.assert_close(offset[0], offset[1])  # one noise for all who look
+    change = offset[0] - plain
+    torch.testing.assert_close(change, change.mean((2, 3), keepdim=True).expand_as(change), atol=1e-5, rtol=0)
+    assert 0.2 < change.std() < 0.9
+
+
+def test_perturbed_input_is_the_students_alone():
+    plain, perturbed = noised(), noised(input_perturbation=0.5)
+    torch.testing.assert_close(perturbed[1:], plain[1:])
+    change = perturbed[0] - plain[0]
+    assert abs(change.std().item() - 0.5) < 0.1 and change.mean((2, 3)).std() < 0.2
+
+
+def test_a_lora_may_start_as_published():
+    spread = {}
+    for start in ("gaussian", "kaiming"):
+        network = build_task(lora_start=start).players["generator"].module
+        down = [value for name, value in network.named_parameters() if "lora_A" in name]
+        up = [value for name, value in network.named_parameters() if "lora_B" in name]
+        assert all(value.abs().max() == 0 for value in up)
+        spread[start] = sum(value.std().item() for value in down) / len(down)
+    assert spread["gaussian"] > 2 * spread["kaiming"]
+
+
+def test_the_rate_may_be_constant():
+    config = build_task(warmup=0, cooldown=0.0, steps=7).config
+    assert [config.learning_rate_factor(step) for step in range(7)] == [1.0] * 7
