@@ -10,6 +10,7 @@ that a busy moment hits all alike: where others use the machine too, ratios hold
 """
 
 import argparse
+import copy
 import gc
 import json
 import os
@@ -36,7 +37,7 @@ from yoso_core.engine import Engine
 from yoso_core.lora.library import bundled as offered
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, local_model
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse
-from yoso_core.runtimes.openvino import cores, load_library
+from yoso_core.runtimes.openvino import load_library
 from yoso_core.runtimes.parts import Decode, Predict
 
 PUBLISHED, OURS, LIMIT = "a", "b", "c"
@@ -150,31 +151,26 @@ def bare(model: LoadedModel, size: int, unet: Callable | None = None) -> Callabl
 
 
 def by_hand(model: LoadedModel, size: int) -> Callable[[str], object]:
-    """OpenVINO as one uses it without us: network and decoder converted and compiled, the prompt read by torch."""
-    core, threads = load_library().Core(), {"INFERENCE_NUM_THREADS": cores()}
-    side, length = size // model.pixels_per_latent, model.tokenizer.model_max_length
+    """OpenVINO as one uses it without us: network and decoder converted from float32 and compiled with the library's
+    own defaults, the prompt read by torch.
+    """
+    core, side, length = load_library().Core(), size // model.pixels_per_latent, model.tokenizer.model_max_length
     latents = torch.randn(1, model.unet.config.in_channels, side, side)
     given = latents, torch.tensor([model.schedule.last]), torch.randn(1, length, model.unet.config.cross_attention_dim)
     made = []
     for part, inputs in ((Predict(model.unet), given), (Decode(model.decoder), given[:1])):
-        examples = tuple(value.to(part.dtype) if value.is_floating_point() else value for value in inputs)
         with torch.no_grad():
-            converted = load_library().convert_model(part, example_input=examples)
+            converted = load_library().convert_model(copy.deepcopy(part).float(), example_input=inputs)
         converted.reshape({index: list(value.shape) for index, value in enumerate(inputs)})
-        made.append((core.compile_model(converted, "CPU", threads), part))
-    (network, _), (decoder, _) = made
+        made.append(core.compile_model(converted, "CPU"))
+    network, decoder = made
     options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
 
     @torch.inference_mode()
     def run(prompt: str) -> object:
-        context = model.text_encoder(model.tokenizer(prompt, **options).input_ids)[0]
-        inputs = (torch.randn_like(latents).to(context.dtype), given[1], context)
-        return to_pil(torch.from_numpy(decoder([network([ov_value(one) for one in inputs])[0]])[0]))[0]
-
-    def ov_value(value: torch.Tensor) -> object:
-        if value.dtype != torch.bfloat16:
-            return value.numpy()
-        return load_library().Tensor(value.view(torch.int16).numpy(), list(value.shape), load_library().Type.bf16)
+        context = model.text_encoder(model.tokenizer(prompt, **options).input_ids)[0].float()
+        predicted = network([torch.randn_like(latents).numpy(), given[1].numpy(), context.numpy()])[0]
+        return to_pil(torch.from_numpy(decoder([predicted])[0]))[0]
 
     return run
 

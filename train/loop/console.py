@@ -57,7 +57,9 @@ def _line(event: Event, trainer: Trainer) -> str:
             return f"from step {step} to {steps}: {cost} in {trainer.folder}"
         case StepDone(step, _, rate, eta):
             return f"step {step}/{steps}  {rate:.0f} samples/s  {duration(eta)} left  {_terms(event)}"
-        case Preview(step, path) | Saved(step, path):
+        case Preview(step, path, figures):
+            return f"step {step}: {path}" + "".join(f"  {name} {value:.4f}" for name, value in figures.items())
+        case Saved(step, path):
             return f"step {step}: {path}"
         case Stopped(step):
             return f"stopped at step {step}; the same command goes on from there"

@@ -63,6 +63,7 @@ class StepDone:
 class Preview:
     step: int
     path: str
+    figures: dict[str, float] = field(default_factory=dict)  # what was measured, by name
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class Trainer:
         folder: of the run.
         hand_over: called by the main process before each checkpoint, the last one included, to write the averages so
             that they can be used: whatever becomes of the run, what it had learned by then is there.
+        measure: called by the main process at each preview with the averages; figures by name.
 
     Raises:
         ConfigError: the folder holds another run, or `config` does not go with the processes there are.
@@ -201,7 +203,9 @@ class Trainer:
         config: RunConfig,
         folder: Path,
         hand_over: Callable[["Trainer"], None] = lambda trainer: None,
+        measure: Callable[[dict[str, nn.Module]], dict[str, float]] = lambda averages: {},
     ) -> None:
+        self.measure = measure
         self.task, self.config, self.folder, self.hand_over = task, config, Path(folder), hand_over
         self.processes = PartialState()
         self.device = next(next(iter(task.players.values())).module.parameters()).device
@@ -502,15 +506,15 @@ class Trainer:
         return Saved(self.step, str(path))
 
     def _preview(self) -> Preview:
-        path = self.folder / "previews" / f"{self.step:07d}.png"
+        path, figures = self.folder / "previews" / f"{self.step:07d}.png", {}
         if self.processes.is_main_process:
             with torch.no_grad():
-                picture = self.task.preview(self.averages)
+                picture, figures = self.task.preview(self.averages), self.measure(self.averages)
             with writing(self.folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path)
         self.processes.wait_for_everyone()
-        return Preview(self.step, str(path))
+        return Preview(self.step, str(path), figures)
 
 
 def _add_up_gradients(parameters: list[nn.Parameter]) -> None:
@@ -558,6 +562,8 @@ class _Log:
             self.file.write(json.dumps(record) + "\n")
         if self.tracker and isinstance(event, StepDone):
             self.tracker.log(event.losses, step=event.step)
+        if self.tracker and isinstance(event, Preview) and event.figures:
+            self.tracker.log(event.figures, step=event.step)
 
     def close(self) -> None:
         with writing(self.folder):

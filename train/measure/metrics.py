@@ -121,6 +121,23 @@ def retrieval(pictures: Tensor, captions: Tensor, pool: int, generator: torch.Ge
     return {k: torch.cat(found).double().mean().item() for k, found in hits.items()}
 
 
+def structure_distance(a: Tensor, b: Tensor) -> Tensor:
+    """How differently the places of two pictures resemble each other: self-similarity (arXiv 2201.00424, eq. 3).
+
+    Args:
+        a, b: (N, C, h, w), features of the pictures.
+
+    Returns:
+        (N,), 0 where every two places are as alike in one as in the other, whatever they look like.
+    """
+
+    def alike(features: Tensor) -> Tensor:
+        places = F.normalize(features.float().flatten(2), dim=1)
+        return places.transpose(1, 2) @ places
+
+    return (alike(a) - alike(b)).square().mean((1, 2))
+
+
 def edge_f1(asked: Tensor, found: Tensor, tolerance: int = 1) -> Tensor:
     """How well edges follow those that were asked for, with a little play: the boundary F-measure.
 

@@ -1,7 +1,8 @@
 """From settings to what a run hands over: load, train, write ``output/`` in the run folder."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from train.loop.config import ConfigError
 from train.loop.console import follow
 from train.loop.trainer import Trainer, writing
 from train.measure.evaluate import load_judge
+from train.measure.translation import measure
 from train.tasks.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.tasks.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
 from train.tasks.diffusion import DiffusionConfig, DiffusionTask
@@ -35,6 +37,7 @@ from train.tasks.translate import (
     TranslateConfig,
     UnpairedTask,
     fingerprint_of,
+    held_out_pictures,
     load_domains,
     load_pairs,
     settled,
@@ -178,7 +181,24 @@ def train_translate(config: TranslateConfig, folder: Path) -> bool:
     def hand_over(trainer: Trainer) -> None:
         save_translator(trainer.averages["generator"], folder / "output", spec, config, card, trainer.step)
 
-    return follow(Trainer(task, config, folder, hand_over))
+    return follow(Trainer(task, config, folder, hand_over, _measures(task, config, base)))
+
+
+def _measures(
+    task: PairedTask | UnpairedTask, config: TranslateConfig, base: LoadedModel
+) -> Callable[[dict[str, nn.Module]], dict[str, float]]:
+    """Measures the average generator on what is held out; on nothing where that is not asked for, or not there."""
+    all_tried = held_out_pictures(config, task.fit)
+    if config.measured and not all_tried:
+        print("nothing is held out to measure on: put pairs or domains into test_A and test_B beside train_A")
+    judge = load_judge(config.judge, config.clip_model, base.unet.device) if all_tried else None
+
+    def figures(averages: dict[str, nn.Module]) -> dict[str, float]:
+        network = averages["generator"]
+        found = [measure(one, partial(task.go, network, one), task.perception.levels, judge) for one in all_tried]
+        return {name: value for one in found for name, value in one.items()}
+
+    return figures
 
 
 def build_translation(

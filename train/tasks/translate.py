@@ -39,12 +39,13 @@ from train.data.latents import (
 )
 from train.data.lines import bent, maps_of, sketch, varied
 from train.data.listings import read_captions
-from train.data.reader import FIXED_PROMPTS, SIDE, list_files, open_usable, read_listing
+from train.data.reader import FIXED_PROMPTS, SIDE, Keep, list_files, not_held_out, open_usable, read_listing
 from train.loop.config import ConfigError, setting, with_defaults
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player
 from train.measure.evaluate import CLIP, Judge
 from train.measure.evaluator import words_of
+from train.measure.translation import Tried
 from train.tasks.base import LORA_TARGETS, ModelRunConfig, lora_config
 from train.tasks.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.tasks.perception import PERCEPTIONS, Perception, PictureDiscriminator
@@ -55,6 +56,7 @@ from yoso_core.translate import BACK, FORWARD, INKS, Direction, Skips, Translato
 
 TRAINED = ("all", "no-skips", "no-lora", "first-conv")
 SIMILARITIES = ("emoji", "clip")
+JUDGES = ("emoji", "inception", "clip")
 AUTO = "auto"
 # Everything that convolves or attends in an autoencoder.
 AUTOENCODER_TARGETS = [
@@ -113,6 +115,13 @@ class TranslateConfig(ModelRunConfig):
     )
     similarity: str = setting("emoji", "judge of picture and prompt: emoji, the own evaluator, or clip", SIMILARITIES)
     clip_model: str = setting(CLIP, "CLIP of similarity clip: a folder or OWNER/NAME@COMMIT")
+    measured: int = setting(
+        0,
+        "held-out pictures, those of test_A and test_B, that are measured at every preview, pairs without prompts: "
+        "squared error of pairs, distance in structure, Fréchet distance; 0 for none",
+        on_resume=True,
+    )
+    judge: str = setting("emoji", "who sees for that Fréchet distance", JUDGES, on_resume=True)
     error_weight: float = setting(1.0, "pairs: weight of the squared error")
     perceptual_weight: float = setting(5.0, "pairs: weight of the perceptual distance")
     similarity_weight: float = setting(0.0, "pairs: weight of the similarity of picture and prompt")
@@ -130,7 +139,7 @@ class TranslateConfig(ModelRunConfig):
         self._at_least(0, "error_weight", "perceptual_weight", "similarity_weight", "adversarial_weight")
         self._at_least(0, "cycle_weight", "cycle_perceptual_weight", "identity_weight", "identity_perceptual_weight")
         self._above_zero("discriminator_learning_rate")
-        self._at_least(0, "resolution")
+        self._at_least(0, "resolution", "measured")
         if len(self.domains) > 2 or (len(self.domains) == 1 and self.data):
             self._refuse("domains", "name two")
         if self.prompts and len(self.prompts) != 2 * bool(self.domains):
@@ -220,12 +229,12 @@ def settled(config: TranslateConfig) -> TranslateConfig:
     return config
 
 
-def _sides_in(folder: Path) -> tuple[Path, Path] | None:
-    """The folders train_A and train_B of a folder, whatever their case; None where one is missing."""
+def _sides_in(folder: Path, split: str = "train") -> tuple[Path, Path] | None:
+    """The folders train_A and train_B of a folder, or those of tests, in any case; None where one is missing."""
     if not folder.is_dir():
         return None
     matches = ((SIDE.fullmatch(path.name.lower()), path) for path in sorted(folder.iterdir()) if path.is_dir())
-    sides = {match["side"]: path for match, path in matches if match is not None and match["split"] == "train"}
+    sides = {match["side"]: path for match, path in matches if match is not None and match["split"] == split}
     return (sides["a"], sides["b"]) if len(sides) == 2 else None
 
 
@@ -252,12 +261,13 @@ class Pairs:
     digest: str
 
 
-def load_pairs(config: TranslateConfig, fit: Fitting) -> Pairs:
+def load_pairs(config: TranslateConfig, fit: Fitting, keep: Keep = not_held_out) -> Pairs:
     """Read the folder `pairs`.
 
     Args:
         config: see `settled`.
         fit: what becomes of the pictures.
+        keep: which rows to take.
 
     Raises:
         ConfigError: nothing in it is usable, an input is missing or broken, or it holds the other kind of pairs.
@@ -267,14 +277,14 @@ def load_pairs(config: TranslateConfig, fit: Fitting) -> Pairs:
     if config.input == "lines":
         if paired:
             raise ConfigError(f"{folder} holds pairs; add --input picture to train on both pictures of each")
-        targets = load_pictures(folder, fit.kept, shape=fit.shape)
+        targets = load_pictures(folder, fit.kept, keep, shape=fit.shape)
         return Pairs(targets, None, targets.digest)
     if not paired:
         raise ConfigError(
             f"there are no pairs in {folder}; with input picture it must hold the folders train_A and train_B, or "
             "input and target, with files of the same names"
         )
-    targets = load_pictures(folder, fit.kept, shape=fit.shape)
+    targets = load_pictures(folder, fit.kept, keep, shape=fit.shape)
     if missing := [row["file_name"] for row in targets.rows if "input_file_name" not in row]:
         raise ConfigError(f"{folder} has no picture that goes into {missing[0]!r:.120}; add it")
     inputs = [_read(folder / row["input_file_name"], fit) for row in targets.rows]
@@ -285,6 +295,42 @@ def load_pairs(config: TranslateConfig, fit: Fitting) -> Pairs:
     stacked = np.stack(inputs)
     digest = digest_of([targets.digest, hashlib.sha256(stacked).hexdigest()])
     return Pairs(targets, torch.from_numpy(stacked).permute(0, 3, 1, 2), digest)
+
+
+def held_out_pictures(config: TranslateConfig, fit: Fitting) -> list[Tried]:
+    """What a run can be measured on: the tests beside its data, as many as `measured`; [] where there are none.
+
+    Args:
+        config: see `settled`.
+        fit: what becomes of the pictures.
+    """
+
+    def few(pictures: Tensor) -> Tensor:
+        return fit.middle(pictures[: config.measured])
+
+    if not config.measured:
+        return []
+    if config.pairs:
+        keep = _held_out if config.input == "lines" else lambda row: _held_out(row) and "input_file_name" in row
+        if not list_files(Path(config.pairs), keep).rows:
+            return []
+        found = load_pairs(config, fit, _held_out)
+        wanted = few(found.targets.pictures)
+        if found.inputs is None:
+            maps = [maps_of(one.permute(1, 2, 0).numpy())[0] for one in wanted]
+            given = drawn_lines(torch.from_numpy(np.stack(maps)), config.ink)
+        else:
+            given = to_unit_range(few(found.inputs))
+        return [Tried(FORWARD, given, wanted, True)]
+    tests = () if config.data else _sides_in(Path(config.domains[0]).resolve().parent, "test") or ()
+    if len(tests) < 2 or _fixed_prompts(tuple(map(Path, config.domains))) == ():
+        return []
+    first, second = (few(load_pictures(one, fit.kept, captioned=False, shape=fit.shape).pictures) for one in tests)
+    return [Tried(FORWARD, to_unit_range(first), second, False), Tried(BACK, to_unit_range(second), first, False)]
+
+
+def _held_out(row: dict) -> bool:
+    return not not_held_out(row)
 
 
 def _read(path: Path, fit: Fitting) -> np.ndarray:
@@ -553,6 +599,11 @@ class PairedTask(_Task):
         )
         return given, target
 
+    def go(self, network: nn.Module, tried: Tried, given: Tensor) -> Tensor:
+        """What a network makes of held-out pictures, without a prompt."""
+        context = self.empty.float().to(self.device).expand(len(given), -1, -1)
+        return network(given.to(self.device), context, tried.name)
+
     def losses(self, player: str, shared: PairedPass) -> Losses:
         config, made, target = self.config, shared.made, shared.target
         if player == "discriminators":
@@ -624,6 +675,10 @@ class UnpairedTask(_Task):
     def _go(self, direction: str, pictures: Tensor, network: nn.Module | None = None) -> Tensor:
         context = self.contexts[direction].expand(len(pictures), -1, -1).to(pictures.device)
         return (network or self.generator)(pictures, context, direction)
+
+    def go(self, network: nn.Module, tried: Tried, given: Tensor) -> Tensor:
+        """What a network makes of held-out pictures."""
+        return self._go(tried.name, given.to(self.device), network)
 
     def forward(self, indices: Tensor, draws: Draws) -> UnpairedPass:
         real = {}

@@ -160,3 +160,12 @@ def test_edges_everywhere_do_not_score():
 def test_each_picture_is_compared_with_its_own_edges():
     asked = torch.cat([edges((0, 0)), edges((8, 8))])
     assert edge_f1(asked, asked.flip(0)).tolist() == [0, 0]
+
+
+def test_structure_is_what_places_have_in_common():
+    features = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    turned = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)))[0]
+    other = torch.einsum("cd,ndhw->nchw", turned, features) * 3  # other features, the same relations
+    torch.testing.assert_close(metrics.structure_distance(features, other), torch.zeros(3), atol=1e-6, rtol=0)
+    moved = metrics.structure_distance(features, features.roll(1, 3))
+    assert moved.shape == (3,) and (moved > 0.01).all()

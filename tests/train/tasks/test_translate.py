@@ -604,3 +604,22 @@ def test_published_layouts_train_at_a_resolution_and_on_random_parts(tiny_model,
     assert spec.input == "picture" and len(spec.directions) == (1 if kind == "pairs" else 2)
     with pytest.raises(ConfigError, match="must be multiples of"):
         train(replace(config, resolution=33), tmp_path / "odd")
+
+
+@pytest.mark.parametrize("kind", ["pairs", "domains", "lines"])
+def test_what_is_held_out_is_measured_at_every_preview(tiny_model, pictures, tmp_path, kind):
+    folder = tmp_path / "set"
+    if kind == "lines":
+        given = {"pairs": str(pictures)}
+    else:
+        published(folder, paired=kind == "pairs", tests=True)
+        given = {"pairs": str(folder)} if kind == "pairs" else {"domains": (str(folder),), "batch": 2}
+    if kind == "pairs":
+        (folder / "test_prompts.json").write_text(json.dumps({f"{colour}.png": colour for colour in COLOURS[:2]}))
+    train_translate(config_for(tiny_model, **given, steps=1, measured=8), tmp_path / "run")
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    figures = [event["figures"] for event in events if event["event"] == "Preview"]
+    ways = ["a2b", "b2a"] if kind == "domains" else ["a2b"]
+    names = ["structure"] if kind == "domains" else ["structure", "squared error"]
+    assert len(figures) == 2 and all(set(one) == {f"{name} {way}" for name in names for way in ways} for one in figures)
+    assert figures[0] != figures[1] and all(value > 0 for one in figures for value in one.values())
