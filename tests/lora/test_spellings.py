@@ -164,6 +164,23 @@ def test_two_adapters_in_a_file_are_not_mixed(layouts, tmp_path):
         admit(write(both, tmp_path / "a.safetensors"), layouts["sd15"])
 
 
+@pytest.mark.parametrize("later", ["down_blocks_1", "input_blocks_4"])
+def test_of_two_spellings_in_a_file_that_of_diffusers_counts(layouts, tmp_path, later):
+    """As diffusers has it; the same spelling twice is no such file."""
+    parts = {"unet": layouts["sdxl"]["unet"]}
+    place = "unet", "down_blocks.1.attentions.0.proj_in"
+    down, up = spelt.random_pairs(parts, "down_blocks.1.attentions.0.proj_in")[place]
+    first, ours = as_kohya({place: (down, up)}, module=ldm_name), as_kohya({place: (down, 2 * up)})
+    both = first | ours if later == "down_blocks_1" else ours | first
+    lora = admit(write(both, tmp_path / "a.safetensors"), parts)
+    assert torch.equal(lora["unet", f"{place[1]}.weight"].up, 2 * up)
+    twice = first | {
+        key.replace(".weight", ".b.weight"): value.clone() for key, value in first.items() if "alpha" not in key
+    }
+    with pytest.raises(LoraError, match="twice"):
+        admit(write(twice, tmp_path / "b.safetensors"), parts)
+
+
 def test_old_files_that_name_no_part(layouts, tmp_path):
     parts = unet_alone(layouts)
     tensors = {

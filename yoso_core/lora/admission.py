@@ -196,10 +196,10 @@ def _sort(
             strangers.append(name)
         elif not (module := here.modules.find(key.stem)):
             foreign.append(name)
-        elif (taken := spelt.get((module, key.role))) is None or _is_first_spelling(taken):
+        elif (taken := spelt.get((module, key.role))) is None or _is_first(taken) > _is_first(key.stem):
             found.setdefault(module, {})[key.role] = name
             spelt[module, key.role] = key.stem
-        elif not _is_first_spelling(key.stem):
+        elif _is_first(taken) == _is_first(key.stem):
             raise LoraError(f"{path.name} changes {module[1]!r} twice; save one LoRA in a file of its own.")
     for module in [module for module, roles in found.items() if set(roles) == {"alpha"}]:
         strangers.append(found.pop(module)["alpha"])
@@ -215,7 +215,10 @@ def _no_place(path: Path, key: str) -> LoraError:
     return LoraError(f"{path.name} is for another model: this one has no place for {key[:80]!r}.")
 
 
-def _is_first_spelling(stem: str) -> bool:
+def _is_first(stem: str) -> bool:
+    """Whether it names a module as the first implementation does; of a file that spells it both ways, diffusers reads
+    the other one.
+    """
     return any(block in flat(stem) for block in FIRST_BLOCKS)
 
 
