@@ -189,7 +189,7 @@ def test_weights_take_the_place_of_the_models_own(tiny_model, tmp_path):
     ("arguments", "reason"),
     [
         (["--weights", "missing.safetensors"], "missing.safetensors"),
-        (["--seed", "-1"], "seed"),
+        (["--seed", "-2"], "seed"),
         (["--steps", "3"], "Steps"),
         (["--guidance", "nan"], "Guidance"),
         (["--count", "0"], "pictures"),

@@ -10,7 +10,7 @@ from yoso_core.__main__ import main
 def test_grid_lays_settings_beside_one_another(tiny_model, drawing, tmp_path, capsys):
     save_file(random_lora(build_unet(), 0.5), tmp_path / "style.safetensors")
     out = tmp_path / "grid.png"
-    arguments = ["grid", "a", "--in", drawing.path, "--model", str(tiny_model), "--out", str(out)]
+    arguments = ["grid", "a", "--in", drawing.path, "--fit", "crop", "--model", str(tiny_model), "--out", str(out)]
     arguments += ["--lora", str(tmp_path / "style.safetensors"), "--mask", drawing.mask_path]
     assert main([*arguments, "--x", "strength=0.5:1:2", "--y", "lora.style=0,0.5,1"]) == 0
     told = capsys.readouterr()

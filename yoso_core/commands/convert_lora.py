@@ -13,6 +13,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument(
         "--moments",
         type=Path,
+        default=None,
         metavar="FILE",
         help="of the latents that it was trained on, for the informative start: a LoRA that has them, or JSON with a "
         "mean and a deviation a channel",
