@@ -325,7 +325,7 @@ def test_the_card_of_a_translator_is_none_of_a_model_that_draws_from_words(trans
         assert words[:7] == "python -m yoso_core translate in.png --model FOLDER".split() and f"{name}.png" in words
         assert words[words.index("--prompt") + 1] == card().prompt if direction.prompt is None else name in words
         parsed = build_parser().parse_args(words[3:])
-        assert (parsed.translator, parsed.model) == ("FOLDER", str(tiny_model))
+        assert (parsed.translator, parsed.model) == ("FOLDER", tiny_model.name)
         assert getattr(parsed, "direction", None) == (name if direction.prompt else None)
 
 
