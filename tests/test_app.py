@@ -582,7 +582,7 @@ def test_api_refuses_in_one_sentence_and_goes_on(client, bad):
 
 
 def test_api_refuses_a_bare_nan(url, client):
-    body = b'{"data": ["a", "", NaN, 1, 1, 1, "yoso-emoji", null, "", 1, null, "", 1]}'
+    body = b'{"data": ["a", "", NaN, 1, 1, 1, "yoso-emoji", null, "", 1, null, "", 1, "lcm"]}'
     headers = {"content-type": "application/json"}
     event = httpx.post(f"{url}gradio_api/call/generate", content=body, headers=headers).json()["event_id"]
     answer = httpx.get(f"{url}gradio_api/call/generate/{event}", timeout=30).text
@@ -600,7 +600,7 @@ def test_a_full_queue_says_so_and_recovers(engine, url, client, monkeypatch):
         return run(request)
 
     monkeypatch.setattr(engine, "run", slow_run)
-    body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None, "", 1, None, "", 1]}
+    body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None, "", 1, None, "", 1, "lcm"]}
     answers = []
     with httpx.Client(timeout=60) as http:
         call = lambda: answers.append(http.post(f"{url}gradio_api/call/generate", json=body))  # noqa: E731
