@@ -36,7 +36,7 @@ function write(storage, value, key = KEY) { try { storage.setItem(key, JSON.stri
 const unique = () => Date.now().toString(36) + Math.random().toString(36).slice(2);
 const own = read(sessionStorage), last = own ?? read(localStorage);
 const desk = {id: own?.id ?? unique(), from: own ? own.from : last?.id, values: last?.values ?? null};
-let open = false;
+let open = false, leaving = false;
 function save() { write(sessionStorage, desk); write(localStorage, desk); }
 window.yosoUnique = unique;
 window.yosoDesk = {
@@ -56,12 +56,13 @@ window.yosoDesk = {
         }
     },
     keep(names, values) {
-        if (!open) return;
+        if (!open || leaving) return;
         desk.values = {...desk.values, ...Object.fromEntries(names.map((name, index) => [name, values[index]]))};
         save();
     },
     put(name, value) { this.keep([name], [value]); },
     afresh() {
+        leaving = true;  // what is still on its way belongs to what is left
         write(sessionStorage, desk, BEFORE);
         Object.assign(desk, {id: unique(), from: null, values: null});
         save(); location.reload();
@@ -70,6 +71,7 @@ window.yosoDesk = {
         return await window.yosoStore.get('canvases', `${desk.id}/${tab}`) ?? await window.yosoStore.get('canvases', `${desk.from}/${tab}`);
     },
     async keepCanvas(tab, values) {
+        if (leaving) return;
         await window.yosoStore.put('canvases', {id: `${desk.id}/${tab}`, time: Date.now(), ...values});
         const all = await window.yosoStore.all('canvases') ?? [];
         const old = all.sort((a, b) => b.time - a.time).slice(CANVASES).map(each => each.id);
@@ -78,7 +80,7 @@ window.yosoDesk = {
 };
 
 // A sentence at the foot of the page, with buttons that do something about it: {label: deed}.
-let leaving = null;
+let fading = null;
 window.yosoSay = (sentence, deeds = {}, seconds = 12) => {
     let bar = document.querySelector('#said');
     if (!bar) {
@@ -87,14 +89,14 @@ window.yosoSay = (sentence, deeds = {}, seconds = 12) => {
     }
     (document.querySelector('dialog[open]') ?? document.body).append(bar);
     const words = Object.assign(document.createElement('span'), {textContent: sentence});
-    const hide = () => { clearTimeout(leaving); bar.replaceChildren(); };
+    const hide = () => { clearTimeout(fading); bar.replaceChildren(); };
     bar.replaceChildren(words, ...Object.entries({...deeds, '✕': () => {}}).map(([label, deed]) => {
         const button = Object.assign(document.createElement('button'), {type: 'button', textContent: label});
         if (label === '✕') button.ariaLabel = 'Close';
         button.addEventListener('click', () => { hide(); deed(); });
         return button;
     }));
-    clearTimeout(leaving);
-    leaving = setTimeout(hide, seconds * 1000);
+    clearTimeout(fading);
+    fading = setTimeout(hide, seconds * 1000);
 };
 })();

@@ -46,6 +46,8 @@ def test_everything_is_as_it_was_after_a_reload_and_in_a_second_tab(page, studio
     second.fill(PROMPT, "a yellow cup")  # what the first tab has is its own
     page.reload()
     expect(page.locator(PROMPT)).to_have_value("a green boat")
+    page.wait_for_function(f"({CORNER})() && ({MASKED})()")
+    page.wait_for_timeout(1000)
 
     page.click("#history [data-do=afresh]")
     expect(page.locator(PROMPT)).to_have_value("a red heart")
