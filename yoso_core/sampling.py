@@ -6,7 +6,6 @@ Consistency sampling (`few_step`) wants the boundary scalings that one-step mode
 Latents are (B, C, h, w), noise is standard normal of the same shape, context is (B, L, D).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -178,9 +177,9 @@ def dpm_solver(
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
         before, clean = clean, one_step(denoise, noisy.to(start.dtype), context, t)
         if following is not None:
-            leaps.append((half_log_snr[following] - half_log_snr[t]).item())
-            slope = leaps[-1] / (2 * leaps[-2]) if len(leaps) > 1 else 0.0
+            leaps.append(half_log_snr[following] - half_log_snr[t])
+            slope = (leaps[-1] / (2 * leaps[-2])).item() if len(leaps) > 1 else 0.0
             ahead = clean + slope * (clean - before)  # the estimate half a step on
-            kept = (sigma[following] / sigma[t]).item()
-            noisy = kept * noisy - alpha[following].item() * math.expm1(-leaps[-1]) * ahead
+            kept, drawn = sigma[following] / sigma[t], -alpha[following] * torch.expm1(-leaps[-1])
+            noisy = kept.item() * noisy + drawn.item() * ahead
     return clean
