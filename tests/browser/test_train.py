@@ -151,12 +151,12 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator("#prompt textarea")).to_have_value("a red heart, 3d, mint stencil")
     expect(page.locator("#model input")).to_have_value("Small")
     expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, 3d, mint stencil, seed 0")
-    row = page.locator('.lora[data-id^="run-mint-"]').filter(has_not_text="step")
-    expect(row.locator("output")).to_have_text("1.00")
+    row = page.locator('.lora[data-id^="run-mint-"]')  # its snapshots are of one card
+    expect(row.locator(".weight output")).to_have_text("1.00")
     pictures_by_weight = {1.0: expect_change(page, "", STAGE)}
     for weight in (0.5, 0.0):
-        row.locator("input").fill(str(weight))
-        expect(row.locator("output")).to_have_text(f"{weight:.2f}")
+        row.locator(".weight input").fill(str(weight))
+        expect(row.locator(".weight output")).to_have_text(f"{weight:.2f}")
         pictures_by_weight[weight] = expect_change(page, list(pictures_by_weight.values())[-1], STAGE)
     row.locator(".toggle").click()
     expect(row).not_to_have_class(re.compile(r"\bon\b"))
