@@ -26,5 +26,5 @@ if (element.closest('.easel')) {
         inset.replaceChildren(Object.assign(new Image(), {src: image.src, alt: ''}));
     };
     new IntersectionObserver(entries => { away = entries.at(-1).intersectionRatio < .35; show(); }, {threshold: [0, .35]}).observe(element);
-    new MutationObserver(show).observe(element, {childList: true, subtree: true});
+    new MutationObserver(show).observe(element, {childList: true, subtree: true, attributeFilter: ['src']});  // Gradio keeps elements
 }
