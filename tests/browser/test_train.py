@@ -15,7 +15,7 @@ from train.runs.jobs import Runs
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL
 
-PATIENCE = 120_000  # milliseconds that the process of a run may take to begin, or to end
+PATIENCE = 240_000  # milliseconds that the process of a run may take to begin, or to end
 STAGE, HEAD, PREVIEW = "#stage img", "#run-head", "#preview img"
 # Of the form; the run would take minutes, and is stopped before.
 SHORT = {"steps": 3000, "batch": 2, "rank": 2, "alpha": 2, "warmup": 1, "checkpoint_every": 10, "preview_every": 10}
@@ -124,8 +124,7 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator("#runs button[aria-pressed=true]")).to_contain_text("training")
 
     page.reload()
-    page.wait_for_selector(STAGE)
-    open_tab(page)
+    expect(page.get_by_role("tab", name="Train")).to_have_attribute("aria-selected", "true")
     expect(page.locator(f"{HEAD} h2")).to_contain_text("Mint")
     expect(page.locator("#runs button[aria-pressed=true]")).to_contain_text("Mint")
     expect(page.locator("#curves polyline").first).to_be_visible()
@@ -203,6 +202,8 @@ def test_a_tab_that_is_opened_late_shows_all_the_same(page, root, tmp_path):
     open_tab(page)
     drop_pictures(page, tmp_path / "in")
     hand_made(root, "finished", "sky")
+    open_tab(page, "Generate")
+    page.wait_for_timeout(500)  # which is kept
     page.reload()
     page.wait_for_selector(STAGE)
     page.wait_for_timeout(2500)  # what there is to show has come long before
