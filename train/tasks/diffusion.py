@@ -88,7 +88,7 @@ class DiffusionTask:
     ) -> None:
         self.data, self.config, self.schedule, self.previewer = data, config, schedule, previewer
         self.prediction: Prediction = config.prediction
-        self.sample_count = len(data)
+        self.sample_count, self.repeats = len(data), data.repeats
         self.fingerprint = f"{data.fingerprint()} {fingerprint}"
         self.players = {"network": Player(network, config.learning_rate)}
         self.network = network
