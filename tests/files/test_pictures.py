@@ -538,7 +538,7 @@ def test_square_takes_any_shape_and_leaves_squares_alone(how):
 
 
 @pytest.mark.parametrize(
-    ("shape", "drawn"), [((120, 60), (88, 48)), ((60, 120), (48, 88)), ((64, 64), (64, 64)), ((9000, 1), (256, 8))]
+    ("shape", "drawn"), [((120, 60), (96, 48)), ((60, 120), (48, 96)), ((64, 64), (64, 64)), ((9000, 1), (256, 8))]
 )
 def test_a_shape_is_kept_in_about_as_many_pixels(shape, drawn):
     assert shape_of(shape, 64, 8) == drawn

@@ -1,5 +1,6 @@
 """Any picture as people have it, read safely: 8-bit sRGB, upright, opaque, of bounded size."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -330,10 +331,18 @@ def shape_of(shape: tuple[int, int], size: Size, unit: int) -> tuple[int, int]:
     width, height = shape
     if width % unit == height % unit == 0 and abs(width * height / area - 1) < AREA_TOLERANCE:
         return shape
-    side, ratio = math.sqrt(area), math.sqrt(width / height)
-    found = (min(round(each / unit) * unit, round(LONGEST * side)) for each in (side * ratio, side / ratio))
-    width, height = (max(unit, each) for each in found)
-    return width, height
+    side, ratio = math.sqrt(area), width / height
+    exact = (side * math.sqrt(ratio), side / math.sqrt(ratio))
+    longest = round(LONGEST * side)
+    around = (
+        {min(longest, max(unit, whole(each / unit) * unit)) for whole in (math.floor, math.ceil)} for each in exact
+    )
+
+    def off(sides: tuple[int, int]) -> float:
+        """How far from the shape, and half as bad, from the area."""
+        return abs(math.log(sides[0] / sides[1] / ratio)) + abs(math.log(math.prod(sides) / area)) / 2
+
+    return min(itertools.product(*around), key=off)
 
 
 def whole(picture: Image.Image, size: Size, unit: int) -> Image.Image:
