@@ -20,6 +20,7 @@ EXAMPLES = {
     "style": "3d | flat",
     "seed": "0, 1, 2, 3",
     "steps": "1, 2, 4",
+    "sampler": "lcm, ddim, dpm++",
     "guidance": "1, 1.5, 2, 3",
     "strength": "0:1:6",
     "control": "0:1.5:4",

@@ -20,7 +20,11 @@ from yoso_core.files.links import from_link
 from yoso_core.lora.library import public_name
 from yoso_core.requests import DEFAULT_MODEL, LORA_WEIGHT_RANGE, PROMPT_LIMIT, RequestError
 
-ON_OPEN = "(saved, order) => [window.yosoDesk.opening(), order]"
+# The prompt is selected, so that what is typed first takes its place.
+ON_OPEN = (
+    "(saved, order) => { document.querySelector('#prompt textarea')?.select(); "
+    "return [window.yosoDesk.opening(), order]; }"
+)
 ON_OPENED = "() => window.yosoDesk.opened()"
 
 

@@ -17,6 +17,7 @@ from yoso_core.files.pictures import Opened, open_mask, open_picture
 from yoso_core.lora.library import by_name
 from yoso_core.prompts import take_loras
 from yoso_core.requests import (
+    CONSISTENCY,
     DEFAULT_MODEL,
     SIZE_RANGE,
     SIZE_STEP,
@@ -128,12 +129,14 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         control: gr.FileData | None = None,
         annotator: str = "",
         control_strength: float = 1.0,
+        sampler: str = CONSISTENCY,
     ) -> tuple[list[gr.FileData], dict]:
         """Make pictures from a prompt: PNG files with their settings inside, and a JSON object about them.
 
         `size` is the side of a square, or width and height such as "640x384".
         `loras` is such as "line-art:0.8, blueprint-ink:0.4", beside tags in the prompt; `control` with `annotator`
-        ("canny", "scribble", "map") is a picture whose lines to follow.
+        ("canny", "scribble", "map") is a picture whose lines to follow. `sampler` is "lcm" at 1, 2 or 4 steps, or
+        "ddim" or "dpm++" at 2 to 50.
         """
         given = read(control) if annotator and control else None
         prompt, uses = asked(prompt, loras)
@@ -148,6 +151,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             parse_size(size) if isinstance(size, str) else size,
             uses,
             one_step,
+            sampler,
             control=control_of(given and given.picture, annotator, control_strength),
         )
         result = run(engine, request)
@@ -172,11 +176,13 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
         one_step: float = 1.0,
         annotator: str = "",
         control_strength: float = 1.0,
+        sampler: str = CONSISTENCY,
     ) -> tuple[list[gr.FileData], dict]:
         """Edit a picture: strength 0 keeps it, 1 forgets it; white in `mask` says where to repaint,
         what is transparent in it is not.
 
         `grow` paints around the picture; `annotator` ("canny", "scribble") makes the result follow its lines.
+        `sampler` is "lcm" at 1, 2 or 4 steps, or "ddim" or "dpm++" at 2 to 50.
         """
         given = read(picture)
         prompt, uses = asked(prompt, loras)
@@ -191,6 +197,7 @@ def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: 
             size,
             uses,
             one_step,
+            sampler,
             control=control_of(given.picture, annotator, control_strength, fit),
             picture=given.picture,
             strength=strength,

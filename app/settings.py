@@ -13,6 +13,7 @@ from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
 from yoso_core.prompts import take_loras
 from yoso_core.requests import (
+    CONSISTENCY,
     DEFAULT_MODEL,
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
@@ -128,6 +129,14 @@ class Settings:
             elem_id="steps",
             elem_classes="segments",
         )
+        self.sampler = gr.Radio(
+            [(title, name) for name, title in SAMPLERS.items()],
+            value=CONSISTENCY,
+            label="Sampler",
+            info="How the steps follow one another; LCM is for one-step models, the others also for teachers",
+            elem_id="sampler",
+            elem_classes="segments",
+        )
         with gr.Row(elem_id="seeds", equal_height=True):
             self.seed = gr.Number(
                 0, label="Seed", precision=0, elem_id="seed", min_width=100, scale=1, placeholder="-1 is random"
@@ -214,7 +223,7 @@ class Settings:
     def typed(self) -> list[Any]:
         """The controls whose every change asks for a picture."""
         return [
-            *(self.prompt, self.negative, self.seed, self.style, self.steps, self.guidance),
+            *(self.prompt, self.negative, self.seed, self.style, self.steps, self.sampler, self.guidance),
             *(self.size, self.shape, self.width, self.height),
             self.picker.loras,
         ]
@@ -251,6 +260,7 @@ class Settings:
             "negative": values[self.negative],
             "seed": values[self.seed],
             "steps": values[self.steps],
+            "sampler": CONSISTENCY if values[self.steps] == 1 else values[self.sampler],  # shown above one step alone
             "guidance": values[self.guidance],
             "model": values[self.model],
             "size": self.drawn_size(values, spec),
@@ -307,14 +317,13 @@ class Settings:
         elif request.size:
             updates |= {self.shape: OWN_SHAPE, self.width: request.size[0], self.height: request.size[1]}
         loras, notes = self.picker.restored(spec, request.one_step, request.loras, own)
-        steps = request.steps if request.steps in STEPS else STEPS[0]
-        if request.sampler != SAMPLERS[0] or request.steps != steps:
-            notes.append(f"The teacher's {request.steps} steps: the page draws in one.")
+        steps = request.steps  # of the solvers they may be others than are offered
         return updates | {
             self.prompt: prompt,
             self.negative: request.negative,
             self.seed: request.seed,
-            self.steps: steps,
+            self.steps: steps if steps in STEPS else gr.update(choices=[*STEPS, steps], value=steps),
+            self.sampler: request.sampler,
             self.guidance: request.guidance,
             self.picker.loras: loras,
             self.order: order + 1,

@@ -11,6 +11,7 @@ from app.settings import Settings
 from app.translate_files import TranslateFiles
 from yoso_core.engine import Engine
 from yoso_core.requests import (
+    CONSISTENCY,
     COUNT_LIMIT,
     DEFAULT_MODEL,
     THRESHOLD_LIMIT,
@@ -132,9 +133,9 @@ class TranslateTab(Easel):
         common = self.settings.values(values)
         if fixed is not None:
             common["prompt"] = fixed
+        unused = {"steps": 1, "sampler": CONSISTENCY, "guidance": 1.0, "negative": ""}  # by one evaluation
         return TranslateRequest(
-            # What one evaluation has no use for.
-            **common | {"steps": 1, "guidance": 1.0, "negative": "", "fit": values[self.fit]} | changes,
+            **common | unused | {"fit": values[self.fit]} | changes,
             picture=picture,
             translator=values[self.translator],
             direction=direction,

@@ -45,7 +45,7 @@ from train.tasks.diffusion import DiffusionConfig
 from train.tasks.scratch import CONTEXT, TIMESTEPS, ScratchConfig, ScratchDiffusionConfig
 from train.tasks.yoso import YosoConfig
 from yoso_core.denoiser import Denoiser
-from yoso_core.sampling import ddim, few_step, few_step_timesteps
+from yoso_core.sampling import ddim, ddim_timesteps, few_step, few_step_timesteps
 from yoso_core.schedule import NoiseSchedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -210,7 +210,8 @@ def measure_scratch(name: str, judge, done: Callable[[str, list[Row]], None]) ->
                         timesteps = few_step_timesteps(steps)
                         parts.append(few_step(denoise, schedule, part[0], empty, timesteps, part[1:]))
                     else:
-                        parts.append(ddim(denoise, schedule, part[0], empty, steps))
+                        timesteps = ddim_timesteps(steps, schedule.last)
+                        parts.append(ddim(denoise, schedule, part[0], empty, timesteps))
             return Made(to_levels(torch.cat(parts)), (time.perf_counter() - started) / len(captions))
 
         title = f"{'YOSO' if one_step else 'diffusion'} from scratch, {steps} step{'s' * (steps > 1)}"
@@ -265,7 +266,7 @@ def measure_all(names: list[str]) -> None:
             model = load_generator(BUNDLED)
             for steps in (1, 2, 4):
                 title = f"YOSO, {steps} step{'s' * (steps > 1)}"
-                done(f"bundled-{steps}", rows_of_model(title, model, Sampling("consistency", steps), reference))
+                done(f"bundled-{steps}", rows_of_model(title, model, Sampling("lcm", steps), reference))
         else:
             method, out = METHODS[name], str(RUNS / name / "output")
             whole = method.changes.get("adapter") == "full"
@@ -273,9 +274,9 @@ def measure_all(names: list[str]) -> None:
             if name == "epsilon":
                 for key, prior in (("epsilon", True), ("epsilon-no-prior", False)):
                     title = f"{method.title}, {'with' if prior else 'without'} informative prior"
-                    done(key, rows_of_model(title, model, Sampling("consistency", 1, 1.0, prior), reference))
+                    done(key, rows_of_model(title, model, Sampling("lcm", 1, 1.0, prior), reference))
             else:
-                done(name, rows_of_model(method.title, model, Sampling("consistency", 1), reference))
+                done(name, rows_of_model(method.title, model, Sampling("lcm", 1), reference))
 
 
 def read_results() -> dict[str, list[Row]]:

@@ -81,6 +81,7 @@ def shots(page: Page, out: Path, pictures: list[Path]) -> None:
     page.click("#fill")
     page.wait_for_selector("#grid img", timeout=120_000)
     page.wait_for_timeout(STILL)
+    page.locator("#grid img").evaluate("picture => picture.scrollIntoView({block: 'end'})")
     page.screenshot(path=out / "compare.png")
     open_tab(page, "Train")
     page.set_input_files("#train-files input[type=file]", pictures)

@@ -285,6 +285,17 @@ def test_what_is_drawn_from_restored_settings_is_the_same_request(drawing):
     assert again[drawing.tabs["generate"].shown] == request
 
 
+def test_the_page_asks_for_a_sampler_above_one_step_and_sets_it_again(drawing):
+    settings, shown_request = drawing.settings, drawing.tabs["generate"].shown
+    for steps, wanted in ((2, "dpm++"), (1, "lcm")):  # where the choice is hidden, it is not in the way
+        drawn = drawing.draw(values_of(drawing, prompt="a", steps=steps, sampler="dpm++"))
+        assert (drawn[shown_request].steps, drawn[shown_request].sampler) == (steps, wanted)
+    request = GenerateRequest("a", steps=25, sampler="ddim", guidance=2.0)
+    updates = drawing.restored(Restored(request), settings_asked(drawing))
+    assert updates[settings.steps]["value"] == 25 and 25 in updates[settings.steps]["choices"]
+    assert updates[settings.sampler] == "ddim"
+
+
 def test_files_that_are_no_saved_picture_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no picture")
@@ -537,6 +548,9 @@ BAD = [
     {"seed": True},
     {"seed": "NaN"},
     {"steps": 3},
+    {"sampler": "dpm++"},
+    {"sampler": "euler", "steps": 2},
+    {"sampler": None},
     {"guidance": 1e9},
     {"count": 10},
     {"model": "none"},
@@ -552,6 +566,14 @@ BAD = [
 ]
 
 
+def test_api_takes_a_sampler(client, tmp_path):
+    picture = tmp_path / "given.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    for endpoint, given in (("/generate", {}), ("/edit", {"picture": handle_file(str(picture))})):
+        pictures, about = client.predict(prompt="a", steps=8, sampler="dpm++", api_name=endpoint, **given)
+        assert about["evaluations"] == 8 and read_png(pictures[0]).request.sampler == "dpm++"
+
+
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: next(iter(bad)))
 def test_api_refuses_in_one_sentence_and_goes_on(client, bad):
     with pytest.raises(Exception, match=r"^[A-Z][^\n]*\.$"):
@@ -560,7 +582,7 @@ def test_api_refuses_in_one_sentence_and_goes_on(client, bad):
 
 
 def test_api_refuses_a_bare_nan(url, client):
-    body = b'{"data": ["a", "", NaN, 1, 1, 1, "yoso-emoji", null, "", 1, null, "", 1]}'
+    body = b'{"data": ["a", "", NaN, 1, 1, 1, "yoso-emoji", null, "", 1, null, "", 1, "lcm"]}'
     headers = {"content-type": "application/json"}
     event = httpx.post(f"{url}gradio_api/call/generate", content=body, headers=headers).json()["event_id"]
     answer = httpx.get(f"{url}gradio_api/call/generate/{event}", timeout=30).text
@@ -578,7 +600,7 @@ def test_a_full_queue_says_so_and_recovers(engine, url, client, monkeypatch):
         return run(request)
 
     monkeypatch.setattr(engine, "run", slow_run)
-    body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None, "", 1, None, "", 1]}
+    body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None, "", 1, None, "", 1, "lcm"]}
     answers = []
     with httpx.Client(timeout=60) as http:
         call = lambda: answers.append(http.post(f"{url}gradio_api/call/generate", json=body))  # noqa: E731

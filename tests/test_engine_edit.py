@@ -15,8 +15,25 @@ from yoso_core.conditioning import find_control
 from yoso_core.denoiser import Denoiser
 from yoso_core.engine import Engine
 from yoso_core.models import ModelError
-from yoso_core.requests import DEFAULT_MODEL, ControlUse, EditRequest, GenerateRequest, LoraUse, RequestError
-from yoso_core.sampling import ddim, edit_timesteps, few_step, sdedit_start, strength_timestep
+from yoso_core.requests import (
+    DEFAULT_MODEL,
+    SAMPLERS,
+    ControlUse,
+    EditRequest,
+    GenerateRequest,
+    LoraUse,
+    RequestError,
+)
+from yoso_core.sampling import (
+    ddim,
+    ddim_timesteps,
+    dpm_solver,
+    dpm_solver_timesteps,
+    edit_timesteps,
+    few_step,
+    sdedit_start,
+    strength_timestep,
+)
 
 
 def scene(seed=0, size=(64, 64)):
@@ -251,15 +268,14 @@ def test_control_at_its_end_alone_does_not_reach_one_step(shared):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("sampler", ["consistency", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_control_goes_with_everything(shared, guidance, sampler):
     request = replace(controlled(), guidance=guidance, sampler=sampler, steps=2, count=2)
     result = shared.run(request)
     assert result.evaluations == (4 if guidance > 1 else 2)
     assert not same(result, shared.run(replace(request, control=None)))
-    if sampler == "consistency":
-        options = {"strength": 0.7, "mask": left_half(), "control": request.control}
-        shared.run(edit(guidance=guidance, steps=2, **options))
+    options = {"strength": 0.7, "mask": left_half(), "control": request.control}
+    shared.run(edit(guidance=guidance, steps=2, sampler=sampler, **options))
 
 
 def test_maps_of_pictures_of_equal_size_are_not_taken_for_one_another(shared, fresh):
@@ -339,7 +355,13 @@ GREY, HUGE = Image.new("L", (64, 64)), Image.new("RGB", (5001, 5000))
         {"mask": scene()},
         {"mask": left_half((32, 64))},
         {"sampler": "ddim"},
+        {"sampler": "dpm++", "steps": 1},
+        {"sampler": "dpm++", "steps": 51},
+        {"sampler": "consistency"},
+        {"sampler": None},
+        {"sampler": ["lcm"]},
         {"steps": 3},
+        {"steps": 8},
     ],
     ids=lambda options: " ".join(f"{name}={value!s:.30}" for name, value in options.items()),
 )
@@ -375,15 +397,29 @@ def test_a_control_that_makes_no_sense_can_not_be_asked_for(options):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("steps", [0, 51, 2.5, float("nan")])
-def test_the_teacher_takes_so_many_steps_and_no_more(steps):
-    with pytest.raises(RequestError, match="teacher"):
-        GenerateRequest("a", sampler="ddim", steps=steps)
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("steps", [0, 1, 51, 2.5, float("nan")])
+def test_many_steps_are_so_many_and_no_more(sampler, steps):
+    with pytest.raises(RequestError, match="teps"):
+        GenerateRequest("a", sampler=sampler, steps=steps)
+    assert GenerateRequest("a", sampler=sampler, steps=8).steps == 8
 
 
-@pytest.mark.parametrize("steps", [1, 5, 25])
-def test_the_teacher_s_sampler_is_ddim_on_the_teacher(shared, steps):
-    request = GenerateRequest("a red heart", seed=7, sampler="ddim", steps=steps, one_step=0.0)
+def test_who_asks_for_one_step_of_a_solver_or_many_of_lcm_is_told_what_to_choose():
+    with pytest.raises(RequestError, match="choose the sampler lcm"):
+        GenerateRequest("a", sampler="dpm++")
+    with pytest.raises(RequestError, match="one of 1, 2, 4 with LCM, not 8; other samplers"):
+        GenerateRequest("a", steps=8)
+
+
+SOLVERS = {"ddim": (ddim, ddim_timesteps), "dpm++": (dpm_solver, dpm_solver_timesteps)}
+
+
+@pytest.mark.parametrize("sampler", SOLVERS)
+@pytest.mark.parametrize("steps", [2, 5, 25])
+def test_the_teacher_s_samplers_are_solvers_on_the_teacher(shared, sampler, steps):
+    solve, spread = SOLVERS[sampler]
+    request = GenerateRequest("a red heart", seed=7, sampler=sampler, steps=steps, one_step=0.0)
     result = shared.run(request)
     model = shared.load(DEFAULT_MODEL)
     with torch.inference_mode():
@@ -392,9 +428,74 @@ def test_the_teacher_s_sampler_is_ddim_on_the_teacher(shared, steps):
         noise = noise.contiguous(memory_format=torch.channels_last)
         context = encode_texts(["a red heart"], model.tokenizer, model.text_encoder)
         teacher = Denoiser(model.unet, model.schedule, model.prediction, consistent=False)
-        (picture,) = to_pil(decode(model.decoder, ddim(teacher, model.schedule, noise, context, steps)))
+        (picture,) = to_pil(decode(model.decoder, solve(teacher, model.schedule, noise, context, spread(steps, 999))))
     assert np.array_equal(pixels(result)[0], np.asarray(picture)) and result.evaluations == steps
     assert not same(result, shared.run(replace(request, one_step=1.0)))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_edits_what_is_marked_and_nothing_else(shared, sampler):
+    request = edit(strength=0.6, mask=left_half(), feather=0.0, steps=2, sampler=sampler, guidance=1.5)
+    result = shared.run(request)
+    assert result.evaluations == 4 and same(result, shared.run(request))
+    made, given = pixels(result)[0], np.asarray(request.picture)
+    assert np.array_equal(made[:, 40:], given[:, 40:]) and not np.array_equal(made[:, :24], given[:, :24])
+    kept = shared.run(replace(request, strength=0.0, mask=None))
+    assert kept.evaluations == 0 and same(kept, shared.run(edit(strength=0.0)))
+    everything = replace(request, strength=1.0, mask=None)
+    plain = GenerateRequest("a red heart", seed=7, steps=2, sampler=sampler, guidance=1.5)
+    assert same(shared.run(everything), shared.run(plain))
+
+
+def test_the_solvers_edit_from_the_picture_s_own_noise_level(shared):
+    """SDEdit, step by step as the solver does it, from the timestep of the strength."""
+    for sampler, (solve, spread) in SOLVERS.items():
+        request = edit(strength=0.5, steps=4, sampler=sampler)
+        result = shared.run(request)
+        model = shared.load(DEFAULT_MODEL)
+        with torch.inference_mode():
+            model.loras.apply([(model.one_step, 1.0)])
+            latent = encode(model.autoencoder, to_tensor(request.picture))
+            noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(7))
+            t = strength_timestep(model.schedule, 0.5)
+            start = sdedit_start(model.schedule, latent, noise, t)
+            context = encode_texts(["a red heart"], model.tokenizer, model.text_encoder)
+            plain = Denoiser(model.unet, model.schedule, model.prediction, consistent=False)
+            clean = solve(plain, model.schedule, start, context, spread(4, t))
+            (picture,) = to_pil(decode(model.decoder, clean))
+        assert np.abs(pixels(result)[0].astype(int) - np.asarray(picture)).max() <= 1
+
+
+def test_near_the_picture_there_are_fewer_steps_than_asked_for(shared):
+    """And no timestep twice, which would divide by zero."""
+    for strength in (0.001, 0.003, 0.01):
+        t = strength_timestep(shared.load(DEFAULT_MODEL).schedule, strength)
+        for sampler, (_, spread) in SOLVERS.items():
+            result = shared.run(edit(strength=strength, steps=50, sampler=sampler))
+            assert result.evaluations == (len(spread(50, t)) if t else 0) <= 50
+
+
+@pytest.mark.parametrize(("sampler", "boundary"), [("lcm", True), ("ddim", False), ("dpm++", False)])
+def test_the_consistency_boundary_is_lcm_s_alone(shared, monkeypatch, sampler, boundary):
+    seen = []
+
+    def recorded(*arguments):
+        seen.append(Denoiser(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr("yoso_core.drawing.Denoiser", recorded)
+    shared.run(GenerateRequest("a", steps=2, sampler=sampler))
+    shared.run(edit(steps=2, sampler=sampler))
+    assert [denoise.consistent for denoise in seen] == [boundary] * 2
+
+
+def test_samplers_differ_and_a_seed_is_a_picture(shared):
+    requests = [GenerateRequest("a red heart", seed=3, steps=4, sampler=sampler) for sampler in SAMPLERS]
+    results = [shared.run(request) for request in requests]
+    assert len({result.pictures[0].tobytes() for result in results}) == len(SAMPLERS)
+    for request, result in zip(requests[::-1], results[::-1], strict=True):
+        assert same(shared.run(request), result)
+        assert not same(shared.run(replace(request, seed=4)), result)
 
 
 def test_one_step_weight_0_is_the_model_without_its_lora(shared, tiny_model, tmp_path):

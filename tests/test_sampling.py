@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, LCMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from torch import nn
 
 from train.recipes.teacher import build_scheduler
 from yoso_core.denoiser import BOUNDARY_DEVIATION, Denoiser
 from yoso_core.sampling import (
     ddim,
+    ddim_timesteps,
+    dpm_solver,
+    dpm_solver_timesteps,
     edit_timesteps,
     few_step,
     few_step_timesteps,
@@ -67,8 +70,137 @@ def test_equals_ddim_scheduler(steps):
         step = scheduler.step(network(theirs, t.expand(2), context, False)[0], t, theirs)
         theirs = step.prev_sample
     schedule = NoiseSchedule.from_config(BUNDLED)
-    ours = ddim(Denoiser(network, schedule, "v_prediction", consistent=False), schedule, start, context, steps)
+    assert scheduler.timesteps.tolist() == ddim_timesteps(steps, 999)
+    denoise = Denoiser(network, schedule, "v_prediction", consistent=False)
+    ours = ddim(denoise, schedule, start, context, ddim_timesteps(steps, 999))
     torch.testing.assert_close(ours, step.pred_original_sample, rtol=1e-3, atol=1e-3)
+
+
+class RandomNetwork(nn.Module):
+    """Two layers of random weights, that know the timestep and the context."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.told, self.last = (
+            nn.Conv2d(4, 32, 3, padding=1),
+            nn.Linear(7, 32),
+            nn.Conv2d(32, 4, 3, padding=1),
+        )
+
+    def forward(self, noisy, t, encoder_hidden_states, return_dict):
+        told = self.told(torch.cat([t[:, None] / 1000, encoder_hidden_states.mean(1)], 1))
+        return (self.last(torch.tanh(2 * self.first(noisy) + told[:, :, None, None])),)
+
+
+@pytest.fixture(scope="module")
+def random_network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return RandomNetwork().requires_grad_(False)
+
+
+def dpm_configs():
+    schedule = NoiseSchedule.from_config(BUNDLED)
+    # What diffusers takes in place of no signal at all.
+    floored = NoiseSchedule.from_alpha(schedule.alpha.clamp_min(2**-12))
+    spacing = {"timestep_spacing": "linspace"}  # what the scheduler has by default
+    return [
+        pytest.param(SD15, NoiseSchedule.from_config(SD15), 1e-4, id="sd15"),
+        pytest.param(SD15 | {"prediction_type": "v_prediction"}, NoiseSchedule.from_config(SD15), 1e-4, id="sd15 v"),
+        pytest.param(BUNDLED | spacing, floored, 1e-4, id="bundled, floored"),
+        pytest.param(BUNDLED | spacing, schedule, 1e-3, id="bundled"),
+    ]
+
+
+def by_diffusers(config, network, start, context, timesteps):
+    """What DPMSolverMultistepScheduler makes of it; `timesteps` is how many, or which."""
+    scheduler = DPMSolverMultistepScheduler.from_config(config)
+    given = {"num_inference_steps": timesteps} if isinstance(timesteps, int) else {"timesteps": timesteps}
+    scheduler.set_timesteps(**given)
+    made = start
+    for t in scheduler.timesteps:
+        output = network(made, t.expand(2), context, False)[0]
+        made = scheduler.step(output, t, made, return_dict=False)[0]
+    return made, scheduler.timesteps.tolist()
+
+
+def assert_close_by_deviation(ours, theirs, tolerance):
+    assert theirs.std() > 0.1
+    assert ((ours - theirs).abs().max() / theirs.std()).item() < tolerance
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 8, 14, 15, 25])
+@pytest.mark.parametrize(("config", "schedule", "tolerance"), dpm_configs())
+def test_equals_dpm_solver_scheduler(random_network, config, schedule, tolerance, steps):
+    start, context = start_and_context()
+    theirs, timesteps = by_diffusers(config, random_network, start, context, steps)
+    assert timesteps == dpm_solver_timesteps(steps, 999)
+    denoise = Denoiser(random_network, schedule, config["prediction_type"], consistent=False)
+    ours = dpm_solver(denoise, schedule, start, context, timesteps)
+    assert_close_by_deviation(ours, theirs, tolerance)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8, 25])
+@pytest.mark.parametrize("t", [80, 400, 998])
+def test_an_edit_equals_dpm_solver_scheduler(random_network, t, steps):
+    start, context = start_and_context()
+    schedule, noise = (
+        NoiseSchedule.from_config(SD15),
+        torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9)),
+    )
+    noisy = sdedit_start(schedule, start, noise, t)
+    timesteps = dpm_solver_timesteps(steps, t)
+    assert len(timesteps) == steps and timesteps[0] == t
+    theirs, _ = by_diffusers(SD15, random_network, noisy, context, timesteps)
+    denoise = Denoiser(random_network, schedule, "epsilon", consistent=False)
+    assert_close_by_deviation(dpm_solver(denoise, schedule, noisy, context, timesteps), theirs, 1e-4)
+
+
+@pytest.mark.parametrize("sample", [ddim, dpm_solver])
+def test_who_knows_the_picture_is_believed(sample):
+    """Every solver ends at the estimate of its last evaluation, from any noise."""
+    start, context = start_and_context()
+    schedule, known = NoiseSchedule.from_config(BUNDLED), torch.full_like(start, 0.5)
+    made = sample(lambda noisy, t, context: known, schedule, start, context, [999, 500, 20, 0])
+    assert torch.equal(made, known)
+
+
+def test_second_order_follows_a_line_exactly():
+    """Where the estimate is linear in half the log of SNR, order two errs far less than order one."""
+    schedule = NoiseSchedule.from_config(SD15)
+    half_log_snr = (schedule.alpha.double() / schedule.sigma.double()).log()
+    start, context = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 6)
+    seen = {}
+
+    def denoise(noisy, t, context):
+        seen[t.item()] = noisy
+        return torch.full_like(noisy, half_log_snr[t].item())
+
+    def at_timestep(sample, timesteps):
+        sample(denoise, schedule, start, context, timesteps)
+        return seen[timesteps[-1]]
+
+    exact = at_timestep(ddim, list(range(999, 99, -1)))
+    errors = [
+        (at_timestep(sample, [999, 800, 600, 400, 200, 100]) - exact).abs().max() for sample in (ddim, dpm_solver)
+    ]
+    assert errors[1] < errors[0] / 3
+
+
+@pytest.mark.parametrize("spread", [ddim_timesteps, dpm_solver_timesteps])
+def test_timesteps_begin_at_their_own_fall_and_are_as_many_as_there_are(spread):
+    for steps in (2, 3, 8, 25, 50):
+        for t in range(1, 1000):
+            timesteps = spread(steps, t)
+            assert timesteps[0] == t and min(timesteps) >= 0 and timesteps == sorted(set(timesteps), reverse=True)
+            assert len(timesteps) == steps or (t < 2 * steps and len(timesteps) > 0)
+
+
+def test_timesteps_are_those_of_dpm_solver_scheduler():
+    scheduler = DPMSolverMultistepScheduler.from_config(SD15)
+    for steps in range(2, 51):
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps.tolist() == dpm_solver_timesteps(steps, 999)
 
 
 def test_one_step_is_one_evaluation():

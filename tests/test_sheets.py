@@ -82,6 +82,8 @@ def test_axes_as_people_write_them(text, axis):
         "prompt=" + "a" * 2001,
         "prompt=" + "a" * 30_000,
         "prompt=\0",
+        "sampler=",
+        "sampler=lcm,euler",
         "adapter=",
         "adapter=a||b",
         "adapter=" + "a|" * 10 + "a",
@@ -222,6 +224,18 @@ def test_a_grid_of_edits_under_control(tiny_spec, tmp_path):
     assert len({result.pictures[0].tobytes() for result in run(engine, sheet)}) == 4
 
 
+@pytest.mark.parametrize(
+    ("x", "y"), [("steps=2,8", "sampler=ddim,dpm++"), ("sampler=ddim|dpm++", "steps=2,8")], ids=["right", "down"]
+)
+def test_a_grid_over_samplers_and_their_steps(x, y):
+    """What is possible in a cell is possible, although it is not with the request's own steps or sampler."""
+    sheet = grid(GenerateRequest("a"), parse_axis(x), parse_axis(y))
+    asked = {(each.steps, each.sampler) for each in sheet.requests}
+    assert asked == {(2, "ddim"), (2, "dpm++"), (8, "ddim"), (8, "dpm++")}
+    with pytest.raises(RequestError, match="lcm"):
+        grid(GenerateRequest("a"), parse_axis("sampler=lcm,dpm++"))
+
+
 def test_a_ladder_has_five_rungs(engine):
     request = GenerateRequest("a", seed=7, steps=2, count=3, guidance=1.5, one_step=0.9)
     sheet = ladder(engine, request, teacher_steps=3)
@@ -230,7 +244,7 @@ def test_a_ladder_has_five_rungs(engine):
     assert sheet.notes == () and sheet.title == "a" and sheet.subtitle == "Tiny, seed 7"
     assert [result.evaluations for result in results] == [2, 4, 8, 6, 2]
     assert [each.one_step for each in sheet.requests] == [0.9, 0.9, 0.9, 0, 0]
-    assert [each.sampler for each in sheet.requests] == ["consistency"] * 3 + ["ddim", "consistency"]
+    assert [each.sampler for each in sheet.requests] == ["lcm"] * 3 + ["ddim", "lcm"]
     assert [each.guidance for each in sheet.requests] == [1.5, 1.5, 1.5, 2, 1.5]
     assert all(each.seed == 7 and each.count == 1 for each in sheet.requests)
     assert len({result.pictures[0].tobytes() for result in results}) == 5
@@ -242,10 +256,10 @@ def test_a_ladder_says_which_rungs_it_lacks(tiny_spec):
     assert sheet.columns == ("1 step", "2 steps", "4 steps") and "no one-step LoRA" in sheet.notes[0]
 
 
-def test_a_ladder_of_an_edit_is_without_the_teacher(engine):
-    sheet = ladder(engine, EditRequest("a", picture=PICTURE))
-    assert sheet.columns[-1] == "1 step without the one-step LoRA" and len(sheet.columns) == 4
-    assert "teacher" in sheet.notes[0]
+def test_a_ladder_of_an_edit_has_the_teacher_too(engine):
+    sheet = ladder(engine, EditRequest("a", picture=PICTURE), teacher_steps=3)
+    assert len(sheet.columns) == 5 and sheet.columns[3] == "Teacher, 3 steps" and sheet.notes == ()
+    assert len({result.pictures[0].tobytes() for result in run(engine, sheet)}) == 5
     with pytest.raises(RequestError, match="no model"):
         ladder(engine, GenerateRequest("a", model="b"))
     with pytest.raises(RequestError, match="teacher"):

@@ -35,6 +35,7 @@ from train.handover.export import CONFIG_KEY
 from train.runs.estimates import Estimate, Estimates
 from train.runs.jobs import DEVICE_LOCK, LOCK, ROOT, STOP, Job, Runs, held, read_json, write_json
 from train.runs.presets import PRESETS
+from train.tasks.translate import TranslateConfig, settled
 from yoso_core.engine import Engine
 from yoso_core.models import LORA_FILE
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest
@@ -1077,7 +1078,8 @@ def test_lines_are_made_of_the_pictures_that_were_dropped(tab, tmp_path):
     name, told = begin(tab, preset="lines")
     job = tab.runs.get(name, "")
     assert told == "" and job.config["pairs"] == str(job.data) and job.config["data"] == ""
-    assert job.config["perceptual"] in ("lpips", "evaluator") and job.config["input"] == "lines"
+    assert job.config["perceptual"] in ("lpips", "evaluator")
+    assert settled(TranslateConfig(pairs=job.config["pairs"], input=job.config["input"])).input == "lines"
     assert tab.new.again("", name)[:2] == ("", "") and len(captions_of(tab)) == 3
     for field in ("pairs", "input", "domains"):
         assert f"can&#x27;t change {field}" in begin(tab, preset="lines", form={field: ["a", "b"]})[1]

@@ -22,9 +22,20 @@ from yoso_core.editing import Canvas, latent_mask, put_together
 from yoso_core.files.pictures import OWN_SIDE, fit_note, fitted, own_size, whole
 from yoso_core.models import LoadedModel
 from yoso_core.prompts import Asked, Prompt, as_it_is, read_request
-from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, TranslateRequest
+from yoso_core.requests import CONSISTENCY, ControlUse, EditRequest, GenerateRequest, TranslateRequest
 from yoso_core.runtimes.networks import Networks
-from yoso_core.sampling import ddim, edit_timesteps, few_step, prior_start, repaint, sdedit_start, strength_timestep
+from yoso_core.sampling import (
+    ddim,
+    ddim_timesteps,
+    dpm_solver,
+    dpm_solver_timesteps,
+    edit_timesteps,
+    few_step,
+    prior_start,
+    repaint,
+    sdedit_start,
+    strength_timestep,
+)
 from yoso_core.translate import LoadedTranslator, input_tensor
 
 
@@ -152,6 +163,7 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
     guide, control_map, notes = _followed(first, tools)
     rows = [(number, seed) for number, request in enumerate(requests) for seed in seeds_of(request)]
     pictures: list[list[Image.Image]] = [[] for _ in requests]
+    timesteps = _timesteps(first, model, model.schedule.last)
     for start, batch in passes(rows, tools.networks.runtime.batch):
         tools.report(f"Drawing picture {start + 1} of {len(rows)}")
         context = torch.cat([read[number][0] for number, _ in batch])
@@ -160,12 +172,12 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
         noises = _noises([seed for _, seed in batch], first, tools)
         with watch.stage("network"):
             begin = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
-            clean = _sample(first, model, denoise, context, begin, model.schedule.last, noises)
+            clean = _sample(first, model, denoise, context, begin, timesteps, noises)
         with watch.stage("decode"):
             made = _pictures(tools.networks.decode(clean), model, [seed for _, seed in batch])
         for (number, _), picture in zip(rows[start : start + len(batch)], made, strict=False):
             pictures[number].append(picture)
-    evaluations = first.steps * (2 if first.guidance > 1 else 1)
+    evaluations = len(timesteps) * (2 if first.guidance > 1 else 1)
     return [
         Result(
             request=request,
@@ -195,6 +207,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
     if canvas.mask is not None:
         denoise = repaint(denoise, latent, latent_mask(canvas.mask, latent.shape[2:]).to(latent))
     t = strength_timestep(model.schedule, request.strength, latent.shape[-1])
+    timesteps = _timesteps(request, model, t) if t > 0 else []
     seeds, pictures = seeds_of(request), []
     for start, batch in passes(seeds, tools.networks.runtime.batch):
         tools.report(f"Drawing picture {start + 1} of {len(seeds)}")
@@ -207,11 +220,11 @@ def edit(request: EditRequest, tools: Tools) -> Result:
                     if t == model.schedule.last
                     else sdedit_start(model.schedule, given, noises[0], t)
                 )
-                clean = _sample(request, model, denoise, context.expand(len(batch), -1, -1), begin, t, noises)
+                clean = _sample(request, model, denoise, context.expand(len(batch), -1, -1), begin, timesteps, noises)
         with watch.stage("decode"):
             made = _pictures(tools.networks.decode(clean), model, batch)
             pictures += [put_together(canvas, picture) for picture in made[: len(seeds) - start]]
-    evaluations = request.steps * (2 if request.guidance > 1 else 1) if t > 0 else 0
+    evaluations = len(timesteps) * (2 if request.guidance > 1 else 1)
     told = _told(asked, model, [*notes, *canvas.notes])
     return Result(request, pictures, seeds, evaluations, watch.seconds, cut, canvas.picture, control_map, told)
 
@@ -268,8 +281,18 @@ def _followed(request: GenerateRequest, tools: Tools) -> tuple[Guide | None, Ima
 
 
 def _denoiser(request: GenerateRequest, tools: Tools, guide: Guide | None) -> Denoiser:
-    model, consistent = tools.model, request.sampler == "consistency"
+    """The network as its sampler wants it: what follows a diffusion path takes the plain estimate."""
+    model, consistent = tools.model, request.sampler == CONSISTENCY
     return Denoiser(tools.networks.unet, model.schedule, model.prediction, consistent, guide)
+
+
+def _timesteps(request: GenerateRequest, model: LoadedModel, t: int) -> list[int]:
+    """Where the network is run, falling from t."""
+    if request.sampler == "ddim":
+        return ddim_timesteps(request.steps, t)
+    if request.sampler == "dpm++":
+        return dpm_solver_timesteps(request.steps, t)
+    return edit_timesteps(request.steps, t, len(model.schedule))
 
 
 def _sample(
@@ -278,18 +301,19 @@ def _sample(
     denoise: Denoise,
     context: Tensor,
     start: Tensor,
-    t: int,
+    timesteps: Sequence[int],
     noises: Sequence[Tensor],
 ) -> Tensor:
     """Clean latents (B, C, h, w).
 
     Args:
-        start: z_t at `t`.
-        noises: as many as there are steps; the first is in `start`.
+        start: z_t at ``timesteps[0]``.
+        noises: as many as the sampler takes; the first is in `start`.
     """
     if request.sampler == "ddim":
-        return ddim(denoise, model.schedule, start, context, request.steps)
-    timesteps = edit_timesteps(request.steps, t, len(model.schedule))
+        return ddim(denoise, model.schedule, start, context, timesteps)
+    if request.sampler == "dpm++":
+        return dpm_solver(denoise, model.schedule, start, context, timesteps)
     return few_step(denoise, model.schedule, start, context, timesteps, noises[1:])
 
 
@@ -304,10 +328,10 @@ def _noises(
 
     Args:
         size: width and height of the pictures; None for those that were settled.
-        count: how many, None for one a step.
+        count: how many, None for what the sampler takes.
     """
     model = tools.model
-    count = count or (request.steps if request.sampler == "consistency" else 1)
+    count = count or (request.steps if request.sampler == CONSISTENCY else 1)
     width, height = (side // model.pixels_per_latent for side in size or tools.size)
     shape = (1, model.unet.config.in_channels, height, width)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

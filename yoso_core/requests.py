@@ -14,8 +14,9 @@ from PIL import Image
 
 DEFAULT_MODEL = "yoso-emoji"
 STEPS = (1, 2, 4)
-TEACHER_STEPS = (1, 50)
-SAMPLERS = ("consistency", "ddim")
+MANY_STEPS = (2, 50)
+SAMPLERS = {"lcm": "LCM", "ddim": "DDIM", "dpm++": "DPM++ 2M"}  # by name, what the field calls them
+CONSISTENCY = "lcm"  # the one for one-step models
 PROMPT_LIMIT = 2000  # characters; the token limit of any supported model is far below
 SEED_LIMIT = 2**32 - 1
 RANDOM_SEED = -1
@@ -208,14 +209,16 @@ class GenerateRequest:
         prompt: what to show; empty asks for an unconditional picture.
         negative: what to move away from; it acts only when guidance is above 1.
         seed: of the first picture; picture i has seed + i. -1 is settled as a random one.
-        steps: network evaluations a picture (twice as many when guidance is above 1): 1, 2 or 4; with "ddim" 1 to 50.
+        steps: network evaluations a picture (twice as many when guidance is above 1): 1, 2 or 4; with another
+            sampler than "lcm" 2 to 50.
         guidance: classifier-free guidance, 1 (off) to 8.
         count: 1 to 9 pictures.
         model: a key of the engine's models.
         size: side of a square picture in pixels, a multiple of 8, or width and height; None for the model's own.
         loras: up to five, beside the model's own one-step LoRA.
         one_step: weight of the model's own one-step LoRA, -1 to 2; 0 leaves the teacher.
-        sampler: "consistency" for one-step models, "ddim" for the teacher's many small steps.
+        sampler: how several steps follow one another: "lcm" as one-step models are trained, "ddim" or "dpm++"
+            (DPM-Solver++ 2M) for the many small steps of a teacher, or a few of what a one-step LoRA makes of it.
         control: what the picture has to follow.
     """
 
@@ -229,7 +232,7 @@ class GenerateRequest:
     size: Size | None = None
     loras: tuple[LoraUse, ...] = ()
     one_step: float = 1.0
-    sampler: str = "consistency"
+    sampler: str = CONSISTENCY
     control: ControlUse | None = None
 
     def __post_init__(self) -> None:
@@ -240,13 +243,16 @@ class GenerateRequest:
         check_text("The negative prompt", self.negative)
         check_text("The model's name", self.model, 500)
         settle("seed", check_seed(self.seed))
-        check_choice("The sampler", self.sampler, SAMPLERS)
-        if self.sampler == "ddim":
-            settle("steps", check_whole("Steps of the teacher", self.steps, *TEACHER_STEPS))
-        else:
-            settle("steps", check_whole("Steps", self.steps, min(STEPS), max(STEPS)))
-            if self.steps not in STEPS:
-                raise RequestError(f"Steps must be one of {', '.join(map(str, STEPS))}, not {self.steps}.")
+        check_choice("The sampler", self.sampler, tuple(SAMPLERS))
+        settle("steps", check_whole("Steps", self.steps, 1, max(MANY_STEPS)))
+        named = SAMPLERS[self.sampler]
+        if self.sampler == CONSISTENCY and self.steps not in STEPS:
+            few = ", ".join(map(str, STEPS))
+            raise RequestError(f"Steps must be one of {few} with {named}, not {self.steps}; other samplers take more.")
+        if self.sampler != CONSISTENCY and self.steps < min(MANY_STEPS):
+            raise RequestError(
+                f"{named} takes {MANY_STEPS[0]} to {MANY_STEPS[1]} steps; for one choose the sampler lcm."
+            )
         settle("guidance", check_number("Guidance", self.guidance, 1.0, GUIDANCE_LIMIT, GUIDANCE_STEP))
         settle("count", check_whole("The number of pictures", self.count, 1, COUNT_LIMIT))
         if self.size is not None:
@@ -300,8 +306,6 @@ class EditRequest(GenerateRequest):
                     f"The mask has {self.mask.width} x {self.mask.height} pixels and its picture "
                     f"{self.picture.width} x {self.picture.height}; please paint it on that picture."
                 )
-        if self.sampler != "consistency":
-            raise RequestError("Only the one-step sampler edits; choose the sampler consistency.")
 
 
 @dataclass(frozen=True)
@@ -330,6 +334,8 @@ class TranslateRequest(GenerateRequest):
     fit: str = "keep"
 
     def __post_init__(self) -> None:
+        if self.sampler != CONSISTENCY:
+            raise RequestError("A translation takes one evaluation and has no sampler; leave it at lcm.")
         super().__post_init__()
         check_picture("The picture to translate", self.picture, "RGB")
         check_text("The translator's name", self.translator, 500)
@@ -340,7 +346,7 @@ class TranslateRequest(GenerateRequest):
         lines = self.lines
         object.__setattr__(self, "low", lines.low)
         object.__setattr__(self, "high", lines.high)
-        if self.steps != 1 or self.guidance != 1 or self.sampler != "consistency":
+        if self.steps != 1 or self.guidance != 1:
             raise RequestError("A translation takes one evaluation; leave steps and guidance at 1.")
         if self.control is not None:
             raise RequestError("A translation follows its picture alone; leave the ControlNet out.")

@@ -1,9 +1,12 @@
 """Samplers: pure functions of a denoiser, noise and context. No state, hence nothing to race.
 
+Consistency sampling (`few_step`) wants the boundary scalings that one-step models are trained with; `ddim` and
+`dpm_solver` follow the path of a diffusion model and want its plain clean estimate.
+
 Latents are (B, C, h, w), noise is standard normal of the same shape, context is (B, L, D).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from yoso_core.denoiser import Denoise
 from yoso_core.schedule import NoiseSchedule
 
 LCM_STEPS = 50  # LCM's own grid of timesteps, which the few-step ones are picked from
+LEAST_ALPHA = 2.0**-12  # at zero terminal SNR, whose logarithm says nothing; what diffusers takes
 
 
 def full(t: int, like: Tensor) -> Tensor:
@@ -110,13 +114,31 @@ def few_step(
     return clean
 
 
-def ddim(denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tensor, steps: int) -> Tensor:
-    """Deterministic DDIM (arXiv 2010.02502, eq. 12 with eta = 0) on `steps` trailing timesteps: for teachers.
+def ddim_timesteps(steps: int, t: int) -> list[int]:
+    """Falling from t in equal strides, "trailing": 4 steps from 999 are [999, 749, 499, 249]; as many as there are."""
+    return falling(round((t + 1) * (steps - index) / steps) - 1 for index in range(steps))
 
-    `denoise` must be a plain diffusion model: one without the consistency boundary.
+
+def dpm_solver_timesteps(steps: int, t: int) -> list[int]:
+    """Falling from t, even parts of the way to 0, "linspace": 4 steps from 999 are [999, 749, 500, 250]."""
+    return falling(round(t / steps * (steps - index)) for index in range(steps))
+
+
+def falling(timesteps: Iterable[int]) -> list[int]:
+    """Each once, the noisiest first: near the clean picture there are fewer than steps are asked for."""
+    return sorted({max(t, 0) for t in timesteps}, reverse=True)
+
+
+def ddim(denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tensor, timesteps: Sequence[int]) -> Tensor:
+    """Deterministic DDIM (arXiv 2010.02502, eq. 12 with eta = 0).
+
+    `denoise` must give the plain clean estimate: without the consistency boundary.
+
+    Args:
+        start: z_t at ``timesteps[0]``.
+        timesteps: of `ddim_timesteps`, one evaluation each.
     """
     noisy, clean = start, start
-    timesteps = [round(len(schedule) * (steps - index) / steps) - 1 for index in range(steps)]
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
         clean = one_step(denoise, noisy, context, t)
         if following is not None:
@@ -134,3 +156,30 @@ def ddim_step(schedule: NoiseSchedule, clean: Tensor, noisy: Tensor, t: Tensor, 
         following: (B,) int64.
     """
     return schedule.add_noise(clean, schedule.to_noise(clean, noisy, t), following)
+
+
+def dpm_solver(
+    denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tensor, timesteps: Sequence[int]
+) -> Tensor:
+    """DPM-Solver++(2M) (arXiv 2211.01095, Alg. 2, data prediction); its last step, to no noise at all, is of order one.
+
+    `denoise` must give the plain clean estimate: without the consistency boundary. Between evaluations latents are
+    float32 at least.
+
+    Args:
+        start: z_t at ``timesteps[0]``.
+        timesteps: of `dpm_solver_timesteps`, strictly falling, one evaluation each.
+    """
+    alpha, sigma = schedule.alpha.double(), schedule.sigma.double()
+    half_log_snr = (alpha.clamp_min(LEAST_ALPHA) / sigma).log()  # lambda in the paper
+    noisy = start.to(torch.promote_types(start.dtype, torch.float32))
+    clean, leaps = start, []  # h in the paper
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        before, clean = clean, one_step(denoise, noisy.to(start.dtype), context, t)
+        if following is not None:
+            leaps.append(half_log_snr[following] - half_log_snr[t])
+            slope = (leaps[-1] / (2 * leaps[-2])).item() if len(leaps) > 1 else 0.0
+            ahead = clean + slope * (clean - before)  # the estimate half a step on
+            kept, drawn = sigma[following] / sigma[t], -alpha[following] * torch.expm1(-leaps[-1])
+            noisy = kept.item() * noisy + drawn.item() * ahead
+    return clean

@@ -15,14 +15,16 @@ from yoso_core.engine import Engine, Result
 from yoso_core.lora.library import public_name
 from yoso_core.prompts import split_at
 from yoso_core.requests import (
+    CONSISTENCY,
     CONTROL_STRENGTH_LIMIT,
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
     LORA_WEIGHT_RANGE,
+    MANY_STEPS,
     PROMPT_LIMIT,
+    SAMPLERS,
     SEED_LIMIT,
     STEPS,
-    TEACHER_STEPS,
     EditRequest,
     GenerateRequest,
     LoraUse,
@@ -41,7 +43,8 @@ AXES: dict[str, Callable[[Any], Any]] = {  # what each takes
     "prompt": partial(check_text, "The prompt"),
     "style": partial(check_text, "The style"),
     "seed": partial(check_whole, "The seed", low=0, high=SEED_LIMIT),
-    "steps": partial(check_whole, "Steps", low=min(TEACHER_STEPS), high=max(TEACHER_STEPS)),
+    "steps": partial(check_whole, "Steps", low=1, high=max(MANY_STEPS)),
+    "sampler": lambda name: check_choice("The sampler", name, tuple(SAMPLERS)),
     "guidance": partial(check_number, "Guidance", low=1.0, high=GUIDANCE_LIMIT, step=GUIDANCE_STEP),
     "strength": partial(check_number, "Strength", low=0.0, high=1.0),
     "control": partial(check_number, "Control strength", low=0.0, high=CONTROL_STRENGTH_LIMIT),
@@ -53,8 +56,8 @@ AXES: dict[str, Callable[[Any], Any]] = {  # what each takes
 }
 WORDS = ("prompt", "style", "adapter")  # kinds whose values are words, apart by |
 AXIS_HELP = (
-    "prompt=a cat|a dog, seed=0,1,2, strength=0:1:5 (five from 0 to 1), one-step=0,1, lora.NAME=0,0.5,1 or "
-    "adapter=none|NAME|NAME"
+    "prompt=a cat|a dog, seed=0,1,2, strength=0:1:5 (five from 0 to 1), one-step=0,1, sampler=lcm,ddim,dpm++, "
+    "lora.NAME=0,0.5,1 or adapter=none|NAME|NAME"
 )
 
 # Pixels.
@@ -164,6 +167,8 @@ def parse_axis(text: str) -> Axis:
         raise RequestError(f"{text!r:.60} is no axis; write one such as {AXIS_HELP}.")
     if kind in WORDS:
         values = [each.strip() for each in split_at(listed, "|", "{}[]")]  # bars in a prompt's choices are its own
+    elif kind == "sampler":
+        values = [each.strip() for each in re.split("[|,]", listed)]
     elif ":" in listed:
         values = _spread(listed)
     else:
@@ -227,7 +232,7 @@ def ladder(
     Args:
         engine: loads the model, to see whether it has such a LoRA.
         request: its steps, sampler and count give way to the rungs'.
-        teacher_steps: of DDIM, 1 to 50.
+        teacher_steps: of DDIM, 2 to 50.
         teacher_guidance: classifier-free guidance of the teacher alone.
 
     Raises:
@@ -236,17 +241,15 @@ def ladder(
     if isinstance(request, TranslateRequest):
         raise RequestError("A translation takes one evaluation and no other number; lay its strengths in a grid.")
     spec = engine.load(request.model, report).spec
-    request = replace(request, count=1, sampler="consistency", steps=1)
+    request = replace(request, count=1, sampler=CONSISTENCY, steps=1)
     rungs = {_steps_text(steps): replace(request, steps=steps) for steps in STEPS}
     notes: tuple[str, ...] = ()
     if spec.lora is None:
         notes = (f"{spec.title} has no one-step LoRA of its own to leave out, so there is no teacher beside it",)
     else:
+        teacher_steps = check_whole("Steps of the teacher", teacher_steps, *MANY_STEPS)
         teacher = {"one_step": 0.0, "sampler": "ddim", "steps": teacher_steps, "guidance": teacher_guidance}
-        if isinstance(request, EditRequest):
-            notes = ("the teacher is left out, because only the one-step sampler edits",)
-        else:
-            rungs[f"Teacher, {_steps_text(teacher_steps)}"] = replace(request, **teacher)
+        rungs[f"Teacher, {_steps_text(teacher_steps)}"] = replace(request, **teacher)
         rungs["1 step without the one-step LoRA"] = replace(request, one_step=0.0)
     subtitle = f"{spec.title}, seed {request.seed}"
     return Sheet(tuple(rungs), ("",), tuple(rungs.values()), request.prompt, subtitle, timed=True, notes=notes)
@@ -274,7 +277,9 @@ def grid(request: GenerateRequest, x: Axis, y: Axis | None = None) -> Sheet:
     axes = sorted(filter(None, (y, x)), key=lambda axis: axis.kind == "style")
 
     def cell(values: dict[Axis, Any]) -> GenerateRequest:
-        return reduce(lambda made, axis: axis.apply(made, values[axis]), axes, request)
+        # Steps are possible with some samplers alone, so these change together.
+        together = {axis.kind: value for axis, value in values.items() if axis.kind in ("sampler", "steps")}
+        return reduce(lambda made, axis: axis.apply(made, values[axis]), axes, replace(request, **together))
 
     kinds = {x.kind, y.kind if y else ""}
     return Sheet(

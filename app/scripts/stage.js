@@ -6,11 +6,13 @@ element.addEventListener('click', event => {
     else if (button?.classList.contains('map')) element.classList.toggle('no-map');
 });
 if (element.closest('.easel')) {
-    const narrow = matchMedia('(max-width: 640px)'), inset = document.querySelector('#inset') ?? document.createElement('button');
+    const narrow = matchMedia('(max-width: 640px)'), inset = document.querySelector('#inset') ?? document.createElement('div');
     let away = false;
     if (!inset.id) {
-        Object.assign(inset, {id: 'inset', type: 'button', hidden: true, title: 'To the picture'});
+        Object.assign(inset, {id: 'inset', hidden: true, ariaHidden: 'true'});
         document.querySelector('.gradio-container').append(inset);
+        const aside = event => inset.classList.toggle('left', event.clientX > innerWidth / 2);
+        for (const name of ['pointerdown', 'pointermove']) document.addEventListener(name, aside);  // away from the hand
     }
     const show = () => {
         if (!element.offsetParent) {  // another tab is open
@@ -21,9 +23,8 @@ if (element.closest('.easel')) {
         inset.stage = element;
         inset.hidden = !(narrow.matches && away && image);
         if (inset.hidden) return;
-        inset.replaceChildren(Object.assign(new Image(), {src: image.src, alt: image.alt}));
-        inset.onclick = () => element.scrollIntoView({behavior: 'smooth', block: 'center'});
+        inset.replaceChildren(Object.assign(new Image(), {src: image.src, alt: ''}));
     };
     new IntersectionObserver(entries => { away = entries.at(-1).intersectionRatio < .35; show(); }, {threshold: [0, .35]}).observe(element);
-    new MutationObserver(show).observe(element, {childList: true, subtree: true});
+    new MutationObserver(show).observe(element, {childList: true, subtree: true, attributeFilter: ['src']});  // Gradio keeps elements
 }

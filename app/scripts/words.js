@@ -1,6 +1,8 @@
 // What the model knows, offered while one types, and what it does not: value {names, known, emoji}; `known` is empty where
 // nothing is told of a model. It listens to the prompt above.
 const MOST = 7, LEAST = 2, WAIT = 500;
+// What is no word of a prompt: LoRA tags, weights of brackets, shares of choices, what parts it.
+const SYNTAX = /<\w+:[^<>\n]*>|:\s*[+-]?[\d.]+\s*(?=\))|[\d.]+::|\b(?:BREAK|AND)\b/g;
 const list = element.querySelector('.names'), told = element.querySelector('.told');
 let field = null, active = -1, waiting = 0;
 const plural = word => [word, word.replace(/s$/, ''), word.replace(/es$/, '')];
@@ -59,7 +61,7 @@ function tell() {
     const {known = [], emoji = {}} = props.value ?? {}, set = new Set(known), text = field.value.replaceAll('\ufe0f', '');
     if (!known.length) { told.textContent = ''; return; }
     const read = Object.keys(emoji).filter(each => text.includes(each)).map(each => `${each} is read as “${emoji[each]}”`);
-    const words = new Set((text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []));
+    const words = new Set((text.replace(SYNTAX, ' ').toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []));
     const unknown = [...words].filter(word => !plural(word).some(each => set.has(each)));
     const lines = read.slice(0, 4);
     if (unknown.length) lines.push(`${unknown.slice(0, 5).map(word => `“${word}”`).join(', ')}: ${unknown.length > 1 ? 'words' : 'a word'} that the model never learned`);

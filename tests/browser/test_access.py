@@ -4,16 +4,19 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tests.browser.test_edit import expect_change
+
 TABS = ("Generate", "Edit", "Translate", "Compare", "Train")
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+LEVEL_AA = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}  # all that a theme changes
 # Of Gradio's own markup, which can't be changed from here.
 GRADIO = ("footer", ".toast-wrap")
 
 
-def findings(page):
+def findings(page, rules):
     """What axe-core finds, in words."""
     context = {"exclude": [[selector] for selector in GRADIO]}
-    found = Axe().run(page, context=context, options=RULES).response["violations"]
+    found = Axe().run(page, context=context, options=rules).response["violations"]
     return [
         f"{each['id']}: {each['help']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
         for each in found
@@ -21,8 +24,8 @@ def findings(page):
     ]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_finding_at_level_aa(browser, studio, theme):
+@pytest.mark.parametrize(("theme", "rules"), [("light", LEVEL_AA), ("dark", COLOURS)])
+def test_no_finding_at_level_aa(browser, studio, theme, rules):
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
     page.goto(f"{studio}?__theme={theme}")
     page.wait_for_selector("#stage img")
@@ -34,11 +37,11 @@ def test_no_finding_at_level_aa(browser, studio, theme):
         page.wait_for_timeout(500)
         page.evaluate("() => document.querySelectorAll('.label-wrap:not(.open)').forEach(each => each.click())")
         page.wait_for_timeout(300)
-        if problems := findings(page):
+        if problems := findings(page, rules):
             found[tab] = problems
     page.get_by_role("tab", name="Generate").click()
     page.click("#history [data-do=full]")
-    if problems := findings(page):
+    if problems := findings(page, rules):
         found["full view"] = problems
     page.close()
     assert not found, "\n".join(f"{tab}: {problem}" for tab, problems in found.items() for problem in problems)
@@ -59,7 +62,19 @@ def test_focus_is_seen_and_an_arriving_picture_is_heard(page):
         assert page.evaluate(outline), selector
 
 
-def test_a_phone_sees_the_answer_while_it_draws(browser, studio):
+SMALL = """() => [...document.querySelectorAll('button, [role=tab], .chips label, .segments label')]
+    .filter(each => each.offsetParent && !each.closest('footer, .visually-hidden, .lora, .stage, .strip'))
+    .filter(each => each.getBoundingClientRect().height < 44)
+    .map(each => each.outerHTML.slice(0, 100))"""
+# Whether another picture than `shown` is there and seen, in its place or in the corner.
+ANSWERED = """shown => {
+    const inset = document.querySelector('#inset'), image = document.querySelector('#result .pictures img');
+    const box = image.getBoundingClientRect(), seen = box.top < innerHeight && box.bottom > 0;
+    return image.src !== shown && (inset.hidden ? seen : inset.querySelector('img').src === image.src);
+}"""
+
+
+def test_a_phone_sees_the_answer_while_it_draws_and_drags_and_its_buttons_fit_a_finger(browser, studio):
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(studio)
@@ -72,10 +87,12 @@ def test_a_phone_sees_the_answer_while_it_draws(browser, studio):
     box = page.locator("#canvas .mask").bounding_box()
     for part in (0.3, 0.5, 0.7):
         page.touchscreen.tap(box["x"] + part * box["width"], box["y"] + part * box["height"])
-    answered = """shown => {
-        const inset = document.querySelector('#inset'), image = document.querySelector('#result .pictures img');
-        const box = image.getBoundingClientRect(), seen = box.top < innerHeight && box.bottom > 0;
-        return image.src !== shown && (inset.hidden ? seen : inset.querySelector('img').src === image.src);
-    }"""
-    page.wait_for_function(answered, arg=shown)  # the new picture is in sight, in its place or in the corner
+    page.wait_for_function(ANSWERED, arg=shown)
+    expect(page.locator("#inset.left")).to_have_count(1)  # away from the hand
+    drawn = expect_change(page, shown)
+    strength = page.locator("#strength input[type=range]")
+    strength.scroll_into_view_if_needed()
+    strength.press("Home")
+    page.wait_for_function(ANSWERED, arg=drawn)
+    assert page.evaluate(SMALL) == []
     context.close()

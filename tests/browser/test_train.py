@@ -15,7 +15,7 @@ from train.runs.jobs import Runs
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL
 
-PATIENCE = 120_000  # milliseconds that the process of a run may take to begin, or to end
+PATIENCE = 240_000  # milliseconds that the process of a run may take to begin, or to end
 STAGE, HEAD, PREVIEW = "#stage img", "#run-head", "#preview img"
 # Of the form; the run would take minutes, and is stopped before.
 SHORT = {"steps": 3000, "batch": 2, "rank": 2, "alpha": 2, "warmup": 1, "checkpoint_every": 10, "preview_every": 10}
@@ -124,8 +124,7 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator("#runs button[aria-pressed=true]")).to_contain_text("training")
 
     page.reload()
-    page.wait_for_selector(STAGE)
-    open_tab(page)
+    expect(page.get_by_role("tab", name="Train")).to_have_attribute("aria-selected", "true")
     expect(page.locator(f"{HEAD} h2")).to_contain_text("Mint")
     expect(page.locator("#runs button[aria-pressed=true]")).to_contain_text("Mint")
     expect(page.locator("#curves polyline").first).to_be_visible()
@@ -151,12 +150,12 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator("#prompt textarea")).to_have_value("a red heart, 3d, mint stencil")
     expect(page.locator("#model input")).to_have_value("Small")
     expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, 3d, mint stencil, seed 0")
-    row = page.locator('.lora[data-id^="run-mint-"]').filter(has_not_text="step")
-    expect(row.locator("output")).to_have_text("1.00")
+    row = page.locator('.lora[data-id^="run-mint-"]')  # its snapshots are of one card
+    expect(row.locator(".weight output")).to_have_text("1.00")
     pictures_by_weight = {1.0: expect_change(page, "", STAGE)}
     for weight in (0.5, 0.0):
-        row.locator("input").fill(str(weight))
-        expect(row.locator("output")).to_have_text(f"{weight:.2f}")
+        row.locator(".weight input").fill(str(weight))
+        expect(row.locator(".weight output")).to_have_text(f"{weight:.2f}")
         pictures_by_weight[weight] = expect_change(page, list(pictures_by_weight.values())[-1], STAGE)
     row.locator(".toggle").click()
     expect(row).not_to_have_class(re.compile(r"\bon\b"))
@@ -203,16 +202,17 @@ def test_a_tab_that_is_opened_late_shows_all_the_same(page, root, tmp_path):
     open_tab(page)
     drop_pictures(page, tmp_path / "in")
     hand_made(root, "finished", "sky")
+    open_tab(page, "Generate")
+    page.wait_for_timeout(500)  # which is kept
     page.reload()
     page.wait_for_selector(STAGE)
-    page.wait_for_timeout(4000)  # what there is to show has come long before
+    page.wait_for_timeout(2500)  # what there is to show has come long before
     open_tab(page)
     expect(page.locator("#runs button")).to_have_count(2)
     expect(page.locator(".picture")).to_have_count(11)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_phone_shows_all_of_both_panels(browser, studio, root, tmp_path, theme):
+def test_a_dark_phone_shows_all_of_both_panels(browser, studio, root, tmp_path):
     job = hand_made(root, "finished", "a style of a rather long name and of many words")
     tell(job, losses(1), losses(20), losses(40, 0.2))
     draw_preview(job, 0, 20, 40)
@@ -220,7 +220,7 @@ def test_a_phone_shows_all_of_both_panels(browser, studio, root, tmp_path, theme
     page, errors = browser.new_page(viewport={"width": 390, "height": 844}), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_default_timeout(30_000)
-    page.goto(f"{studio}?__theme={theme}")
+    page.goto(studio + "?__theme=dark")
     page.wait_for_selector(STAGE)
     open_tab(page)
     drop_pictures(page, tmp_path / "in")
@@ -235,7 +235,7 @@ def test_a_phone_shows_all_of_both_panels(browser, studio, root, tmp_path, theme
         accordion.click()
     expect(page.locator("#run-log pre").first).to_be_visible()
     assert_fits(page, HEAD, "#discard", "#preview", "#scrub", "#curves", "#sample", "#use-run", "#zip-run", "#run-log")
-    assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+    assert page.evaluate("document.body.classList.contains('dark')")
     page.close()
     assert not errors
 

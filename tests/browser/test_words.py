@@ -30,5 +30,7 @@ def test_what_is_not_known_and_how_characters_are_read_is_said(page):
     expect(page.locator("#words .told")).to_contain_text("🐼 is read as “panda”")
     page.fill(PROMPT, "a polar bear")
     expect(page.locator("#words .told")).to_have_text("")
+    page.fill(PROMPT, "(flurble:1.3) BREAK {2::panda|boat} <lora:waves:0.8>")
+    expect(page.locator("#words .told")).to_have_text("“flurble”: a word that the model never learned")
     page.fill(PROMPT, "flurble")
     expect(page.locator("#info")).to_contain_text("The model never learned “flurble”")

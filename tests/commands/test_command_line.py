@@ -40,7 +40,22 @@ def test_json_count_size_and_loras(tiny_model, tmp_path, capsys):
 def test_edit_does_as_it_is_told(tiny_model, tiny_control, drawing, tmp_path, capsys):
     out = tmp_path / "a.png"
     arguments = ["edit", drawing.path, "--prompt", "a crown", "--strength", "0.7", "--mask", drawing.mask_path]
-    arguments += ["--feather", "0.1", "--grow", "0.1", "--fit", "pad", "--steps", "2", "--seed", "3", "--count", "2"]
+    arguments += [
+        "--feather",
+        "0.1",
+        "--grow",
+        "0.1",
+        "--fit",
+        "pad",
+        "--steps",
+        "2",
+        "--sampler",
+        "dpm++",
+        "--seed",
+        "3",
+        "--count",
+        "2",
+    ]
     arguments += ["--guidance", "1.5", "--negative", "blue", "--one-step", "0.5", "--model", str(tiny_model)]
     arguments += ["--control", "canny", "--control-strength", "0.8", "--control-start", "0.1", "--control-end", "0.9"]
     arguments += ["--low", "20", "--high", "60", "--controlnet", str(tiny_control), "--out", str(out), "--json"]
@@ -68,6 +83,7 @@ def test_edit_does_as_it_is_told(tiny_model, tiny_control, drawing, tmp_path, ca
         count=2,
         model=str(tiny_model),
         one_step=0.5,
+        sampler="dpm++",
         control=control,
         picture=drawing.picture,
         strength=0.7,
@@ -191,6 +207,7 @@ def test_weights_take_the_place_of_the_models_own(tiny_model, tmp_path):
         (["--weights", "missing.safetensors"], "missing.safetensors"),
         (["--seed", "-2"], "seed"),
         (["--steps", "3"], "Steps"),
+        (["--sampler", "dpm++"], "choose the sampler lcm"),
         (["--guidance", "nan"], "Guidance"),
         (["--count", "0"], "pictures"),
         (["--model", "nothing"], "no model"),

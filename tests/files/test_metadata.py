@@ -20,6 +20,7 @@ from yoso_core.files.metadata import (
     PNG_URL,
     from_json,
     parameters_text,
+    png_info,
     read_parameters,
     read_request,
     request_of,
@@ -29,6 +30,7 @@ from yoso_core.files.metadata import (
 from yoso_core.requests import (
     DEFAULT_MODEL,
     PROMPT_LIMIT,
+    SAMPLERS,
     ControlUse,
     EditRequest,
     GenerateRequest,
@@ -214,6 +216,7 @@ BOMB = png_url(Image.new("1", (6000, 6000)))
         {"prompt": "a", "seed": float("nan")},
         {"prompt": "a", "steps": [1]},
         {"prompt": "a", "sampler": ["ddim"]},
+        {"prompt": "a", "sampler": "dpm++"},
         {"prompt": "a", "size": {}},
         {"prompt": "a", "model": None},
         {"prompt": "a", "kind": "video"},
@@ -240,7 +243,7 @@ BOMB = png_url(Image.new("1", (6000, 6000)))
         {"prompt": "a", "kind": "edit", "picture": BOMB},
         {"prompt": "a", "kind": "edit", "picture": SMALL, "mask": "white"},
         {"prompt": "a", "kind": "edit", "picture": SMALL, "mask": png_url(Image.new("L", (4, 5)))},
-        {"prompt": "a", "kind": "edit", "picture": SMALL, "sampler": "ddim"},
+        {"prompt": "a", "kind": "edit", "picture": SMALL, "sampler": "ddim", "steps": 1},
         {"prompt": "a", "kind": "translate", "picture": SMALL},
         {"prompt": "a", "kind": "translate", "picture": SMALL, "translator": 3},
         {"prompt": "a", "kind": "translate", "picture": SMALL, "translator": "x", "steps": 2},
@@ -303,7 +306,48 @@ def test_our_own_parameters_are_read_like_any():
     request = GenerateRequest("a cat,\nflat", "red,\nblue", 9, 4, 1.35, loras=(LoraUse("x", 0.5), LoraUse("y")))
     restored = read_parameters(parameters_text(fake_result(request), 0), loras=("x", "y"))
     assert restored.request == request
-    assert restored.notes == ("not taken over: Sampler LCM, Size 64x64, Model yoso-emoji",)
+    assert restored.notes == ("not taken over: Size 64x64, Model yoso-emoji",)
+    request = replace(request, sampler="dpm++")
+    assert read_parameters(parameters_text(fake_result(request), 0), loras=("x", "y")).request == request
+
+
+@pytest.mark.parametrize(
+    ("named", "sampler"),
+    [
+        ("Sampler: DPM++ 2M", "dpm++"),
+        ("Sampler: DPM++ 2M Karras", "dpm++"),
+        ("Sampler: DPM++ 2M, Schedule type: Karras", "dpm++"),
+        ("Sampler: dpmpp_2m", "dpm++"),
+        ("Sampler: DDIM", "ddim"),
+        ("Sampler: LCM", "lcm"),
+        ("Sampler: DPM++ 2M SDE", None),
+        ("Sampler: DPM++ 3M", None),
+        ("Sampler: Euler a", None),
+    ],
+)
+def test_samplers_of_other_programs_are_ours_where_they_are_the_same(named, sampler):
+    for steps in (1, 4):
+        restored = read_parameters(f"a cat\nSteps: {steps}, {named}, CFG scale: 1, Seed: 3")
+        taken = sampler if steps > 1 or sampler == "lcm" else None
+        assert restored.request == GenerateRequest("a cat", seed=3, steps=steps, sampler=taken or "lcm")
+        assert any("Sampler" in note for note in restored.notes) == (taken is None)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_sampler_comes_back_from_a_png(sampler):
+    for request in (
+        GenerateRequest("a", seed=2, steps=4, sampler=sampler),
+        edit(9, 7, steps=2, sampler=sampler),
+    ):
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(file, "PNG", pnginfo=png_info(fake_result(request), 0))
+        file.seek(0)
+        restored = read_request(file).request
+        assert (restored.sampler, restored.steps) == (sampler, request.steps)
+
+
+def test_pictures_that_call_the_sampler_of_one_step_models_otherwise_are_read():
+    assert from_json({"prompt": "a", "steps": 2, "sampler": "consistency"}) == GenerateRequest("a", steps=2)
 
 
 WEBUI = """photo of a cozy cabin in the woods, <lora:snow_v2:0.6>, (night:1.2),

@@ -87,6 +87,7 @@ def test_the_engine_draws_batches_that_are_close_to_single_pictures(tiny_spec, l
     for request in (
         GenerateRequest("a red heart", seed=7, count=9),
         GenerateRequest("a red heart", seed=7, count=3, guidance=2, steps=2, loras=(LoraUse("lora0", 0.5),)),
+        GenerateRequest("a red heart", seed=7, count=2, steps=2, sampler="dpm++"),
     ):
         one, other = plain.run(request), batched.run(request)
         assert other.seeds == one.seeds and other.evaluations == one.evaluations

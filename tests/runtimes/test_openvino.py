@@ -23,7 +23,7 @@ from yoso_core.requests import (
     TranslateRequest,
 )
 from yoso_core.runtimes.openvino import OpenVINO
-from yoso_core.runtimes.parts import Decode
+from yoso_core.runtimes.parts import Decode, Predict
 from yoso_core.runtimes.reference import Weights
 
 pytestmark = pytest.mark.skipif(not module.is_here(), reason="OpenVINO is not installed")
@@ -203,6 +203,19 @@ def test_a_broken_cache_is_made_anew_with_one_line(part, plain, tmp_path, caplog
     torch.testing.assert_close(answers[-1], expected, atol=0.05, rtol=0.05)
     run(OpenVINO(plain.lock, cache=tmp_path), part, 1)
     assert len(caplog.records) == 1
+
+
+def test_sides_that_can_not_be_halved_throughout_are_compiled_too(plain, tmp_path, caplog):
+    predict = Predict(plain.load(DEFAULT_MODEL).unet)
+    runtime = OpenVINO(plain.lock, "f32", tmp_path)
+    for shape in ((8, 8), (11, 6), (6, 11), (9, 7), (12, 6)):
+        inputs = (torch.randn(1, predict.unet.config.in_channels, *shape), torch.tensor([999]), torch.zeros(1, 4, 32))
+        with torch.inference_mode():
+            (expected,) = predict(*inputs)
+            for _ in range(2):
+                (answer,), who = runtime.run(predict, inputs, Weights(), True)
+        assert who == "openvino f32", (shape, caplog.text)
+        torch.testing.assert_close(answer, expected, atol=0.01, rtol=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -27,7 +27,7 @@ from yoso_core.files.pictures import fitted
 from yoso_core.requests import RequestError, check_text
 
 WAITING = ".captions.json"  # of pictures that have not come yet
-KEPT = ("file_name", "input_file_name", "captions", "given", "held_out")  # of a picture's row
+KEPT = ("file_name", "input_file_name", "captions", "given", "held_out", "repeats")  # of a picture's row
 LOCK = ".lock"
 PATIENCE = 600  # seconds to wait for whoever is changing the same data set
 BETWEEN = re.compile(r"(?:^|\s)\|(?=\s|$)")  # phrasings on one line
@@ -52,6 +52,7 @@ class Row:
         same_as: the file whose bytes it has, which is used for both; "" where there is none before it.
         notes: what is done to it, or why it is left out, in plain words.
         thumbnail: RGB, 96 x 96, what training sees of it; None beyond the first 200.
+        repeats: how often an epoch sees it.
     """
 
     file: str
@@ -63,6 +64,7 @@ class Row:
     same_as: str
     notes: tuple[str, ...]
     thumbnail: Image.Image | None
+    repeats: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ class Report:
             "has no caption of its own: the words of its file name are used",
             "have no caption of their own: the words of their file names are used",
         )
+        for repeats in sorted({row.repeats for row in used} - {1}):
+            often = f"seen {repeats} times an epoch, as their folder's name or their list has it"
+            tell([row for row in used if row.repeats == repeats], f"is {often}", f"are {often}")
         if sizes := sorted({(row.width, row.height) for row in used}, key=math.prod):
             least, most = (f"{width} x {height}" for width, height in (sizes[0], sizes[-1]))
             one = len(sizes) == 1
@@ -140,7 +145,8 @@ class Dataset:
 
         Args:
             paths: files on this machine, which may have names of their own.
-            names: what their owner calls them; None for the files' own.
+            names: what their owner calls them, with the folders that they lie in if that is known; None for the files'
+                own.
 
         Returns:
             What could not be used.
@@ -150,7 +156,7 @@ class Dataset:
         """
         paths = [Path(path) for path in paths]
         with self._changing() as change:
-            change.take_files(paths, map(str, paths) if names is None else names)
+            change.take_files(paths, [path.name for path in paths] if names is None else names)
         return change.problems
 
     def add_folder(self, path: str | Path) -> list[Problem]:
@@ -264,7 +270,7 @@ class Dataset:
             captions = tuple(one.row.get("captions", ()))
             from_name = name in seen and not row.get("captions")
             shown = one.width, one.height, captions, from_name, one.used, one.same_as
-            rows.append(Row(name, *shown, tuple(notes[name]), thumbnails.get(name)))
+            rows.append(Row(name, *shown, tuple(notes[name]), thumbnails.get(name), one.row.get("repeats", 1)))
         return Report(tuple(rows), bytes_of(self.folder, files_of(own.values())), size)
 
     def _rows(self) -> list[dict]:

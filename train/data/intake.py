@@ -6,6 +6,7 @@ keeps none of the others out.
 
 import os
 import posixpath
+import re
 import stat
 from collections import ChainMap, Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,16 +18,19 @@ from itertools import count, islice
 from pathlib import Path
 from zipfile import ZipFile
 
-from train.data.listings import Problem
+from train.data.listings import PICTURES, Problem
 from train.data.reader import (
     AHEAD,
+    FIXED_PROMPTS,
     READERS,
+    REPEATS,
     File,
     Gathered,
     gather,
     key_of,
     last_of,
     open_usable,
+    see_again,
     walk,
 )
 from train.loop.config import ConfigError
@@ -47,6 +51,12 @@ from yoso_core.requests import RequestError
 INCOMING = ".incoming"  # what is on its way
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
 PHRASINGS = 50  # of a picture
+DRIVE = re.compile("[A-Za-z]:")  # of a machine's
+PROMPTS = re.compile("(train|test)_prompts.json")  # of img2img-turbo's pairs
+FOLDERS_MISSING = (
+    "left out with all that came beside it: these files lie in folders, such as train_A and train_B, and came without "
+    "them; drop one zip of the whole, or name its folder"
+)
 
 
 @dataclass(frozen=True)
@@ -95,17 +105,27 @@ class Intake:
         self._staged = count()
 
     def take_files(self, paths: Iterable[Path], names: Iterable[str]) -> None:
-        """Take in files that lie beside each other, and zips. Their owner calls them `names`."""
+        """Take in files that came together, and zips.
+
+        Args:
+            paths: where they are.
+            names: what their owner calls them; in which folders, if that is known.
+        """
         zips, loose = [], []
-        for path, name in zip(paths, map(last_of, names), strict=True):
-            size = _file_size(path)
+        for path, place in zip(paths, map(_relative, names), strict=True):
+            size, name = _file_size(path), last_of(place)
             if size is None:
                 self._skip(name, "there is no such file")
             elif name.lower().endswith(".zip"):
                 zips.append((path, name))
             else:
-                loose.append(File(name, name, size, partial(open_file, path)))
-        self.take(loose, nested=False)
+                loose.append(File(place, place, size, partial(open_file, path)))
+        nested = any("/" in file.path for file in loose)
+        if not nested and _without_folders(loose):
+            self.problems.append(Problem(loose[0].name, FOLDERS_MISSING))
+        else:
+            base = _common([file.path.split("/")[:-1] for file in loose])
+            self.take([file._replace(path="/".join(file.path.split("/")[base:])) for file in loose], nested)
         for path, name in zips:
             self._take_zip(path, name)
         self.tell_waiting()
@@ -145,6 +165,8 @@ class Intake:
                 "captions": next((said for key in keys if (said := known[key]["captions"])), []),
                 "held_out": any(known[key].get("held_out") for key in keys),
             }
+            told_now = [known[key]["repeats"] for key in keys if "repeats" in known[key]]
+            see_again(row, next(iter(told_now), found.repeats_of(file)))
             if (given := found.inputs.get(file.key)) is not None:
                 taken = next(self._usable([given]), None)
                 if taken is None:
@@ -174,7 +196,9 @@ class Intake:
         if not captions and not held_out:
             return {}
         self._sources[key] = found.sources[key]
-        return {"captions": captions[:PHRASINGS], "held_out": held_out}
+        said = {"captions": captions[:PHRASINGS], "held_out": held_out}
+        see_again(said, row.get("repeats", 1))
+        return said
 
     def _skip(self, name: str, why: str | RequestError) -> None:
         if isinstance(why, UnreadableError):  # a sentence, which goes on after a colon here
@@ -272,11 +296,37 @@ class Intake:
         if total > self.limits.total_bytes:
             raise RequestError(f"it unpacks to {amount(total)}; at most {amount(self.limits.total_bytes)} are taken")
         # Who packs a folder gets its name before all others; captions packed by themselves have another.
-        common = len(os.path.commonprefix([member.path.parts[:-1] for member in usable]))  # noqa: RUF071 - of lists
+        common = _common([member.path.parts[:-1] for member in usable])
         return [
             File(f"{name}/{member.path}", "/".join(member.path.parts[common:]), member.bytes, member.open)
             for member in usable
         ]
+
+
+def _common(folders: Sequence[Sequence[str]]) -> int:
+    """How many folders all files lie in that say nothing of them, by the names of those of each."""
+    common = os.path.commonprefix(folders)  # noqa: RUF071 - of lists
+    return len(common) - bool(common and REPEATS.fullmatch(common[-1]))
+
+
+def _relative(name: str) -> str:
+    """What a file is called, with its folders unless they lead elsewhere."""
+    path = name.replace("\\", "/")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    elsewhere = path.startswith("/") or ".." in parts or DRIVE.match(path)
+    return "/".join(parts[-1:] if elsewhere else parts)
+
+
+def _without_folders(files: Sequence[File]) -> bool:
+    """Whether files without folders are a translator's: its fixed prompts, or pictures that mostly have namesakes.
+
+    One name alone tells nothing: telephones give it to all pictures.
+    """
+    keys = {file.key for file in files}
+    namesakes = Counter(file.key for file in files if posixpath.splitext(file.key)[1] in PICTURES)
+    again = {key: number for key, number in namesakes.items() if number > 1}
+    mostly = len(again) > 1 and 2 * sum(again.values()) >= namesakes.total()
+    return bool(keys & set(FIXED_PROMPTS.values())) or mostly or bool(again and any(map(PROMPTS.fullmatch, keys)))
 
 
 def files_in(folder: str | Path, apart: Path) -> tuple[list[File], list[Problem]]:

@@ -33,7 +33,8 @@ class CaptionedPictures:
         captions: N lists of phrasings of the same picture; empty ones where no caption was asked for.
         rows: the N rows of the listing.
         problems: as in the listing.
-        digest: hash of files and captions; "" where there are none.
+        digest: hash of files, captions and repeats; "" where there are none.
+        repeats: (N,) int64, how often an epoch sees each; None for all equally often.
     """
 
     pictures: Tensor
@@ -41,6 +42,7 @@ class CaptionedPictures:
     rows: list[dict]
     problems: list[Problem]
     digest: str = ""
+    repeats: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -73,8 +75,15 @@ def load_pictures(
     stack = torch.from_numpy(np.stack([one.pixels for one in found])).permute(0, 3, 1, 2)
     rows = [one.row for one in found]
     captions = [row["captions"] for row in rows]
-    digest = _digest_of_data(size, [one.digest for one in found], captions)
-    return CaptionedPictures(stack, captions, rows, listing.problems, digest)
+    repeats = repeats_of(rows)
+    digest = _digest_of_data(size, [one.digest for one in found], captions, repeats)
+    return CaptionedPictures(stack, captions, rows, listing.problems, digest, repeats)
+
+
+def repeats_of(rows: list[dict]) -> Tensor | None:
+    """How often an epoch sees the picture of each row, (N,) int64; None for all equally often."""
+    found = [row.get("repeats", 1) for row in rows]
+    return torch.tensor(found) if len(set(found)) > 1 else None
 
 
 def to_unit_range(pictures: Tensor) -> Tensor:
@@ -105,6 +114,7 @@ class CaptionedLatents:
         empty: (1, L, D), the encoded empty prompt.
         digest: hash of the files and the networks that they are made from; "" where there are none.
         problems: of the folder that they come from.
+        repeats: see `CaptionedPictures`.
     """
 
     latents: Tensor
@@ -113,6 +123,7 @@ class CaptionedLatents:
     empty: Tensor
     digest: str = ""
     problems: tuple[Problem, ...] = ()
+    repeats: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -164,6 +175,7 @@ class GeneratedLatents:
     empty: Tensor
     device: torch.device | str = "cpu"
     digest: str = ""
+    repeats: None = None  # of captions there are none
 
     def __len__(self) -> int:
         return len(self.contexts)
@@ -233,8 +245,9 @@ def digest_of(texts: list[str]) -> str:
     return _digest(text.encode() for text in texts)
 
 
-def _digest_of_data(size: int, files: list[str], captions: list[list[str]]) -> str:
-    return digest_of([str(size), *files, json.dumps(captions)])
+def _digest_of_data(size: int, files: list[str], captions: list[list[str]], repeats: Tensor | None) -> str:
+    uneven = [] if repeats is None else [json.dumps(repeats.tolist())]
+    return digest_of([str(size), *files, json.dumps(captions), *uneven])
 
 
 def weights_fingerprint(*modules: nn.Module) -> str:
@@ -311,12 +324,14 @@ def encode_folder(
         rows += [one.row for one in chunk]
         digests += [one.digest for one in chunk]
     captions = [row["captions"] for row in some(rows, listing.problems, folder)]
+    repeats = repeats_of(rows)
     encoded = encode_captions(captions, tokenizer, text_encoder)
     return CaptionedLatents(
         torch.cat(latents),
         encoded.contexts,
         encoded.first,
         encode_texts([""], tokenizer, text_encoder),
-        digest_of([_digest_of_data(size, digests, captions), weights_fingerprint(autoencoder, text_encoder)]),
+        digest_of([_digest_of_data(size, digests, captions, repeats), weights_fingerprint(autoencoder, text_encoder)]),
         tuple(listing.problems),
+        repeats,
     )

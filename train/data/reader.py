@@ -54,11 +54,12 @@ JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what systems leave behind
 TEXT_BYTES = 400_000  # of captions beside a picture; what they may say has fewer
 KEY_CHARACTERS = 500
 MISSING_TOLD = 20  # files that a list names and nobody has
-OWN_KEYS = {"file_name", "input_file_name", "given", "held_out"}  # of lists, beside captions
+OWN_KEYS = {"file_name", "input_file_name", "given", "held_out", "repeats"}  # of lists, beside captions
 SPLIT = re.compile("(?P<split>train|test|val|valid|validation|dev|eval)(?:_?[ab])?")
 SIDE = re.compile("(?P<split>train|test|val|valid|validation)_?(?P<side>[ab])|input|target")
 FIXED_PROMPTS = {"a": "fixed_prompt_a.txt", "b": "fixed_prompt_b.txt"}
-REPEATS = re.compile(r"(?P<repeats>[1-9]\d{0,2})_(?P<words>.*[^\W\d_].*)")
+NUMBER = "[1-9][0-9]{0,2}"
+REPEATS = re.compile(rf"(?P<repeats>{NUMBER})_(?P<words>.*[^\W\d_].*)")
 
 Keep = Callable[[dict], bool]
 Shape = Callable[[Image.Image], Image.Image]
@@ -126,6 +127,8 @@ class Gathered:
         said = self.told.setdefault(key, row | {"captions": [], "held_out": False})
         add_captions(said, captions)
         said["held_out"] |= bool(row.get("held_out"))
+        if "repeats" in row:
+            said.setdefault("repeats", row["repeats"])  # what a list says goes before the name of a folder
         self.sources[key] = source
 
     def keys_of(self, file: File) -> list[str]:
@@ -135,6 +138,10 @@ class Gathered:
     def captions_of(self, file: File) -> list[str]:
         """What is told of a picture by its whole name, else by that without its ending."""
         return next((said for key in self.keys_of(file) if (said := self.told[key]["captions"])), [])
+
+    def repeats_of(self, file: File) -> int:
+        """How often an epoch sees a picture."""
+        return next((self.told[key]["repeats"] for key in self.keys_of(file) if "repeats" in self.told[key]), 1)
 
     def within(self, folder: str) -> list[File]:
         """The pictures in a folder, by its key."""
@@ -148,6 +155,12 @@ class Gathered:
 
 def add_captions(row: dict, captions: Iterable[str]) -> None:
     row["captions"] += [caption for caption in dict.fromkeys(captions) if caption not in row["captions"]]
+
+
+def see_again(row: dict, repeats: int) -> None:
+    """Have an epoch see the picture of a row so often, unless it does more often."""
+    if repeats > row.get("repeats", 1):
+        row["repeats"] = repeats
 
 
 def gather(files: Iterable[File], nested: bool = True, limit: int | None = None) -> Gathered:
@@ -263,7 +276,7 @@ def _read_lists(found: Gathered, lists: list[File], sides: list[Sides], nested: 
         try:
             content = b"".join(read_parts(file.open, limit))
             if _stem(file.key) in known and (row := row_beside(content)) is not None:
-                row = {"file_name": file.name} | row
+                row = _with_repeats({"file_name": file.name} | row, found)
                 found.tell(_stem(file.key), row, captions_of(row, found.problems), file.name)
                 continue
             rows = rows_in(content, file.name, problems)
@@ -285,6 +298,7 @@ def _read_lists(found: Gathered, lists: list[File], sides: list[Sides], nested: 
             if why:
                 found.skip(row["file_name"], why.format(file.name))
                 continue
+            row = _with_repeats(row, found)
             found.tell(key, row, captions_of(row, found.problems), file.name)
             found.listed.append((key, row["file_name"]))
             found.governed.setdefault(base, last_of(file.name))
@@ -298,6 +312,18 @@ def _read_lists(found: Gathered, lists: list[File], sides: list[Sides], nested: 
             sentence = f"it has captions under no key that is known (its keys: {named:.100}); call the key text"
             found.problems.append(Problem(file.name, sentence))
     found.drop(file.key for file in found.inputs.values())
+
+
+def _with_repeats(row: dict, found: Gathered) -> dict:
+    """A row whose "repeats", if it has any, are a number that a folder's name could have."""
+    if "repeats" not in row:
+        return row
+    said = str(row["repeats"]).strip()
+    if re.fullmatch(NUMBER, said):
+        return row | {"repeats": int(said)}
+    sentence = f"its repeats ({said!r:.20}) are passed over: they must be a number from 1 to 999"
+    found.problems.append(Problem(row["file_name"], sentence))
+    return {key: value for key, value in row.items() if key != "repeats"}
 
 
 def _place(name: str, base: str, known: set[str], nested: bool, namesakes: Counter[str]) -> tuple[str, str]:
@@ -393,20 +419,30 @@ def _hold_out(found: Gathered) -> None:
 
 
 def _read_repeats(found: Gathered) -> None:
-    """The folders of sd-scripts, "30_cat": what they are called stands in for captions."""
+    """The folders of sd-scripts, "30_cat": how often their pictures are seen, and words that stand in for captions."""
     folders: dict[str, list[File]] = defaultdict(list)
     for file in found.pictures:
         folders[posixpath.dirname(file.path)].append(file)
+    listed: dict[int, list[File]] = defaultdict(list)
+    for file in found.pictures:
+        if (repeats := found.repeats_of(file)) > 1:
+            listed[repeats].append(file)
+    for repeats, files in listed.items():
+        sentence = f"is seen {repeats} times an epoch, as its list says"
+        found.problems.append(Problem(files[0].name, _and_more(sentence, files)))
     for folder, files in folders.items():
         if (match := REPEATS.fullmatch(last_of(folder))) is None:
             continue
         words = " ".join(match["words"].replace("_", " ").split())
         bare = [file for file in files if not found.captions_of(file)]
+        repeats = int(match["repeats"])
         for file in bare:
             found.tell(file.key, {}, [words], folder)
+        for file in files if repeats > 1 else ():
+            found.tell(file.key, {"repeats": repeats}, [], folder)
         note = f'its words, "{words}", are the caption of {len(bare):,} pictures without one; ' if bare else ""
-        repeats = f"its repeats ({int(match['repeats'])}) are not made: every picture is seen equally often"
-        found.problems.append(Problem(folder, note + repeats))
+        often = "once" if repeats == 1 else f"{repeats} times"
+        found.problems.append(Problem(folder, f"{note}its pictures are seen {often} an epoch, as its name says"))
 
 
 @dataclass(frozen=True)
@@ -415,7 +451,8 @@ class Listing:
 
     Attributes:
         rows: one a picture: "file_name", relative to the folder; "captions", a list of phrasings, at least one;
-            "held_out"; "input_file_name" where it is to be made of another; and whatever else a list says of it.
+            "held_out"; "repeats" where an epoch sees it more than once; "input_file_name" where it is to be made of
+            another; and whatever else a list says of it.
         problems: of the files skipped, and of those used with a note.
     """
 
@@ -468,6 +505,7 @@ def list_files(folder: Path, keep: Keep = not_held_out) -> Listing:
         row = rows.setdefault(file.link, row | {"held_out": False})
         add_captions(row, found.captions_of(file))
         row["held_out"] |= any(one["held_out"] for one in said)
+        see_again(row, found.repeats_of(file))
     here = {key for file in files for key in (file.key, _stem(file.key))}
     missing = [name for key, name in found.listed if key not in here and keep(found.told[key])]
     problems += found.problems
@@ -620,6 +658,7 @@ def scan(folder: Path, listing: Listing, size: int, shape: Shape | None = None) 
                 yield seen
             else:
                 add_captions(same, row["captions"])
+                see_again(same, row.get("repeats", 1))
                 sentence = f"the same picture as {same['file_name']}: used once, with the captions of both"
                 listing.problems.append(Problem(name, sentence))
                 yield seen._replace(used=False, same_as=same["file_name"])

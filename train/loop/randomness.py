@@ -27,13 +27,20 @@ def generator_for(seed: int, *path: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
-def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
-    """Which of `count` samples step number `step` sees: (batch,) int64, every sample once an epoch."""
+def batch_indices(count: int, batch: int, seed: int, step: int, repeats: Tensor | None = None) -> Tensor:
+    """Which of `count` samples step number `step` sees: (batch,) int64.
+
+    Every sample is seen once an epoch, or as often as `repeats`, (count,) int64, says; where these have a common
+    divisor, an epoch is so many shorter ones.
+    """
+    seen = torch.arange(count)
+    if repeats is not None:
+        seen = seen.repeat_interleave(repeats // int(np.gcd.reduce(repeats.numpy())))
     position = step * batch
     taken: list[Tensor] = []
     while sum(map(len, taken)) < batch:
-        epoch, offset = divmod(position, count)
-        order = torch.randperm(count, generator=generator_for(seed, Use.ORDER, epoch))
+        epoch, offset = divmod(position, len(seen))
+        order = seen[torch.randperm(len(seen), generator=generator_for(seed, Use.ORDER, epoch))]
         part = order[offset : offset + batch - sum(map(len, taken))]
         taken.append(part)
         position += len(part)

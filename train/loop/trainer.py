@@ -119,12 +119,14 @@ class Task(Protocol):
         players: who is trained, in the order in which their losses are computed.
         averaged: names of the players whose moving average is kept.
         sample_count: size of the training set.
+        repeats: (sample_count,) int64, how often an epoch sees each sample; None for all equally often.
         fingerprint: short text that is another for other data or another base model.
     """
 
     players: dict[str, Player]
     averaged: tuple[str, ...]
     sample_count: int
+    repeats: Tensor | None
     fingerprint: str
 
     def forward(self, indices: Tensor, draws: Draws) -> Any:
@@ -397,7 +399,7 @@ class Trainer:
         order matters.
         """
         config, device = self.config, self.device
-        indices = batch_indices(self.task.sample_count, config.batch, config.seed, self.step)
+        indices = batch_indices(self.task.sample_count, config.batch, config.seed, self.step, self.task.repeats)
         terms: dict[tuple[str, str], Tensor] = {}
         for rows in self._parts():
             share = (rows.stop - rows.start) / config.batch

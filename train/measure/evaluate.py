@@ -28,8 +28,17 @@ from train.recipes.corpus.emoji import CORPUS
 from yoso_core.autoencoder import decode, encode
 from yoso_core.denoiser import Denoiser, guided
 from yoso_core.models import LoadedModel, find_model, load_model, with_weights
-from yoso_core.requests import RequestError
-from yoso_core.sampling import LCM_STEPS, ddim, few_step, few_step_timesteps, prior_start
+from yoso_core.requests import CONSISTENCY, SAMPLERS, RequestError
+from yoso_core.sampling import (
+    LCM_STEPS,
+    ddim,
+    ddim_timesteps,
+    dpm_solver,
+    dpm_solver_timesteps,
+    few_step,
+    few_step_timesteps,
+    prior_start,
+)
 
 FEWEST = 4  # pictures that sets can be compared by
 POOL = 300  # captions that a picture's own one is looked for among
@@ -48,10 +57,10 @@ class EvaluateConfig(Settings):
     weights: str = setting(
         "own", "one-step weights: own (the model's), none, a LoRA file, or the output folder of a training run"
     )
-    sampler: str = setting("consistency", "consistency for one-step models, ddim for teachers", ("consistency", "ddim"))
+    sampler: str = setting(CONSISTENCY, "lcm for one-step models, ddim or dpm++ for teachers", tuple(SAMPLERS))
     steps: tuple[int, ...] = setting((1, 2, 4), "network evaluations a picture, guidance aside; a row each")
     guidance: float = setting(1.0, "classifier-free guidance; 1 is none, more doubles the evaluations")
-    prior: bool = setting(True, "start from noise with the moments of the data (YOSO, section 4.2); consistency only")
+    prior: bool = setting(True, "start from noise with the moments of the data (YOSO, section 4.2); lcm only")
     data: str = setting(str(CORPUS), "folder of the real pictures; those held out are measured apart")
     count: int = setting(2000, "pictures a seed; of held-out pairs as many as there are, at most")
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds; figures are their mean and standard deviation")
@@ -71,8 +80,8 @@ class EvaluateConfig(Settings):
         self._above_zero("guidance")
         if not self.steps or min(self.steps) < 1:
             self._refuse("steps", "name at least one number, each at least 1")
-        if self.sampler == "consistency" and max(self.steps) > LCM_STEPS:
-            self._refuse("steps", f"consistency sampling has at most {LCM_STEPS}")
+        if self.sampler == CONSISTENCY and max(self.steps) > LCM_STEPS:
+            self._refuse("steps", f"lcm has at most {LCM_STEPS}")
         if self.steps and max(self.steps) > 1000:
             self._refuse("steps", "there are 1000 timesteps")
         if not self.seeds or min(self.seeds) < 0:
@@ -252,7 +261,7 @@ class Reference:
 class Sampling:
     """How pictures are drawn; see `EvaluateConfig`."""
 
-    sampler: str = "consistency"
+    sampler: str = CONSISTENCY
     steps: int = 1
     guidance: float = 1.0
     prior: bool = True
@@ -300,8 +309,8 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
     """
     side = model.spec.resolution // model.pixels_per_latent
     shape = (model.unet.config.in_channels, side, side)
-    denoise = Denoiser(model.unet, model.schedule, model.prediction, consistent=sampling.sampler == "consistency")
-    fresh = sampling.steps if sampling.sampler == "consistency" else 1
+    denoise = Denoiser(model.unet, model.schedule, model.prediction, consistent=sampling.sampler == CONSISTENCY)
+    fresh = sampling.steps if sampling.sampler == CONSISTENCY else 1
     device, dtype, made, started = model.unet.device, model.unet.dtype, [], time.perf_counter()
 
     def context(texts: list[str]) -> Tensor:
@@ -319,7 +328,11 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
             for _ in range(fresh)
         ]
         if sampling.sampler == "ddim":
-            clean = ddim(denoise, model.schedule, noises[0], context(texts), sampling.steps)
+            timesteps = ddim_timesteps(sampling.steps, model.schedule.last)
+            clean = ddim(denoise, model.schedule, noises[0], context(texts), timesteps)
+        elif sampling.sampler == "dpm++":
+            timesteps = dpm_solver_timesteps(sampling.steps, model.schedule.last)
+            clean = dpm_solver(denoise, model.schedule, noises[0], context(texts), timesteps)
         else:
             if sampling.prior:
                 noises[0] = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)

@@ -152,6 +152,7 @@ class AutoencoderTask:
     """Reconstruct pictures through a Gaussian latent; or decode what the frozen encoder makes of them, sharper."""
 
     averaged = ("autoencoder",)
+    repeats = None
 
     def __init__(self, autoencoder: AutoencoderKL, data: Pictures, config: AutoencoderConfig) -> None:
         self.data, self.config = data, config

@@ -67,6 +67,7 @@ class EvaluatorTask:
     """
 
     averaged = ("evaluator",)
+    repeats = None
 
     def __init__(self, evaluator: Evaluator, corpus: Corpus, scenes: Scenes, config: EvaluatorConfig) -> None:
         self.evaluator, self.corpus, self.scenes, self.config = evaluator, corpus, scenes, config

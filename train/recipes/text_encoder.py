@@ -206,6 +206,7 @@ class TextEncoderTask:
     """
 
     averaged = ("student",)
+    repeats = None
 
     def __init__(
         self, student: Student, tokenizer: CLIPTokenizer, phrases: list[Phrase], config: TextEncoderConfig

@@ -188,14 +188,22 @@ def _measures(
     task: PairedTask | UnpairedTask, config: TranslateConfig, base: LoadedModel
 ) -> Callable[[dict[str, nn.Module]], dict[str, float]]:
     """Measures the average generator on what is held out; on nothing where that is not asked for, or not there."""
-    all_tried = held_out_pictures(config, task.fit)
+
+    def read(prompts: list[str]) -> Tensor:
+        return encode_texts(prompts, base.tokenizer, base.text_encoder)
+
+    all_tried = held_out_pictures(config, task.fit, read)
     if config.measured and not all_tried:
         print("nothing is held out to measure on: put pairs or domains into test_A and test_B beside train_A")
     judge = load_judge(config.judge, config.clip_model, base.unet.device) if all_tried else None
 
     def figures(averages: dict[str, nn.Module]) -> dict[str, float]:
         network = averages["generator"]
-        found = [measure(one, partial(task.go, network, one), task.perception.levels, judge) for one in all_tried]
+
+        def go(direction: str, given: Tensor, context: Tensor) -> Tensor:
+            return network(given.to(task.device), context.to(task.device), direction)
+
+        found = [measure(one, partial(go, one.name), task.perception.levels, judge) for one in all_tried]
         return {name: value for one in found for name, value in one.items()}
 
     return figures

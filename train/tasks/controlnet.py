@@ -185,7 +185,7 @@ class ControlTask:
         self.data, self.variants, self.config, self.previewer = data, variants, config, previewer
         self.schedule, self.prediction = schedule, prediction
         self.unet, self.controlnet = unet.requires_grad_(False).eval(), controlnet
-        self.sample_count = len(data)
+        self.sample_count, self.repeats = len(data), data.repeats
         self.fingerprint = f"{data.fingerprint()} {weights_fingerprint(unet)}"
         self.players: dict[str, Player] = {}
         if config.adversarial_weight:

@@ -19,7 +19,7 @@ from train.loop.trainer import Losses, Player
 from train.tasks.base import ModelRunConfig, Previewer
 from train.tasks.losses import per_sample_mse
 from yoso_core.denoiser import Denoiser, guided
-from yoso_core.sampling import ddim
+from yoso_core.sampling import ddim, ddim_timesteps
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
 
@@ -88,7 +88,7 @@ class DiffusionTask:
     ) -> None:
         self.data, self.config, self.schedule, self.previewer = data, config, schedule, previewer
         self.prediction: Prediction = config.prediction
-        self.sample_count = len(data)
+        self.sample_count, self.repeats = len(data), data.repeats
         self.fingerprint = f"{data.fingerprint()} {fingerprint}"
         self.players = {"network": Player(network, config.learning_rate)}
         self.network = network
@@ -117,7 +117,10 @@ class DiffusionTask:
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
         denoise = Denoiser(averages["network"], self.schedule, self.prediction, consistent=False)
-        steps, guidance = self.config.preview_steps, self.config.preview_guidance
+        timesteps = ddim_timesteps(self.config.preview_steps, self.schedule.last)
+        guidance = self.config.preview_guidance
         return self.previewer(
-            lambda noise, context, empty: ddim(guided(denoise, guidance, empty), self.schedule, noise, context, steps)
+            lambda noise, context, empty: ddim(
+                guided(denoise, guidance, empty), self.schedule, noise, context, timesteps
+            )
         )

@@ -93,6 +93,7 @@ def load_pixels(config: PixelConfig) -> CaptionedLatents:
         empty=empty,
         digest=data.digest,
         problems=tuple(data.problems),
+        repeats=data.repeats,
     )
 
 

@@ -46,6 +46,7 @@ from train.loop.trainer import Losses, Player
 from train.measure.evaluate import CLIP, Judge
 from train.measure.evaluator import words_of
 from train.measure.translation import Tried
+from train.tasks.augmentation import CHANGES, NUMBERS, POLICY, augmented
 from train.tasks.base import LORA_TARGETS, ModelRunConfig, lora_config
 from train.tasks.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.tasks.perception import PERCEPTIONS, Perception, PictureDiscriminator
@@ -117,7 +118,7 @@ class TranslateConfig(ModelRunConfig):
     clip_model: str = setting(CLIP, "CLIP of similarity clip: a folder or OWNER/NAME@COMMIT")
     measured: int = setting(
         0,
-        "held-out pictures, those of test_A and test_B, that are measured at every preview, pairs without prompts: "
+        "held-out pictures, those of test_A and test_B, that are measured at every preview, each with its prompt: "
         "squared error of pairs, distance in structure, Fréchet distance; 0 for none",
         on_resume=True,
     )
@@ -131,6 +132,11 @@ class TranslateConfig(ModelRunConfig):
     identity_weight: float = setting(1.0, "domains: weight of what changes in a picture that is of the domain already")
     identity_perceptual_weight: float = setting(1.0, "domains: weight of its perceptual distance")
     discriminator_learning_rate: float = setting(2e-4, "learning rate of the discriminators")
+    augmentation: str = setting(
+        "",
+        "DiffAugment (arXiv 2006.10738): changes that the discriminators see real and made pictures under, between "
+        f"commas; the paper's are {POLICY}; nothing for none",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,6 +146,8 @@ class TranslateConfig(ModelRunConfig):
         self._at_least(0, "cycle_weight", "cycle_perceptual_weight", "identity_weight", "identity_perceptual_weight")
         self._above_zero("discriminator_learning_rate")
         self._at_least(0, "resolution", "measured")
+        if unknown := [name for name in self.augmentations if name not in CHANGES]:
+            self._refuse("augmentation", f"there is no {unknown[0]!r:.40}; name some of {POLICY}")
         if len(self.domains) > 2 or (len(self.domains) == 1 and self.data):
             self._refuse("domains", "name two")
         if self.prompts and len(self.prompts) != 2 * bool(self.domains):
@@ -159,6 +167,10 @@ class TranslateConfig(ModelRunConfig):
             self._refuse(setting, "they, and their prompts, must differ")
         if self.data and (not all(map(words_of, self.domains)) or len(set(map(_worded, self.domains))) < 2):
             self._refuse("domains", "name two different words that captions can hold")
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.augmentation.split(",")) if self.augmentation.strip() else ()
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -297,12 +309,13 @@ def load_pairs(config: TranslateConfig, fit: Fitting, keep: Keep = not_held_out)
     return Pairs(targets, torch.from_numpy(stacked).permute(0, 3, 1, 2), digest)
 
 
-def held_out_pictures(config: TranslateConfig, fit: Fitting) -> list[Tried]:
+def held_out_pictures(config: TranslateConfig, fit: Fitting, read: Callable[[list[str]], Tensor]) -> list[Tried]:
     """What a run can be measured on: the tests beside its data, as many as `measured`; [] where there are none.
 
     Args:
         config: see `settled`.
         fit: what becomes of the pictures.
+        read: N prompts -> (N, L, D). Of a picture's phrasings it is handed the first.
     """
 
     def few(pictures: Tensor) -> Tensor:
@@ -321,12 +334,17 @@ def held_out_pictures(config: TranslateConfig, fit: Fitting) -> list[Tried]:
             given = drawn_lines(torch.from_numpy(np.stack(maps)), config.ink)
         else:
             given = to_unit_range(few(found.inputs))
-        return [Tried(FORWARD, given, wanted, True)]
+        prompts = [phrasings[0] for phrasings in found.targets.captions[: config.measured]]
+        return [Tried(FORWARD, given, wanted, read(prompts), True)]
     tests = () if config.data else _sides_in(Path(config.domains[0]).resolve().parent, "test") or ()
     if len(tests) < 2 or _fixed_prompts(tuple(map(Path, config.domains))) == ():
         return []
     first, second = (few(load_pictures(one, fit.kept, captioned=False, shape=fit.shape).pictures) for one in tests)
-    return [Tried(FORWARD, to_unit_range(first), second, False), Tried(BACK, to_unit_range(second), first, False)]
+    there, back = read(list(config.fixed_prompts)).split(1)
+    return [
+        Tried(FORWARD, to_unit_range(first), second, there.expand(len(first), -1, -1), False),
+        Tried(BACK, to_unit_range(second), first, back.expand(len(second), -1, -1), False),
+    ]
 
 
 def _held_out(row: dict) -> bool:
@@ -491,13 +509,23 @@ class _Task:
             self.players["discriminators"] = Player(self.discriminators, rate, betas=(0.0, 0.99), weight_decay=0.0)
         self.players["generator"] = Player(generator, config.learning_rate, betas=(0.9, 0.99))
 
-    def _discriminate(self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]) -> Losses:
+    def _chances(self, draws: Draws) -> Tensor | None:
+        """What a step's augmentations are drawn by, (B, NUMBERS): real and made pictures change alike."""
+        return draws.uniform(NUMBERS) if self.config.augmentations and self.config.adversarial_weight else None
+
+    def _augmented(self, pictures: Tensor, chances: Tensor | None) -> Tensor:
+        return pictures if chances is None else augmented(pictures, self.config.augmentations, chances)
+
+    def _discriminate(
+        self, real: Mapping[str, Tensor], fake: Mapping[str, Tensor], chances: Mapping[str, Tensor | None]
+    ) -> Losses:
         """The discriminators' loss on real and made pictures of each domain."""
         self.discriminators.requires_grad_(True)
         terms, watched = {}, {}
         for name, pictures in real.items():
             logits = []
             for each in (pictures, fake[name].detach()):
+                each = self._augmented(each, chances[name])
                 with torch.no_grad():
                     levels = self.perception.levels(each)
                 logits.append(self.discriminators[name](each, levels))
@@ -507,8 +535,9 @@ class _Task:
                 watched[f"logit {kind} {name}"] = sum(pair[index].mean() for pair in pairs) / len(pairs)
         return Losses(terms, watched)
 
-    def _adversarial(self, fake: Tensor, name: str) -> Tensor:
+    def _adversarial(self, fake: Tensor, name: str, chances: Tensor | None) -> Tensor:
         self.discriminators.requires_grad_(False)
+        fake = self._augmented(fake, chances)
         logits = self.discriminators[name](fake, self.perception.levels(fake))
         return self.config.adversarial_weight * sum(map(generator_loss, logits)) / len(logits)
 
@@ -519,6 +548,7 @@ class PairedPass(NamedTuple):
     made: Tensor  # with gradients
     texts: list[str]  # B
     strength: float
+    chances: Tensor | None  # of augmentations
 
 
 class PairedTask(_Task):
@@ -553,7 +583,7 @@ class PairedTask(_Task):
         super().__init__(generator, [FORWARD], perception, config, fingerprint)
         self.pairs, self.fit, self.captions, self.empty = pairs, fit, captions, empty
         self.latent, self.start, self.judge = latent, start, judge
-        self.sample_count = len(pairs.targets)
+        self.sample_count, self.repeats = len(pairs.targets), pairs.targets.repeats
 
     def forward(self, indices: Tensor, draws: Draws) -> PairedPass:
         config = self.config
@@ -565,7 +595,7 @@ class PairedTask(_Task):
         which, strength = torch.rand(2, generator=draws.generator).tolist()  # one strength for the whole batch
         strength = strength if which < config.noisy_share else 1.0
         made = self.generator(given, context, FORWARD, strength, noise)
-        return PairedPass(given, target, made, texts, strength)
+        return PairedPass(given, target, made, texts, strength, self._chances(draws))
 
     def _pictures(self, indices: Tensor, draws: Draws, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Input and target (B, 3, H, W) in [-1, 1]: of `whole` pictures, or of parts by chance where that is set."""
@@ -599,15 +629,10 @@ class PairedTask(_Task):
         )
         return given, target
 
-    def go(self, network: nn.Module, tried: Tried, given: Tensor) -> Tensor:
-        """What a network makes of held-out pictures, without a prompt."""
-        context = self.empty.float().to(self.device).expand(len(given), -1, -1)
-        return network(given.to(self.device), context, tried.name)
-
     def losses(self, player: str, shared: PairedPass) -> Losses:
         config, made, target = self.config, shared.made, shared.target
         if player == "discriminators":
-            return self._discriminate({FORWARD: target}, {FORWARD: made})
+            return self._discriminate({FORWARD: target}, {FORWARD: made}, {FORWARD: shared.chances})
         # With noise the picture is not told by the input alone, so what compares it to one picture counts less.
         told = shared.strength
         terms = {
@@ -620,7 +645,7 @@ class PairedTask(_Task):
             similar = (self.judge.look(made[named]).vectors * read).sum(1).sum() if named else made.sum() * 0
             terms["similarity"] = config.similarity_weight * (len(named) - similar) / len(made)
         if config.adversarial_weight:
-            terms["adversarial"] = self._adversarial(made, FORWARD)
+            terms["adversarial"] = self._adversarial(made, FORWARD, shared.chances)
         return Losses(terms)
 
     @torch.no_grad()
@@ -644,6 +669,7 @@ class UnpairedPass(NamedTuple):
     made: dict[str, Tensor]  # of them
     returned: dict[str, Tensor]  # of what was made, the other way
     kept: dict[str, Tensor]  # what a direction makes of pictures that are of its target domain; {} if not asked
+    chances: dict[str, Tensor | None]  # of augmentations
 
 
 class UnpairedTask(_Task):
@@ -670,20 +696,16 @@ class UnpairedTask(_Task):
         super().__init__(generator, (FORWARD, BACK), perception, config, fingerprint)
         self.domains, self.contexts = dict(zip((FORWARD, BACK), domains, strict=True)), contexts
         self.fit = fit
-        self.sample_count = max(map(len, domains))
+        self.sample_count, self.repeats = max(map(len, domains)), None  # see `forward`
 
     def _go(self, direction: str, pictures: Tensor, network: nn.Module | None = None) -> Tensor:
         context = self.contexts[direction].expand(len(pictures), -1, -1).to(pictures.device)
         return (network or self.generator)(pictures, context, direction)
 
-    def go(self, network: nn.Module, tried: Tried, given: Tensor) -> Tensor:
-        """What a network makes of held-out pictures."""
-        return self._go(tried.name, given.to(self.device), network)
-
     def forward(self, indices: Tensor, draws: Draws) -> UnpairedPass:
         real = {}
         for direction, domain in self.domains.items():  # each by chance, so that counterparts meet by chance alone
-            chosen = (draws.uniform().cpu() * len(domain)).long()
+            chosen = _by_chance(domain, draws.uniform().cpu())
             (parts,) = self.fit.parts(draws, domain.pictures[chosen])
             real[direction] = _mirrored(to_unit_range(parts).to(draws.device), draws)
         made = {direction: self._go(direction, real[direction]) for direction in real}
@@ -691,12 +713,13 @@ class UnpairedTask(_Task):
         kept = {}
         if self.config.identity_weight or self.config.identity_perceptual_weight:
             kept = {direction: self._go(direction, real[_other(direction)]) for direction in real}
-        return UnpairedPass(real, made, returned, kept)
+        return UnpairedPass(real, made, returned, kept, {direction: self._chances(draws) for direction in real})
 
     def losses(self, player: str, shared: UnpairedPass) -> Losses:
         config, terms = self.config, {}
         if player == "discriminators":
-            return self._discriminate({name: shared.real[_other(name)] for name in shared.real}, shared.made)
+            real = {name: shared.real[_other(name)] for name in shared.real}
+            return self._discriminate(real, shared.made, shared.chances)
         for direction, real in shared.real.items():
             returned = shared.returned[direction]
             terms[f"cycle {direction}"] = (
@@ -710,7 +733,8 @@ class UnpairedTask(_Task):
                     + config.identity_perceptual_weight * self.perception.distance(kept, there).mean()
                 )
             if config.adversarial_weight:
-                terms[f"adversarial {direction}"] = self._adversarial(shared.made[direction], direction)
+                made, chances = shared.made[direction], shared.chances[direction]
+                terms[f"adversarial {direction}"] = self._adversarial(made, direction, chances)
         return Losses(terms)
 
     @torch.no_grad()
@@ -726,6 +750,14 @@ class UnpairedTask(_Task):
 
 def _other(direction: str) -> str:
     return BACK if direction == FORWARD else FORWARD
+
+
+def _by_chance(domain: CaptionedPictures, chance: Tensor) -> Tensor:
+    """Pictures of a domain by numbers (B,) in [0, 1): (B,) int64, each as likely as its repeats say."""
+    if domain.repeats is None:
+        return (chance * len(domain)).long()
+    ends = domain.repeats.cumsum(0).double()
+    return torch.searchsorted(ends, chance.double() * ends[-1], right=True)
 
 
 def _mirrored(pictures: Tensor, draws: Draws) -> Tensor:

@@ -132,7 +132,7 @@ class YosoTask:
         previewer: Previewer,
     ) -> None:
         self.data, self.config, self.schedule, self.prediction = data, config, schedule, prediction
-        self.previewer, self.sample_count = previewer, len(data)
+        self.previewer, self.sample_count, self.repeats = previewer, len(data), data.repeats
         self.fingerprint = f"{data.fingerprint()} {weights_fingerprint(unet)}"
         self.moments = data.moments()
         self.denoise = Denoiser(generator, schedule, prediction)

@@ -19,6 +19,7 @@ from yoso_core.requests import (
     DEFAULT_MODEL,
     RUNTIME_HELP,
     RUNTIMES,
+    SAMPLERS,
     STEPS,
     ControlUse,
     EditRequest,
@@ -334,7 +335,7 @@ def add_edit_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_picture_options(command: argparse.ArgumentParser) -> None:
-    add_steps_option(command)
+    add_steps_options(command)
     add_count_options(command)
 
 
@@ -343,5 +344,8 @@ def add_count_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", default=False, help="print files, seeds and timings as JSON")
 
 
-def add_steps_option(command: argparse.ArgumentParser) -> None:
+def add_steps_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--steps", type=int, help=f"network evaluations: {', '.join(map(str, STEPS))}; default: 1")
+    command.add_argument(
+        "--sampler", choices=tuple(SAMPLERS), help="of several steps; ddim and dpm++ take 2 to 50; default: lcm"
+    )

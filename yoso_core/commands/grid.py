@@ -7,7 +7,7 @@ from yoso_core.commands.common import (
     Commands,
     add_edit_options,
     add_request_options,
-    add_steps_option,
+    add_steps_options,
     draw_sheet,
     find_lora,
     new_command,
@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
     command.add_argument("--y", default=None, metavar="AXIS", help="what changes from top to bottom")
     command.add_argument("--in", type=Path, dest="picture", metavar="PICTURE", help="edit this one")
     add_edit_options(command)
-    add_steps_option(command)
+    add_steps_options(command)
     add_request_options(command, "grid.png")
     command.set_defaults(run=run)
 

@@ -23,11 +23,13 @@ from yoso_core.files.pictures import PictureFileError, fitted, open_mask, open_p
 from yoso_core.lora.library import public_name
 from yoso_core.prompts import LORA_KINDS, Tag, called, choose, number_in, tags_of, without_tags
 from yoso_core.requests import (
+    CONSISTENCY,
     DEFAULT_MODEL,
     GUIDANCE_STEP,
     LORA_LIMIT,
     LORA_WEIGHT_RANGE,
     PROMPT_LIMIT,
+    SAMPLERS,
     SEED_LIMIT,
     STEPS,
     ControlUse,
@@ -43,6 +45,7 @@ KINDS = {"generate": GenerateRequest, "edit": EditRequest, "translate": Translat
 PNG_URL = "data:image/png;base64,"
 PICTURE_LIMIT = 24_000_000  # characters of one picture in JSON
 JSON_LIMIT = 48_000_000  # characters in all; PIL reads no more than 64 MB of text from a PNG
+SAMPLER_KEYS = ("sampler", "sampler_name", "scheduler")  # in small letters
 LISTED = 8  # things named in one note
 FEW_STEPS_STAND = 1.5  # guidance; above it one to four steps draw burnt pictures
 
@@ -173,11 +176,16 @@ def _read_loras(values: Any) -> tuple[LoraUse, ...]:
     return tuple(_build(LoraUse, use) for use in values[: LORA_LIMIT + 1])  # one too many is enough to be refused
 
 
+def _read_sampler(name: Any) -> Any:
+    return CONSISTENCY if name == "consistency" else name  # as pictures of earlier versions call it
+
+
 READERS: dict[str, Callable[[Any], Any]] = {
     "picture": _read_picture,
     "mask": _read_mask,
     "control": _read_control,
     "loras": _read_loras,
+    "sampler": _read_sampler,
 }
 
 
@@ -196,7 +204,7 @@ def parameters_text(result: Result, index: int) -> str:
     loras = "".join(f" <lora:{use.name}:{use.weight:g}>" for use in request.loras)
     settings = {
         "Steps": request.steps,
-        "Sampler": {"consistency": "LCM", "ddim": "DDIM"}[request.sampler],
+        "Sampler": SAMPLERS[request.sampler],
         "CFG scale": f"{request.guidance:g}",
         "Seed": result.seeds[index],
         "Size": f"{picture.width}x{picture.height}",
@@ -251,6 +259,7 @@ def _as_asked_here(found: Found, model: str, loras: Collection[str]) -> Restored
     uses = _take_loras([*tags_of(found.prompt), *found.loras], offered, notes)
     negative = _cut("negative prompt", found.negative, notes)
     steps, guidance = _take_steps(found, notes)
+    sampler, rest = _take_sampler(found.rest, steps)
     if negative.strip() and guidance == 1:
         notes.append("the negative prompt acts above guidance 1 alone")
     request = GenerateRequest(
@@ -261,8 +270,9 @@ def _as_asked_here(found: Found, model: str, loras: Collection[str]) -> Restored
         guidance=guidance,
         model=model,
         loras=uses,
+        sampler=sampler,
     )
-    left = [f"{name} {value:.40}" for name, value in found.rest.items()]
+    left = [f"{name} {value:.40}" for name, value in rest.items()]
     if left:
         notes.append(f"not taken over: {_listed(left)}")
     return Restored(request, tuple(notes))
@@ -324,6 +334,18 @@ def _take_steps(found: Found, notes: list[str]) -> tuple[int, float]:
     elif guidance != asked:
         notes.append(f"guidance {_said(found.guidance)}: set to {guidance:g}, as so few steps stand")
     return int(steps) if few else 1, guidance
+
+
+def _take_sampler(rest: Mapping[str, str], steps: int) -> tuple[str, dict[str, str]]:
+    """The sampler that is named, if it is one of ours and fits the steps, and what else was said."""
+    for key, value in rest.items():
+        if key.lower() in SAMPLER_KEYS:
+            # A1111 wrote its spacing of timesteps behind the name before it became a setting of its own.
+            named = re.sub(r"[\s_]+", " ", value.lower()).replace("dpmpp", "dpm++").strip().removesuffix(" karras")
+            sampler = next((name for name, title in SAMPLERS.items() if title.lower() == named), None)
+            if sampler == CONSISTENCY or (sampler and steps > 1):
+                return sampler, {name: each for name, each in rest.items() if name != key}
+    return CONSISTENCY, dict(rest)
 
 
 def _said(value: Any) -> str:

@@ -100,13 +100,13 @@ class _Shelf:
     """What is known of one part.
 
     Attributes:
-        graphs: the computation without weights, by the number of inputs.
+        graphs: the computation without weights, by the number of inputs and `Part.rounds`.
         ready: compiled ones, the last used at the end.
         refused: shapes that are left to torch, for good.
         asked: how often torch answered for lack of a compiled one.
     """
 
-    graphs: dict[int, Any] = field(default_factory=dict)
+    graphs: dict[tuple[int, bool], Any] = field(default_factory=dict)
     ready: OrderedDict[Key, _Compiled] = field(default_factory=OrderedDict)
     refused: set[Shapes] = field(default_factory=set)
     asked: OrderedDict[Key, int] = field(default_factory=OrderedDict)
@@ -270,9 +270,10 @@ class OpenVINO:
                         return None  # seconds, which a request would wait for; it is wished for again
                     weights.put()
                 constants = [self._constant(value) for _, value in part.named_parameters(remove_duplicate=False)]
-            if len(inputs) not in shelf.graphs:
-                shelf.graphs[len(inputs)] = self._graph(part, inputs)
-            model = shelf.graphs[len(inputs)].clone()
+            branch = (len(inputs), part.rounds(shapes[0]))  # what a tracer writes down for good
+            if branch not in shelf.graphs:
+                shelf.graphs[branch] = self._graph(part, inputs, branch)
+            model = shelf.graphs[branch].clone()
             self._write(model, shapes, constants)
             threads = 1 if operations(model) < SMALL else cores()
             options = {
@@ -317,10 +318,10 @@ class OpenVINO:
         wide.get_rt_info()[COMPRESSED] = ""
         return wide
 
-    def _graph(self, part: Part, inputs: Sequence[Tensor]) -> Any:
+    def _graph(self, part: Part, inputs: Sequence[Tensor], branch: tuple[int, bool]) -> Any:
         """The computation of a part without weights, from disk where it is there."""
         versions = [importlib.metadata.version(name) for name in ("openvino", "torch", "diffusers", "transformers")]
-        made_of = repr((FORMAT, versions, len(inputs), part.describe()))
+        made_of = repr((FORMAT, versions, branch, part.describe()))
         folder = self.cache / hashlib.sha256(made_of.encode()).hexdigest()[:32]
         if folder.exists():
             try:

@@ -21,14 +21,20 @@ class Part(nn.Module):
     Attributes:
         reads: the parts of a `LoraStack` whose weights it computes with.
         fixed: what else than weights is written into its computation.
+        halved: how far the sides of its first input are divided on the way.
     """
 
     reads: tuple[str, ...] = ()
     fixed: tuple[float | str, ...] = ()
+    halved = 1
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+    def rounds(self, shape: tuple[int, ...]) -> bool:
+        """Whether a side of its first input can't be halved as often as it is: networks then go another way up."""
+        return any(side % self.halved for side in shape[-2:])
 
     def describe(self) -> str:
         """A text that is another for another computation; the values of weights have no part in it."""
@@ -51,6 +57,7 @@ class Predict(Part):
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
+        self.halved = 2**unet.num_upsamplers
 
     def forward(self, noisy: Tensor, t: Tensor, context: Tensor, *added: Tensor) -> tuple[Tensor]:
         options: dict[str, Any] = {}
@@ -127,6 +134,7 @@ class Translate(Part):
         # Registered, so that their weights are this part's.
         self.unet, self.autoencoder = translator.unet, translator.autoencoder
         self.skips, self.first = translator.skips, translator.first
+        self.halved = 2 ** (len(self.autoencoder.config.block_out_channels) - 1 + self.unet.num_upsamplers)
 
     def forward(self, pictures: Tensor, context: Tensor, *noise: Tensor) -> tuple[Tensor]:
         return (self.translator(pictures, context, self.strength, *noise),)

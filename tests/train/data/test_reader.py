@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.handed import colour, hand, zipped
 from train.data.datasets import Dataset
+from train.data.latents import load_pictures
 from train.data.reader import gather, list_files, read_listing, walk
 
 
@@ -98,7 +99,12 @@ def test_other_files_are_told_once_a_kind_and_other_json_is_no_list(tmp_path):
     assert any("so are 1 more" in sentence for sentence in told)
 
 
-def test_folders_of_sd_scripts_give_their_words_and_say_what_becomes_of_repeats(tmp_path):
+def seen(folder):
+    """How often an epoch sees each picture, by its bytes."""
+    return {(folder / row["file_name"]).read_bytes(): row.get("repeats", 1) for row in list_files(folder).rows}
+
+
+def test_folders_of_sd_scripts_give_their_words_and_how_often_they_are_seen(tmp_path):
     files = {"img/30_sks cat/IMG_1.png": A, "img/30_sks cat/IMG_2.png": B, "img/30_sks cat/IMG_2.txt": "on a mat"}
     found, told = everywhere(tmp_path, files | {"img/5_dog/x.png": C, "img/2024_trip/a hill.png": D})
     assert found == {
@@ -107,7 +113,65 @@ def test_folders_of_sd_scripts_give_their_words_and_say_what_becomes_of_repeats(
         (C, None): (["dog"], False),
         (D, None): ([], False),
     }
-    assert any('"sks cat"' in one and "repeats (30)" in one and "seen equally often" in one for one in told)
+    assert any('"sks cat"' in one and "seen 30 times an epoch" in one for one in told)
+    for folder in ("folder", "added", "unpacked"):
+        assert seen(tmp_path / folder) == {A: 30, B: 30, C: 5, D: 1}
+    sentences = Dataset(tmp_path / "unpacked").check(16).sentences()
+    assert any(sentence.startswith("2 are seen 30 times an epoch") for sentence in sentences)
+    assert any(sentence.startswith("1 is seen 5 times an epoch") for sentence in sentences)
+    assert any("30 times" in problem.sentence for problem in read_listing(tmp_path / "added").problems)
+
+
+def test_a_row_says_how_often_and_nothing_else_than_a_number_counts(tmp_path):
+    rows = [("a", 3), ("b", "7"), ("c", -1), ("d", "many")]
+    files = {f"30_x/{name}.png": content for (name, _), content in zip(rows, (A, B, C, D), strict=True)}
+    files["30_x/metadata.jsonl"] = "\n".join(
+        json.dumps({"file_name": f"{name}.png", "text": name, "repeats": said}) for name, said in rows
+    )
+    _, told = everywhere(tmp_path, files)
+    for folder in ("folder", "added", "unpacked"):
+        assert seen(tmp_path / folder) == {A: 3, B: 7, C: 30, D: 30}
+    assert sum("passed over: they must be a number" in one for one in told) == 2
+
+
+def test_a_picture_that_is_there_twice_is_seen_as_often_as_the_one_that_is_seen_more(tmp_path):
+    folder = write(tmp_path / "set", {"2_cat/a.png": A, "9_pet/a.png": A, "b.png": B})
+    loaded = load_pictures(folder, 16)
+    assert loaded.repeats.tolist() == [9, 1]
+    (folder / "2_cat").rename(folder / "3_cat")
+    assert load_pictures(folder, 16).digest == loaded.digest
+    (folder / "9_pet").rename(folder / "8_pet")
+    assert load_pictures(folder, 16).digest != loaded.digest
+
+
+@pytest.mark.parametrize("slash", ["/", "\\"])
+def test_files_that_say_their_folders_are_read_as_a_zip_of_them(tmp_path, slash):
+    files = {"set/train_A/a.png": A, "set/train_B/a.png": B, "set/train_prompts.json": '{"a.png": "an a"}'}
+    dataset = Dataset(tmp_path / "mine")
+    assert hand(dataset, {name.replace("/", slash): content for name, content in files.items()}) == []
+    assert contents(dataset.folder) == {(B, A): (["an a"], False)}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [("1.png", A), ("1.png", B), ("2.png", C), ("2.png", D)],
+        [("1.png", A), ("1.png", B), ("train_prompts.json", b'{"1.png": "a one"}')],
+        [("horse.png", A), ("zebra.png", B), ("fixed_prompt_a.txt", b"horse"), ("fixed_prompt_b.txt", b"zebra")],
+    ],
+)
+def test_files_of_a_layout_without_its_folders_are_not_trained_on_as_something_else(tmp_path, files):
+    uploads, dataset = tmp_path / "uploads", Dataset(tmp_path / "mine")
+    write(uploads, {f"{number}/{name}": content for number, (name, content) in enumerate(files)})
+    [problem] = dataset.add([uploads / str(number) / name for number, (name, _) in enumerate(files)])
+    assert "drop one zip of the whole" in problem.sentence and dataset.captions() == {}
+
+
+def test_pictures_of_one_name_are_taken(tmp_path):
+    uploads, dataset = tmp_path / "uploads", Dataset(tmp_path / "mine")
+    write(uploads, {"0/image.png": A, "1/image.png": B})
+    assert dataset.add([uploads / "0/image.png", uploads / "1/image.png"]) == []
+    assert len(dataset.captions()) == 2
 
 
 PAIRS = {"a.png": (A, B), "b.png": (C, D)}

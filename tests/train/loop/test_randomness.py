@@ -14,6 +14,20 @@ def test_every_sample_once_an_epoch_in_an_order_of_its_own():
     assert not torch.equal(batch_indices(10, 10, seed=2, step=0), first)
 
 
+def test_samples_are_seen_as_often_as_they_are_to_be_repeated():
+    repeats = torch.tensor([30, 1, 5])
+    seen = torch.cat([batch_indices(3, 8, seed=1, step=step, repeats=repeats) for step in range(9)])
+    for epoch in (seen[:36], seen[36:]):
+        assert epoch.bincount().tolist() == repeats.tolist()
+    assert seen[:36].tolist() != seen[36:].tolist()
+    assert torch.equal(batch_indices(3, 8, seed=1, step=5, repeats=repeats), seen[40:48])
+
+
+def test_repeats_with_a_common_divisor_are_shorter_epochs():
+    seen = torch.cat([batch_indices(3, 4, 1, step, repeats=torch.tensor([20, 10, 10])) for step in range(10)])
+    assert all(part.bincount().tolist() == [2, 1, 1] for part in seen.split(4))
+
+
 def test_noise_depends_on_its_numbers_alone():
     assert torch.equal(torch.randn(4, generator=generator_for(1, 2)), torch.randn(4, generator=generator_for(1, 2)))
     assert not torch.equal(torch.randn(4, generator=generator_for(1, 2)), torch.randn(4, generator=generator_for(2, 1)))

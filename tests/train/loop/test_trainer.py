@@ -40,6 +40,7 @@ class LineTask:
 
     averaged = ("line",)
     sample_count = 10
+    repeats = None
 
     def __init__(self, width=1, fingerprint="ten numbers"):
         torch.manual_seed(0)

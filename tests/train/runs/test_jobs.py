@@ -60,9 +60,14 @@ def begin(root, model, title="My style", **changes):
     return Runs(root).begin(draft(root), "teacher", "quick", title, settings(model, **changes))
 
 
-def wait(job, *states, steps=0):
+def wait(job, *states, steps=0, saved=0):
     until = time.monotonic() + PATIENCE
-    while not (job.state in states and Progress(job.folder).update().step >= steps):
+
+    def there():
+        progress = Progress(job.folder).update()
+        return job.state in states and progress.step >= steps and (progress.saved or 0) >= saved
+
+    while not there():
         assert time.monotonic() < until, (job.state, job.reason, job.log())
         assert job.state not in ("failed", "finished"), (job.reason, job.log())
         time.sleep(0.1)
@@ -264,7 +269,7 @@ def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model):
 
 def test_a_killed_trainer_is_found_interrupted_and_goes_on(root, tiny_model):
     job = begin(root, tiny_model, steps=40)
-    wait(job, "running", steps=5)
+    wait(job, "running", saved=5)  # a step is told before its checkpoint is written
     os.kill(pid_of(job), signal.SIGKILL)
     assert finish(job) == "interrupted"
     assert of_run(job.folder), "the last checkpoint is usable"

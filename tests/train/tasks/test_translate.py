@@ -24,6 +24,7 @@ from train.tasks.translate import (
     FORWARD,
     Generator,
     TranslateConfig,
+    _by_chance,
     domain_of,
     drawn_lines,
     load_domains,
@@ -607,7 +608,7 @@ def test_published_layouts_train_at_a_resolution_and_on_random_parts(tiny_model,
 
 
 @pytest.mark.parametrize("kind", ["pairs", "domains", "lines"])
-def test_what_is_held_out_is_measured_at_every_preview(tiny_model, pictures, tmp_path, kind):
+def test_what_is_held_out_is_measured_at_every_preview(tiny_model, pictures, tmp_path, monkeypatch, kind):
     folder = tmp_path / "set"
     if kind == "lines":
         given = {"pairs": str(pictures)}
@@ -616,10 +617,74 @@ def test_what_is_held_out_is_measured_at_every_preview(tiny_model, pictures, tmp
         given = {"pairs": str(folder)} if kind == "pairs" else {"domains": (str(folder),), "batch": 2}
     if kind == "pairs":
         (folder / "test_prompts.json").write_text(json.dumps({f"{colour}.png": colour for colour in COLOURS[:2]}))
+    read = []
+    monkeypatch.setattr(
+        "train.runs.assemble.encode_texts", lambda texts, *by: read.append(texts) or encode_texts(texts, *by)
+    )
     train_translate(config_for(tiny_model, **given, steps=1, measured=8), tmp_path / "run")
+    prompts = {"pairs": ["red", "green"], "domains": ["a solid ball", "a flat ball"], "lines": ["a pink ball, flat"]}
+    assert prompts[kind] in read or sorted(prompts[kind]) in read
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     figures = [event["figures"] for event in events if event["event"] == "Preview"]
     ways = ["a2b", "b2a"] if kind == "domains" else ["a2b"]
     names = ["structure"] if kind == "domains" else ["structure", "squared error"]
     assert len(figures) == 2 and all(set(one) == {f"{name} {way}" for name in names for way in ways} for one in figures)
     assert figures[0] != figures[1] and all(value > 0 for one in figures for value in one.values())
+
+
+@pytest.mark.parametrize("kind", ["pictures", "folders"])
+def test_real_and_made_pictures_are_augmented_alike_by_the_numbers_of_the_step(kinds, tmp_path, monkeypatch, kind):
+    config = replace(kinds[kind], augmentation="color, translation,cutout")
+    base = load_base(config, CPU, one_step=True)
+    torch.manual_seed(0)
+    task = build_translation(Generator(base, config), load_perception("evaluator"), config, base, tmp_path / "run")
+    seen = []
+
+    def recorded(pictures, names, chances):
+        seen.append((names, chances, pictures.requires_grad))
+        return pictures
+
+    monkeypatch.setattr("train.tasks.translate.augmented", recorded)
+    shared = task.forward(torch.arange(2), draws(2))
+    task.losses("discriminators", shared)
+    task.losses("generator", shared)
+    ways = len(config.directions)
+    assert len(seen) == 3 * ways and {names for names, *_ in seen} == {("color", "translation", "cutout")}
+    for way in range(ways):
+        real, fake, adversarial = seen[2 * way], seen[2 * way + 1], seen[2 * ways + way]
+        assert torch.equal(real[1], fake[1]) and torch.equal(real[1], adversarial[1])
+        assert adversarial[2] and not fake[2]
+    again = task.forward(torch.arange(2), draws(2)).chances
+    first = again if ways == 1 else again[FORWARD]
+    assert torch.equal(first, seen[0][1])
+
+
+def test_without_augmentation_a_step_draws_the_numbers_it_always_drew(kinds, tmp_path):
+    numbers = []
+    for augmentation in ("", "cutout"):
+        config = replace(kinds["pictures"], augmentation=augmentation)
+        base = load_base(config, CPU, one_step=True)
+        torch.manual_seed(0)
+        task = build_translation(Generator(base, config), load_perception("evaluator"), config, base, tmp_path / "run")
+        numbers.append(task.forward(torch.arange(2), draws(2)))
+    assert numbers[0].chances is None and torch.equal(numbers[0].made, numbers[1].made)
+
+
+@pytest.mark.parametrize("augmentation", ["colour", "color,", "blur,cutout"])
+def test_unknown_augmentations_are_refused_by_name(tiny_model, augmentation):
+    with pytest.raises(ConfigError, match="color,translation,cutout"):
+        config_for(tiny_model, augmentation=augmentation)
+
+
+def test_pictures_of_a_domain_are_met_as_often_as_their_repeats_say(tiny_model, tmp_path):
+    for index, folder in enumerate(("9_red", "1_blue")):
+        (tmp_path / "flat" / folder).mkdir(parents=True)
+        ball(folder[2:], index).save(tmp_path / "flat" / folder / "a.png")
+    (tmp_path / "other").mkdir()
+    ball("green").save(tmp_path / "other" / "b.png")
+    config = config_for(tiny_model, domains=(str(tmp_path / "flat"), str(tmp_path / "other")), batch=2)
+    flat, other = load_domains(config, SQUARES)
+    chances = torch.arange(1000) / 1000
+    often = dict(zip([row["file_name"] for row in flat.rows], _by_chance(flat, chances).bincount(), strict=True))
+    assert often == {"9_red/a.png": 900, "1_blue/a.png": 100}
+    assert _by_chance(other, chances).tolist() == [0] * 1000

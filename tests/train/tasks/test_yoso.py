@@ -80,7 +80,7 @@ def test_the_teachers_path_is_one_ddim_step():
     torch.manual_seed(0)
     plain = Denoiser(build_unet(), SCHEDULE, "v_prediction", consistent=False)
     with torch.no_grad():
-        estimate = ddim(plain, SCHEDULE, noise, context, 1)  # at t = 999 the latent is all noise
+        estimate = ddim(plain, SCHEDULE, noise, context, [999])  # at t = 999 the latent is all noise
         neighbour = SCHEDULE.alpha[974] * estimate + SCHEDULE.sigma[974] * noise
         expected = task.denoise(neighbour, full(974, noise), context)
     x = task.forward(torch.arange(4), draws())
