@@ -74,9 +74,8 @@ PRESETS: dict[str, Preset] = {
         "The same with more room and more time: for fifty pictures and more, or a subject with details.",
         "teacher",
         DiffusionConfig,
-        STYLE_SMALL
-        | {"steps": 1500, "batch": 32, "rank": 8, "alpha": 8, "checkpoint_every": 150, "preview_every": 150},
-        STYLE_LARGE | {"steps": 1500, "rank": 32, "alpha": 32, "checkpoint_every": 150, "preview_every": 150},
+        STYLE_SMALL | LONGER | {"batch": 32, "rank": 8, "alpha": 8},
+        STYLE_LARGE | LONGER | {"rank": 32, "alpha": 32},
     ),
     "one-step": Preset(
         "One step from a base model",

@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
+
+from train.recipes.corpus.art import bare_code, fetch, read_json
 
 CORPUS = Path("data/emoji")  # where it is built and looked for
 LABELS_PACKAGE = "emojibase-data@17.0.0"
@@ -47,26 +48,6 @@ class Emoji:
     label: str
     tags: tuple[str, ...]
     group: str
-
-
-def bare_code(code: str) -> str:
-    """The spelling of a code point sequence that all packages can be compared in."""
-    return "-".join(part for part in code.lower().split("-") if part != "fe0f")
-
-
-def fetch(package: str, folder: Path) -> Path:
-    """Bring the tarball of `package` ("name@version") into `folder` by ``npm pack``, once."""
-    name, version = package.rsplit("@", 1)
-    tarball = folder / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
-    if not tarball.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return tarball
-
-
-def read_json(tarball: Path, member: str):
-    with tarfile.open(tarball) as archive:
-        return json.load(archive.extractfile(f"package/{member}"))
 
 
 def read_labels(tarball: Path, groups: tuple[str, ...]) -> list[Emoji]:

@@ -36,8 +36,6 @@ SHARE_PLAIN = 0.5  # of scenes: one sprite on white, as emoji are
 MIRRORED_GROUPS = ("animals-nature", "food-drink", "travel-places", "objects", "people-body")
 HATS = ("top hat", "crown", "billed cap", "graduation cap", "woman\u2019s hat")
 FLYING = ("transport-air", "sky-weather", "heart", "emotion", "time")
-BIRDS = ("bird", "butterfly", "honeybee", "eagle", "owl", "balloon", "dove", "parrot")
-WATERFOWL = ("duck", "swan")
 HEADS = ("cat-face", "monkey-face", "animal-mammal", "face-smiling", "face-costume")
 ALL_HEAD = (
     "bear",
@@ -79,10 +77,6 @@ STANDING = {
     ),
     *("cat-face", "monkey-face", "face-costume", "face-smiling", "science", "lock", "money", "arts-crafts"),
 }
-BESIDE = (
-    *("{0} and {1}", "{0} next to {1}", "{0} and {1}", "{0} beside {1}", "{0} with {1}", "{0} near {1}"),
-    *("{0} left of {1}", "{1} right of {0}", "{1} next to {0}"),
-)
 # How much more often than once a sprite is drawn: what people ask for.
 DEMAND = {
     "animals-nature": 3.0,

@@ -67,7 +67,7 @@ def test_what_is_square_stays():
 
 
 def test_codes_are_compared_without_the_variation_selector():
-    assert bare_code("2764-FE0F") == "2764"
+    assert bare_code("2764-FE0F-200D-1F525") == "2764-200d-1f525"
 
 
 def test_one_style_a_label_is_held_out_and_always_the_same():

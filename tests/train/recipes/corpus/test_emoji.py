@@ -6,7 +6,6 @@ from train.recipes.corpus.emoji import (
     HELD_OUT_COUNT,
     STYLES,
     Emoji,
-    bare_code,
     captions,
     choose_held_out,
     read_held_out,
@@ -31,7 +30,3 @@ def test_captions_say_label_style_and_tags():
     phrases = captions(Emoji("1f980", "octopus", ("sea", "squid"), "animals-nature"), "3d")
     assert "octopus, 3d" in phrases and "an octopus in 3d style" in phrases and "octopus" in phrases
     assert any("sea" in phrase for phrase in phrases)
-
-
-def test_codes_are_compared_without_the_variation_selector():
-    assert bare_code("2764-FE0F-200D-1F525") == "2764-200d-1f525"
