@@ -69,7 +69,7 @@ def test_every_field_acts(engine, change):
 
 def test_any_size_of_the_grid(engine):
     assert engine.run(GenerateRequest("a", size=96)).pictures[0].size == (96, 96)
-    with pytest.raises(RequestError, match="up to 96 pixels"):
+    with pytest.raises(RequestError, match="as many pixels as a square of 96 in steps of 8, not 1024"):
         engine.run(GenerateRequest("a", size=1024))
 
 

@@ -476,7 +476,7 @@ BROKEN = {
         "no place for 'text_encoder",
     ),
     "an unknown weight": ("a2b", put("vae.nothing.lora_A.weight", torch.ones(1, 2)), "no place for 'vae.nothing"),
-    "whole numbers": ("a2b", put("skips.0.weight", torch.ones(16, 16, 1, 1).int()), "type I32"),
+    "whole numbers": ("a2b", put("skips.0.weight", torch.ones(16, 16, 1, 1).int()), "holds whole numbers"),
 }
 
 

@@ -293,7 +293,7 @@ def test_the_endpoint_translates_and_says_what_there_is(client, tmp_path):
     given = {"picture": handle_file(tmp_path / "in.png"), "api_name": "/translate"}
     files, about = client.predict(translator="both", direction="b2a", strength=0.5, seed=3, count=2, **given)
     assert about["seeds"] == [3, 4] and about["evaluations"] == 1
-    assert about["notes"][0] == "90 x 60: drawn at 80 x 56" and Image.open(files[1]).size == (90, 60)
+    assert about["notes"][0] == "90 x 60: drawn at 72 x 48" and Image.open(files[1]).size == (90, 60)
     request = read_png(files[1]).request
     assert (request.translator, request.direction, request.seed, request.strength) == ("both", "b2a", 4, 0.5)
     files, _ = client.predict(translator="lines", prompt="a cat", annotator="scribble", loras="waves:0.5", **given)

@@ -363,6 +363,8 @@ def _split(tensors: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], 
     """Those whose name does not begin so, and those that do, without it."""
     theirs = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     for key, value in theirs.items():
+        if not value.is_floating_point():
+            raise LoraError(f"{prefix}{key[:60]} holds whole numbers, as no weight does; the file is broken.")
         if not torch.isfinite(value.float()).all():
             raise LoraError(f"{prefix}{key[:60]} holds NaN or infinite values; the file is broken.")
     return {key: value for key, value in tensors.items() if not key.startswith(prefix)}, theirs
