@@ -146,9 +146,8 @@ def test_a_picture_that_is_opened_keeps_its_shape_and_what_is_done_to_it_is_told
     edit.wait_for_function(f"({SHAPE})({json.dumps(RESULT)}) === 1")
     after = expect_change(edit, "")
     move_slider(edit, "#compare", 1)
-    assert edit.evaluate("getComputedStyle(document.querySelector('#result .before')).clipPath").startswith(
-        "inset(0px 0% "
-    )
+    uncovered = "getComputedStyle(document.querySelector('#result .before')).clipPath.startsWith('inset(0px 0% ')"
+    edit.wait_for_function(uncovered)
     (tmp_path / "text.png").write_text("no picture")
     edit.set_input_files("#canvas input[type=file]", tmp_path / "text.png")
     expect(edit.locator(".canvas-note")).to_contain_text("This is no PNG")
