@@ -286,6 +286,9 @@ class Engine:
             RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
             PictureError: the networks returned NaN, or there is not enough memory.
         """
+        if request.model in self.models:  # an unknown one is told where it is used
+            spec = self.models[request.model]
+            request = spec.offer.settle(spec.title, request)
         self._bring(self._missing(request.model, request.control), report)
         mine = _Asked(request, report)
         if self.runtime.batch > 1 and _shares_passes(request):

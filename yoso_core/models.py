@@ -15,11 +15,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from yoso_core import hub
+from yoso_core.autoencoder import pixels_per_latent
 from yoso_core.files import cards
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
 from yoso_core.lora.stack import LoraStack
+from yoso_core.offers import USUAL, Offer
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words
@@ -66,6 +68,7 @@ class ModelSpec:
         sizes: sides in pixels of squares that it draws well; other shapes have as many pixels.
         aspect: how many times as long as short what it draws from words may be.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
+        offer: samplers, steps and guidance that it can be asked for.
     """
 
     title: str
@@ -80,6 +83,7 @@ class ModelSpec:
     sizes: tuple[int, ...] = (384, 512, 640, 768)
     aspect: float = 2.0
     family: str = "sd15"
+    offer: Offer = USUAL
 
     @cached_property
     def words(self) -> Words:
@@ -336,7 +340,7 @@ class LoadedModel:
 
     @property
     def pixels_per_latent(self) -> int:
-        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        return pixels_per_latent(self.autoencoder)
 
 
 def load_model(
