@@ -253,9 +253,8 @@ def test_several_pictures_can_be_looked_at_and_are_all_kept(engine, drawing):
     result = engine.run(GenerateRequest("a cat", seed=3, count=4))
     assert re.findall(r'<button type="button" data-seed="(\d+)"', pictures_html(result)) == ["3", "4", "5", "6"]
     entry = drawing.history.entry(result, "stage")
-    assert entry["seeds"] == [3, 4, 5, 6] and from_json(entry["entry"]) == USUAL.settle(
-        "", GenerateRequest("a cat", seed=3)
-    )
+    wanted = USUAL.settle("", GenerateRequest("a cat", seed=3))
+    assert entry["seeds"] == [3, 4, 5, 6] and from_json(entry["entry"]) == wanted
 
 
 def test_saved_png_holds_its_request(engine, tmp_path):
