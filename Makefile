@@ -62,10 +62,10 @@ corpus: .venv/installed-recipes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-recipes.txt
 	@touch $@
 
-# After a change of requirements.txt: everything that it takes, whoever asks for it, with the hashes of its files.
+# After a change of the two: everything that it takes, whoever asks for it, with the hashes of its files.
 constraints: .venv/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --upgrade --quiet --generate-hashes \
+	@$(BIN)/uv pip compile requirements.txt requirements-page.txt --universal --python-version 3.11 --upgrade --quiet --generate-hashes \
 		--no-header --no-annotate --output-file constraints.txt
 
 clean:

@@ -23,6 +23,7 @@ from app.server.page import Page
 from app.server.queueing import Queue
 from app.server.studio import StudioApp, slow_ones_dropped
 from app.server.uploads import Uploads
+from app.server.zero import REST, LentEngine
 from app.settings import Settings
 from app.train_mode import MODES
 from app.train_tab import TrainTab
@@ -177,7 +178,8 @@ def build_app(
                 settings.build_panel()
         history.build()
         private = LISTENING | {"api_visibility": "private"}
-        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name])
+        rest = REST if isinstance(engine, LentEngine) else 0.0
+        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name], rest)
         drawing.connect(tabs, private)
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)

@@ -196,6 +196,7 @@ class Engine:
         self.device = device_named(device)
         self.dtype = dtype
         self.waits, self.fetches = waits, Fetches()
+        self.room = MODELS_IN_MEMORY
         self.lock = threading.Lock()
         self.annotate = Annotations()
         self.runtime = choose_runtime(runtime, self.device, self.lock)
@@ -210,6 +211,11 @@ class Engine:
         self._networks: Memory[Callable[..., tuple[list[Tensor], Tensor]]] = Memory(CONTROLS_IN_MEMORY)
         self._latents: Memory[tuple[Canvas, Tensor]] = Memory(PICTURES_IN_MEMORY)
         self._translations: Memory[LoadedDirections] = Memory(TRANSLATORS_IN_MEMORY)
+
+    @property
+    def first(self) -> str:
+        """The model that is taken where none is named: the first of all."""
+        return next(iter(self.models))
 
     def add_lora(self, name: str, path: Path) -> None:
         """Put a LoRA file into the library under `name`; it is checked when first used with a model."""
@@ -296,6 +302,14 @@ class Engine:
         if isinstance(mine.answer, BaseException):
             raise mine.answer
         return mine.answer
+
+    def run_each(
+        self, requests: Sequence[GenerateRequest], report: Callable[[str], None] = lambda message: None
+    ) -> Iterator[Result]:
+        """The results of several requests in their order, each as soon as it is there; raises as `run` does."""
+        for number, request in enumerate(requests, 1):
+            place = f"{number} of {len(requests)}"
+            yield self.run(request, lambda message, place=place: report(f"{place}: {message}"))
 
     def missing(self, name: str) -> list[Need]:
         """What a model needs of a hub that is not on this machine.
@@ -505,7 +519,7 @@ class Engine:
         if name not in self.models:
             raise self._unknown(name)
         if name not in self._loaded:
-            while len(self._loaded) >= MODELS_IN_MEMORY:  # before, because two large ones may be all that fits
+            while len(self._loaded) >= self.room:  # before, because two large ones may be all that fits
                 self._forget(next(iter(self._loaded)))
             loaded = load_model(self.models[name], self.device, self.dtype, report)
             loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
