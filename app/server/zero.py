@@ -28,15 +28,16 @@ import gradio as gr
 from app import space
 from app.server.visitors import VISITOR
 from yoso_core.conditioning import ControlSpec
-from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.drawing import PictureError, Result
+from yoso_core.engine import Engine
 from yoso_core.models import ModelSpec
-from yoso_core.prompts import called, take_loras
 from yoso_core.requests import GenerateRequest, RequestError, sides_of
+from yoso_core.service import Report, unheard
 from yoso_core.translate import TranslatorSpec
 
 DAY = 24 * 3600.0  # seconds
+PLACES = 8  # calls at the same time; the platform has its own line
 LEAST, MOST = 5, 60  # seconds that a call declares
-REST = 0.8  # seconds without a change until what is typed is drawn: each call costs of a quota
 STARTING = 4.0  # seconds until a new process has the weights on its GPU
 PER_EVALUATION, PER_MEGAPIXEL = 0.05, 0.3  # seconds of a network, with a wide margin
 QUOTA = "A day's quota is 2 minutes for visitors, 5 for free accounts and 40 for PRO ones, over all Spaces."
@@ -85,6 +86,8 @@ class LentEngine(Engine):
         options: of `Engine`.
     """
 
+    rest = 0.8
+
     def __init__(
         self,
         models: Mapping[str, ModelSpec],
@@ -92,7 +95,7 @@ class LentEngine(Engine):
         **options: Any,
     ) -> None:
         super().__init__(models, runtime="torch", waits=False, **options)
-        self.room = len(models)
+        self.room, self.places = len(models), PLACES
         self.proposed, self.used = proposed, Used()
         self._results: dict[GenerateRequest, Result] = {}  # of what is proposed
         self._brought: dict[str, tuple[Path, int]] = {}  # to the process that has the GPU
@@ -102,19 +105,20 @@ class LentEngine(Engine):
             before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self.lock.release
         )
 
-    def run(self, request: GenerateRequest, report: Callable[[str], None] = lambda message: None) -> Result:
-        (result,) = self.run_each([request], report)
+    def answer(self, request: GenerateRequest, report: Report = unheard) -> Result:
+        (result,) = self._answers([request], report)
         return result
 
-    def run_each(
-        self, requests: Sequence[GenerateRequest], report: Callable[[str], None] = lambda message: None
-    ) -> Iterator[Result]:
+    def run_each(self, requests: Sequence[GenerateRequest], report: Report = unheard) -> Iterator[Result]:
         """All in one call, which is begun and paid for once."""
+        yield from self._answers([self._settled(request, report) for request in requests], report)
+
+    def _answers(self, requests: Sequence[GenerateRequest], report: Report) -> Iterator[Result]:
         kept = [self._results[request] for request in requests if self.proposed(request) and request in self._results]
         if len(kept) == len(requests):
             yield from kept
             return
-        call = self._call(requests, report)
+        call = self._call(requests)
         report("Waiting for the GPU")
         with in_sentences(), closing(self._there(call)) as answers:
             for number, (answer, seconds) in enumerate(answers, 1):
@@ -131,23 +135,19 @@ class LentEngine(Engine):
         cost = f"{seconds:.1f} s of the GPU, {total:.0f} s of it for you within a day."
         return dataclasses.replace(result, notes=(*result.notes, cost))
 
-    def _call(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> Call:
-        """The requests with what they need; what is not here is told before it costs anything.
+    def _call(self, requests: Sequence[GenerateRequest]) -> Call:
+        """The requests with what they name.
 
         Raises:
-            RequestError: they name what is not here.
+            RequestError: a model or a LoRA is not here, which is told before it costs anything.
         """
         with self.lock:
             files, controls, translators = dict(self._lora_files), dict(self.controls), dict(self.translators)
-        offered = {called(name): name for name in files}
-        settled = []
         for request in requests:
-            self._bring(self.missing(request.model) + self._missing(request.model, request.control), report)
-            prompt, loras = take_loras(request.prompt, request.loras, offered)
-            settled.append(dataclasses.replace(request, prompt=prompt, loras=loras))
-        named = {use.name for request in settled for use in request.loras} & files.keys()
+            self.missing(request.model)
+        named = {use.name for request in requests for use in request.loras} & files.keys()
         loras = {name: (files[name], files[name].stat().st_mtime_ns) for name in named}
-        return Call(tuple(settled), loras, controls, translators)
+        return Call(tuple(requests), loras, controls, translators)
 
     def _answer_call(self, call: Call) -> Iterator[tuple[Result | Exception, float]]:
         """In the process that has the GPU: answers, with the seconds that each took.
@@ -168,7 +168,7 @@ class LentEngine(Engine):
         for request in call.requests:
             since = time.perf_counter()
             try:
-                answer: Result | Exception = super().run(request)
+                answer: Result | Exception = super().answer(request)
             except (RequestError, PictureError) as error:
                 answer = error
             yield answer, time.perf_counter() - since

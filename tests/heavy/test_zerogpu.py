@@ -59,7 +59,7 @@ class Platform(BaseHTTPRequestHandler):
     def startup_report(self) -> dict:
         return {}
 
-    def schedule(self, durationSeconds: str, **_: str) -> object:  # noqa: N803
+    def schedule(self, durationSeconds: str, **_: str) -> object:
         cls, seconds = type(self), int(durationSeconds)
         cls.declared.append(seconds)
         if seconds > cls.left:
@@ -76,11 +76,11 @@ class Platform(BaseHTTPRequestHandler):
         threading.Thread(target=take_back, daemon=True).start()
         return {"idle": True, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": token}
 
-    def allow(self, allowToken: str, pid: str) -> dict:  # noqa: N803
+    def allow(self, allowToken: str, pid: str) -> dict:
         type(self).process = int(pid)  # for this call, and for later ones as long as it lives
         return {}
 
-    def release(self, allowToken: str, **_: str) -> object:  # noqa: N803
+    def release(self, allowToken: str, **_: str) -> object:
         return (200 if type(self).lent.pop(allowToken, None) else 404), {}
 
     def log_message(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""app.py on the platform's own package `spaces`, as on ZeroGPU, on a machine without a GPU: python -m tests.heavy.zerogpu
+"""app.py on the platform's own package `spaces`, as on ZeroGPU, without a GPU: python -m tests.heavy.zerogpu
 
 The package's fork, pickles, queues and errors are the real ones, and so is its stand-in for CUDA, which lets models be
 moved to "cuda" before there is one and refuses what mixes devices. Only what needs the card is replaced: in the forked
@@ -26,9 +26,10 @@ class StandIn(patching.ZeroGPUFunctionMode):
     """The platform's stand-in for CUDA, which takes ``a.to(b)`` for a move to the CPU; where it ends, CUDA is real."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.Tensor.to, torch._C._nn._parse_to) and args and isinstance(other := args[-1], torch.Tensor) and len(args) > (func == torch.Tensor.to):
-            device = "cuda" if other in patching.cuda_aliases else other.device
-            args, kwargs = args[:-1], {"device": device, "dtype": other.dtype}
+        others = {torch.Tensor.to: args[1:], torch._C._nn._parse_to: args}.get(func)
+        if others and isinstance(others[0], torch.Tensor):
+            device = "cuda" if others[0] in patching.cuda_aliases else others[0].device
+            args, kwargs = args[: -len(others)], {"device": device, "dtype": others[0].dtype}
         return super().__torch_function__(func, types, args, kwargs)
 
 

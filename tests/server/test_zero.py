@@ -119,7 +119,7 @@ def test_a_quota_that_is_used_up_is_told_with_what_is_left(lent, spaces):
 
 
 def test_a_call_that_takes_too_long_loses_its_process_and_no_more(lent, spaces, monkeypatch):
-    monkeypatch.setattr(Engine, "run", lambda *_: time.sleep(60))
+    monkeypatch.setattr(Engine, "answer", lambda *_: time.sleep(60))
     spaces.factor = 50
     with pytest.raises(PictureError, match="taken back"):
         lent.run(GenerateRequest("a cat"))
@@ -130,7 +130,7 @@ def test_a_call_that_takes_too_long_loses_its_process_and_no_more(lent, spaces, 
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(lent, monkeypatch):
-    monkeypatch.setattr(Engine, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(Engine, "answer", lambda *_: 1 / 0)
     with pytest.raises(PictureError, match="Space's log"):
         lent.run(GenerateRequest("a cat"))
 
