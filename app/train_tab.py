@@ -1,6 +1,5 @@
 """The Train tab: runs to begin, to watch and to use. The work is done by `train`, in processes of their own."""
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from app import space
 from app.components import component, sent_along
 from app.drawing import Drawing
 from app.edit_tab import OWN_CONTROL
@@ -22,11 +22,11 @@ from train.runs.estimates import Estimates
 from train.runs.jobs import Job, JobError, Runs
 from train.runs.presets import model_of
 from yoso_core.conditioning import ControlSpec
-from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored
 from yoso_core.lora.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.models import LORA_FILE, ModelError, ModelSpec, Source
 from yoso_core.requests import RequestError
+from yoso_core.service import Service
 from yoso_core.translate import CONFIG, read_translator
 
 HANDED_OVER = {"controlnet": "diffusion_pytorch_model.safetensors", "translate": CONFIG}  # by task: a file of it
@@ -54,7 +54,7 @@ class TrainTab:
 
     name = "train"
 
-    def __init__(self, engine: Engine, settings: Settings, root: Path, mode: Mode) -> None:
+    def __init__(self, engine: Service, settings: Settings, root: Path, mode: Mode) -> None:
         self.engine, self.settings, self.mode = engine, settings, mode
         self.runs = Runs(root, mode.private)
         self.new = NewRun(engine, self.runs, mode, Estimates(root / "estimates.json"))
@@ -66,7 +66,7 @@ class TrainTab:
     def build(self) -> None:
         if not self.mode.presets:
             gr.HTML(OFF)
-            gr.DuplicateButton("Duplicate this Space", visible=bool(os.environ.get("SPACE_ID")))
+            gr.DuplicateButton("Duplicate this Space", visible=bool(space.name()))
             return
         self.token = gr.BrowserState("", storage_key="yoso-owner", secret="yoso")  # it is a secret itself
         self.owner, self.selected = gr.State(""), gr.Textbox("", visible="hidden")

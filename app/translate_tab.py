@@ -9,15 +9,14 @@ from PIL import Image
 from app.easel import Easel, on_canvas, read_canvas
 from app.settings import Settings
 from app.translate_files import TranslateFiles
-from yoso_core.engine import Engine
 from yoso_core.requests import (
     CONSISTENCY,
     COUNT_LIMIT,
-    DEFAULT_MODEL,
     THRESHOLD_LIMIT,
     RequestError,
     TranslateRequest,
 )
+from yoso_core.service import Service
 
 Choices = list[tuple[str, str]]  # title and name
 LINES: Choices = [("Drawing", "scribble"), ("Photo or picture", "canny"), ("Ready-made map", "map")]
@@ -37,12 +36,12 @@ class TranslateTab(Easel):
     prefix = "translate-"
     masks, brush = False, 12
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Service, settings: Settings) -> None:
         super().__init__(engine, settings)
         self.files = TranslateFiles(engine, self.request_of)
 
     def build(self) -> None:
-        offered = self.offered(DEFAULT_MODEL)
+        offered = self.offered(self.engine.first)
         first = first_of(offered)
         self.trained = gr.State(())  # what was trained here; the pickers offer it once this changes
         with gr.Row(elem_id="way"):
@@ -169,7 +168,7 @@ class TranslateTab(Easel):
 
     def offered(self, model: str) -> Choices:
         """Title and name of each translator for a model."""
-        family = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]).family
+        family = self.engine.models.get(model, self.engine.models[self.engine.first]).family
         known = list(self.engine.translators.items())  # a run may add its own meanwhile
         return numbered([(spec.title, name) for name, spec in known if spec.family == family])
 

@@ -19,7 +19,8 @@ from train.data.latents import (
     weights_fingerprint,
 )
 from train.data.listings import Problem
-from train.handover.export import Card, keep_snapshot, save_controlnet, save_lora, save_network, save_translator
+from train.handover.cards import Card
+from train.handover.export import keep_snapshot, save_controlnet, save_lora, save_network, save_translator
 from train.loop.config import ConfigError
 from train.loop.console import follow
 from train.loop.trainer import Trainer, writing

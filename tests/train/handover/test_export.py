@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import FAMILY, build_unet
-from train.handover.export import CONFIG_KEY, KOHYA_FILE, Card, read_config, save_lora, save_network, save_translator
+from train.handover.cards import Card
+from train.handover.export import CONFIG_KEY, KOHYA_FILE, read_config, save_lora, save_network, save_translator
 from train.loop.config import ConfigError
 from train.recipes.teacher import build_scheduler
 from train.tasks.base import add_lora
