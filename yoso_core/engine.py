@@ -306,7 +306,7 @@ class Engine(Service):
             size,
             watch,
             report,
-            condition=lambda prompt: self._condition(request.model, prompt, size),
+            condition=lambda prompt: self._condition(request, prompt, size),
             canvas=lambda request: self._canvas(request, size),
             control_map=lambda use, size: self._map(use, size, report),
             guide=lambda use, made: self._guide(use, request.model, made, report),
@@ -352,11 +352,11 @@ class Engine(Service):
                 f"not {width if width == height else f'{width} x {height}'}."
             )
         if (kept := _kept_picture(request)) is not None:
-            return shape_of(kept.size, (width, height), unit)
+            return model.family.shape(model, shape_of(kept.size, (width, height), unit))
         if max(width, height) > spec.aspect * min(width, height):
             shapes = "squares" if spec.aspect == 1 else f"pictures up to {spec.aspect:g} times as long as short"
             raise RequestError(f"{spec.title} draws {shapes}, not {width} x {height}.")
-        return width, height
+        return model.family.shape(model, (width, height))
 
     def _canvas(self, request: EditRequest, size: tuple[int, int]) -> tuple[Canvas, Tensor]:
         """The picture of an edit as it is laid out, and its latent (1, C, h, w)."""
@@ -392,11 +392,12 @@ class Engine(Service):
         network = self._networks.get((name, chosen), load)
         return Guide(network, values, model.schedule.last, use.strength, use.start, use.end)
 
-    def _condition(self, name: str, prompt: Prompt, size: tuple[int, int]) -> tuple[Condition, str]:
+    def _condition(self, request: GenerateRequest, prompt: Prompt, size: tuple[int, int]) -> tuple[Condition, str]:
         """An encoded prompt, and the part of the text that did not fit; remembered by what it says.
 
         A LoRA may change the text encoders, so the set in force is part of the key.
         """
+        name = request.model
         model, networks = self._loaded[name], self._executed[name]
         family = model.family
 
@@ -405,7 +406,7 @@ class Engine(Service):
             return Encoded(condition.to(self.device, model.dtype), cut)
 
         encoded = self._conditions.get((name, networks.state(*family.encoders), prompt.parts), make)
-        return family.at_size(model, encoded.condition, size), encoded.cut
+        return family.told(family.at_size(model, encoded.condition, size), request.guidance), encoded.cut
 
     def _model(self, name: str, report: Report) -> LoadedModel:
         if name not in self.models:

@@ -192,6 +192,7 @@ def local_model(folder: str) -> ModelSpec:
         variant=None,
         family=told.kind,
         architecture=architecture.name,
+        offer=architecture.offer,
     )
 
 
@@ -351,7 +352,8 @@ class LoadedModel:
     def encode_texts(self, texts: Sequence[str], size: tuple[int, int] | None = None) -> Condition:
         """See `Family.encode_texts`; for pictures of this width and height, None for the model's own."""
         condition = self.family.encode_texts(self, texts)
-        return self.family.at_size(self, condition, size or (self.spec.resolution,) * 2)
+        condition = self.family.at_size(self, condition, size or (self.spec.resolution,) * 2)
+        return self.family.told(condition, self.spec.offer.guidance)
 
 
 def load_model(
