@@ -3,7 +3,7 @@
 import html
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -17,6 +17,7 @@ from app.pictures import plain, run
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.metadata import Restored
+from yoso_core.hub import HubError
 from yoso_core.requests import RequestError
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
@@ -83,16 +84,14 @@ class Drawing:
         )
         selected.select(self.choose_tab, None, self.active, show_progress="hidden", **private)
         settings.connect(private)
-        # A place of its own: what has to be fetched may take an hour.
-        choosing = settings.wished.select(
+        # A place of its own: what is loaded may take a minute.
+        settings.wished.select(
             self.choose_model,
             {settings.wished, settings.model, settings.order, settings.picker.own, *typed},
-            list(dict.fromkeys([*settings.of_model, settings.stop, settings.order, *self.of_model])),
+            list(dict.fromkeys([*settings.of_model, settings.order, *self.of_model])),
             show_progress_on=self.tabs["generate"].stage,
             **private | FETCHING,
         )
-        stopped = [settings.wished, settings.stop]
-        settings.stop.click(self.stop_fetching, settings.model, stopped, cancels=[choosing], **private)
         opened = [selected, self.active]
         self.tabs["generate"].edit.click(open_edit, None, opened, js=TAKE_STAGE, show_progress="hidden", **private)
         self.history.strip.edit(self.open_tab, None, opened, show_progress="hidden", **private)
@@ -136,32 +135,23 @@ class Drawing:
             updates |= tab.for_model(name, values)
         return updates
 
-    def stop_fetching(self, model: str) -> tuple[str, gr.Button]:
-        """The picker as it was."""
-        return model, gr.Button(visible=False)
-
-    def choose_model(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> Iterator[dict[Any, Any]]:
-        """Fetch and load a model while the page shows how far it is; where that fails, only the picker goes back."""
+    def choose_model(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:
+        """Load a model; where that fails, only the picker goes back."""
         progress(0, desc="Loading")
         settings, name = self.settings, values[self.settings.wished]
-        hidden = {settings.stop: gr.Button(visible=False)}
         try:
-            for need in self.engine.missing(name):
-                for done in self.engine.fetches.follow(need):
-                    progress(done.share, desc=f"Fetching {need.title}: {done}")
-                    yield {settings.stop: gr.Button(visible=True)}
+            if needs := self.engine.missing(name):
+                raise HubError(self.engine.fetches.begin(needs[0]))
             self.engine.load(name, report=lambda message: progress(0.5, desc=message))
             updates = self.for_model(name, values)
         except (RequestError, PictureError) as error:
             gr.Warning(plain(str(error)), title="Model not loaded")
-            yield hidden | {settings.wished: values[settings.model]}
-            return
+            return {settings.wished: values[settings.model]}
         except Exception:  # a broken folder may raise anything
             LOG.exception("unforeseen while loading %s", name)
             gr.Warning("The server's log tells what went wrong.", title="Model not loaded")
-            yield hidden | {settings.wished: values[settings.model]}
-            return
-        yield hidden | updates | {settings.order: values[settings.order] + 1}
+            return {settings.wished: values[settings.model]}
+        return updates | {settings.order: values[settings.order] + 1}
 
     def draw(self, values: dict[Any, Any]) -> dict[Any, Any]:
         """Make the pictures of the open tab and say what they took.

@@ -120,7 +120,6 @@ class Settings:
             elem_id="model",
         )
         self.model = gr.Textbox(DEFAULT_MODEL, visible="hidden")
-        self.stop = gr.Button("Stop fetching", size="sm", visible=False, elem_id="stop-fetching")
         self.steps = gr.Radio(
             STEPS,
             value=1,

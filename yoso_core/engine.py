@@ -39,8 +39,9 @@ from yoso_core.drawing import (
 )
 from yoso_core.editing import Canvas, lay_out
 from yoso_core.encoding import encode_prompt
+from yoso_core.fetches import Fetches
 from yoso_core.files.pictures import fitted, shape_of
-from yoso_core.hub import Fetches, HubError, Need
+from yoso_core.hub import HubError, Need
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.models import MODELS, LoadedModel, ModelSpec, fetch_need, load_model, missing, needs_of

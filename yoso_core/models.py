@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from yoso_core import hub
 from yoso_core.files import cards
+from yoso_core.hub import LICENCE_CHARACTERS, LORA_FILE
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
@@ -32,13 +33,17 @@ class ModelError(RequestError):
     """A model that can't be loaded, and what to do about it."""
 
 
+NEWEST = ""  # in place of a commit that is not known where this was written
+
+
 @dataclass(frozen=True)
 class Source:
     """A folder on this machine, or a hub repository pinned to a commit.
 
     Attributes:
         place: a path, or a hub id "owner/name".
-        revision: 40 hex digits; None for a folder.
+        revision: 40 hex digits; `NEWEST` for the commit that is found at the first fetch and recorded; None for a
+            folder.
     """
 
     place: str
@@ -59,7 +64,8 @@ class ModelSpec:
         licence: SPDX-like name of the licence of the weights.
         resolution: side of its pictures in pixels.
         lora: safetensors file of the one-step LoRA; None where the network itself is one-step.
-        fetch_lora: what to do when that file is missing.
+        lora_source: the repository of a hub that it is made of where it is missing; None where it can't be had.
+        lora_file: of that repository, where it has several.
         tiny_decoder: an AutoencoderTiny for the same latents, many times faster; None to use the model's own.
         variant: the file variant to fetch from a hub, such as "fp16".
         dtype: "float32" or "bfloat16"; what the networks compute in on this kind of model.
@@ -73,7 +79,8 @@ class ModelSpec:
     licence: str
     resolution: int
     lora: Path | None = None
-    fetch_lora: str = ""
+    lora_source: Source | None = None
+    lora_file: str = ""
     tiny_decoder: Source | None = None
     variant: str | None = None
     dtype: str = "bfloat16"
@@ -94,9 +101,7 @@ class ModelSpec:
 
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
-LICENCE_CHARACTERS = 200
 TOLD_EVERY = 5.0  # seconds
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 FAMILIES = {192: "yoso-emoji", 768: "sd15", 1024: "sd2"}  # by the width of the prompt's encoding
@@ -120,10 +125,7 @@ MODELS: dict[str, ModelSpec] = {
         licence="creativeml-openrail-m",
         resolution=512,
         lora=CONVERTED_FOLDER / "yoso_sd1.5_lora.safetensors",
-        fetch_lora=(
-            "download the file of the hub repository Luo-Yihong/yoso_sd1.5_lora and run "
-            "python -m yoso_core convert-lora FILE models/converted/yoso_sd1.5_lora.safetensors"
-        ),
+        lora_source=Source("Luo-Yihong/yoso_sd1.5_lora", NEWEST),
         tiny_decoder=TAESD,
         variant="fp16",
     ),
@@ -170,12 +172,12 @@ def with_weights(spec: ModelSpec, weights: str) -> ModelSpec:
     if weights == "own":
         return spec
     if weights == "none":
-        return replace(spec, lora=None)
+        return replace(spec, lora=None, lora_source=None)
     path = Path(weights).expanduser()
     path = path / LORA_FILE if path.is_dir() else path
     if not path.is_file():
         raise ModelError(f"There is no LoRA file {path}: name one, the output folder of a run, own or none.")
-    return replace(spec, lora=path)
+    return replace(spec, lora=path, lora_source=None)
 
 
 def local_model(folder: str) -> ModelSpec:
@@ -206,6 +208,7 @@ def local_model(folder: str) -> ModelSpec:
         resolution=resolution,
         sizes=like.sizes if resolution == like.resolution else (resolution,),
         lora=lora,
+        lora_source=like.lora_source if lora == like.lora else None,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
         family=family,
@@ -242,29 +245,42 @@ def local_source(title: str, source: Source, variant: str | None = None) -> Sour
     return Source(str(folder))
 
 
+def parts_of(spec: ModelSpec) -> list[hub.Need]:
+    """What a model is made of that a hub has, be it on this machine or not."""
+    wanted = [(spec.title, spec.source, spec.variant)]
+    if spec.tiny_decoder is not None:
+        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder, None))
+    parts = needed(wanted)
+    if spec.lora is not None and spec.lora_source is not None:
+        title, made = f"The one-step LoRA of {spec.title}", {"convert": "lora", "out": spec.lora}
+        parts.append(hub.Need(title, spec.lora_source.place, spec.lora_source.revision, file=spec.lora_file, **made))
+    return parts
+
+
 def needs_of(spec: ModelSpec) -> list[hub.Need]:
     """What a model needs of a hub that is not on this machine.
 
     Raises:
         ModelError: its LoRA has to be brought by hand first, so there is no use in fetching the rest.
     """
-    refuse_missing_lora(spec)
-    wanted = [(spec.title, spec.source, spec.variant)]
-    if spec.tiny_decoder is not None:
-        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder, None))
-    return missing(wanted)
+    if spec.lora_source is None:
+        refuse_missing_lora(spec)
+    return [need for need in parts_of(spec) if hub.find(need) is None]
+
+
+def needed(wanted: Iterable[tuple[str, Source, str | None]]) -> list[hub.Need]:
+    """What a hub has of titles with their sources and variants."""
+    return [hub.Need(title, one.place, one.revision, variant) for title, one, variant in wanted if not one.is_folder]
 
 
 def missing(wanted: Iterable[tuple[str, Source, str | None]]) -> list[hub.Need]:
-    """What is not on this machine of titles with their sources and variants."""
-    needs = [hub.Need(title, one.place, one.revision, variant) for title, one, variant in wanted if not one.is_folder]
-    return [need for need in needs if hub.find(need) is None]
+    """What of that is not on this machine."""
+    return [need for need in needed(wanted) if hub.find(need) is None]
 
 
 def refuse_missing_lora(spec: ModelSpec) -> None:
     if spec.lora is not None and not spec.lora.exists():
-        hint = f": {spec.fetch_lora}." if spec.fetch_lora else f": {spec.lora} is missing."
-        raise ModelError(f"{spec.title} needs its one-step LoRA{hint}")
+        raise ModelError(f"{spec.title} needs its one-step LoRA: {spec.lora} is missing.")
 
 
 def fetch_model(spec: ModelSpec, report: Callable[[str], None] = lambda message: None) -> None:
