@@ -15,10 +15,11 @@ from app.lora_picker import FETCHING
 from app.picture_tab import PictureTab
 from app.pictures import plain, run
 from app.settings import Settings
-from yoso_core.engine import Engine, PictureError
+from yoso_core.drawing import PictureError
 from yoso_core.files.metadata import Restored
 from yoso_core.hub import HubError
 from yoso_core.requests import RequestError
+from yoso_core.service import Service
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
 LOG = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Drawing:
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, tabs: list[PictureTab], history: History, others: Sequence[str] = ()
+        self, engine: Service, settings: Settings, tabs: list[PictureTab], history: History, others: Sequence[str] = ()
     ) -> None:
         self.engine, self.settings, self.history = engine, settings, history
         self.tabs = {tab.name: tab for tab in tabs}

@@ -14,10 +14,11 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
-from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.drawing import PictureError, Result
 from yoso_core.files.metadata import png_info
 from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.requests import GenerateRequest, RequestError
+from yoso_core.service import Service
 
 LOG = logging.getLogger(__name__)
 LOSSLESS_SIDE = 256  # up to this many pixels a PNG costs next to nothing; above, live pictures travel as JPEG
@@ -33,7 +34,7 @@ def plain(sentence: str) -> str:
     return html.escape(as_sentence(sentence), quote=False)
 
 
-def run(engine: Engine, request: GenerateRequest) -> Result:
+def run(engine: Service, request: GenerateRequest) -> Result:
     """Run a request; whatever goes wrong is one sentence in a ``gr.Error``."""
     try:
         return engine.run(request)

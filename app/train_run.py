@@ -26,9 +26,10 @@ from train.loop.console import duration
 from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
 from train.runs.presets import PRESETS, model_of
 from train.runs.progress import Progress
-from yoso_core.engine import Engine, PictureError
+from yoso_core.drawing import PictureError
 from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, GenerateRequest, LoraUse, RequestError
+from yoso_core.service import Service
 from yoso_core.sheets import NO_ADAPTER, Axis, grid
 from yoso_core.sheets import run as run_sheet
 
@@ -61,7 +62,7 @@ class RunView:
         loras: what a run has handed over so far, as the engine knows it; its newest first, then its snapshots.
     """
 
-    def __init__(self, engine: Engine, runs: Runs, mode: Mode, loras: Callable[[Job], list[LoraEntry]]) -> None:
+    def __init__(self, engine: Service, runs: Runs, mode: Mode, loras: Callable[[Job], list[LoraEntry]]) -> None:
         self.engine, self.runs, self.mode, self.loras = engine, runs, mode, loras
         self.readers: dict[Path, Progress] = {}  # each goes on reading where it was
 
@@ -151,7 +152,11 @@ class RunView:
             **look
         )
         self.scrub.input(self.show_preview, [*own, self.scrub], self.preview, trigger_mode="always_last", **hidden)
-        drawing = private | {"concurrency_id": "engine", "concurrency_limit": 1}  # as everything that draws
+        # As everything that draws.
+        drawing = private | {
+            "concurrency_id": "engine",
+            "concurrency_limit": self.engine.places,
+        }  # as everything that draws
         asked = [*own, self.prompt, self.seed, self.weight]
         gr.on(
             [self.sample.click, self.prompt.submit, self.weight.input],

@@ -27,16 +27,14 @@ from app.settings import Settings
 from app.train_mode import MODES
 from app.train_tab import TrainTab
 from app.translate_tab import TranslateTab
-from yoso_core.engine import Engine
 from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import RequestError
+from yoso_core.service import Service
 
 TAGLINE = "One prompt, one network evaluation, one picture."
 CACHE_SECONDS = 3600
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
 RUNS = Path("runs")  # git-ignored; where training runs are
-# One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
-LISTENING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
 LOCAL, USUAL = hosts_at("127.0.0.1"), Limits()
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -143,7 +141,7 @@ def launch_options(
 
 
 def build_app(
-    engine: Engine,
+    engine: Service,
     loras: Sequence[LoraEntry] = (),
     downloads: Path = DOWNLOADS,
     runs: Path = RUNS,
@@ -176,14 +174,16 @@ def build_app(
             with gr.Column(scale=2, min_width=280, elem_id="settings"):
                 settings.build_panel()
         history.build()
-        private = LISTENING | {"api_visibility": "private"}
+        # One id for all listeners: Gradio's limits are per listener otherwise.
+        listening = {"concurrency_id": "engine", "concurrency_limit": engine.places}
+        private = listening | {"api_visibility": "private"}
         drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name])
         drawing.connect(tabs, private)
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)
         opened = desk.connect(demo.load, private)
         train.connect(drawing, opened.then, private)
-        build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, LISTENING)
+        build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, listening)
     demo.queue(api_open=False)
     demo._queue = Queue(demo, MODES[mode].queue_share)
     return demo

@@ -25,9 +25,9 @@ from app.server.queueing import PLACES
 from app.settings import with_style
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
+from yoso_core.fetches import Fetches
 from yoso_core.files.links import from_link, link_text
 from yoso_core.files.metadata import Restored, from_json, to_json
-from yoso_core.fetches import Fetches
 from yoso_core.hub import Progress
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
