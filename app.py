@@ -22,6 +22,7 @@ from yoso_core.models import local_model
 from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES, RequestError
 from yoso_core.translate import find_translators
 
+SHELF = {"open": True, "closed": False, None: None}
 PORTS = range(1, 65_536)
 
 
@@ -47,6 +48,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of training runs")
     parser.add_argument("--train", choices=MODES, help="who may train what; default: by address, off on a public Space")
+    parser.add_argument(
+        "--shelf",
+        choices=[*filter(None, SHELF)],
+        help="whether visitors may fetch, add and remove models; default: closed but on one's own machine",
+    )
     parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as tools for language models")
     options = parser.parse_args()
     options.host = options.host.strip("[]")  # as addresses of IPv6 are written before a port
@@ -85,7 +91,7 @@ def serve(options: argparse.Namespace) -> None:
     for sentence in left_out(options.loras):
         print(f"note: {sentence}", flush=True)
     engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
-    demo = build_app(engine, loras, options.loras, options.runs, mode)
+    demo = build_app(engine, loras, options.loras, options.runs, mode, SHELF[options.shelf])
     name = f"[{options.host}]" if ":" in options.host else options.host
     try:
         demo.launch(

@@ -142,12 +142,12 @@ def test_the_newest_commit_is_found_once_and_recorded(stand_in):
 
 def test_two_studios_fetch_once(stand_in):
     """The second waits for the first, and takes what that brings."""
-    stand_in.pace = 400_000
+    stand_in.pace = 60_000
     first, second = fetch(NEED), fetch(NEED)
     while next(first).done < 30_000:
         pass
     while not (step := next(second)).doing.startswith("waiting for another"):
-        assert step.doing == "asking the hub"
+        assert not step.total or find(NEED) is None
     assert step.total == sum(steps_of(stand_in)) and step.done >= 0
     stand_in.pace = None
     list(first)

@@ -69,6 +69,7 @@ class Published:
         direction: the one that it is for.
         prompt: the caption that the direction was trained with; None where people prompt.
         licence: of the weights.
+        about: what it is good for.
     """
 
     name: str
@@ -77,15 +78,36 @@ class Published:
     direction: str = FORWARD
     prompt: str | None = None
     licence: str = LICENCE
+    about: str = ""
 
 
 PUBLISHED = {  # by file name
-    "edge_to_image_loras.pkl": Published("edge-to-image", "Edges to picture", "lines"),
-    "sketch_to_image_stochastic_lora.pkl": Published("sketch-to-image", "Sketch to picture", "lines"),
-    "day2night.pkl": Published("day-to-night", "Day to night", prompt="driving in the night"),
-    "night2day.pkl": Published("night-to-day", "Night to day", direction=BACK, prompt="driving in the day"),
-    "clear2rainy.pkl": Published("clear-to-rainy", "Clear to rainy", prompt="driving in heavy rain"),
-    "rainy2clear.pkl": Published("rainy-to-clear", "Rainy to clear", direction=BACK, prompt="driving in the day"),
+    "edge_to_image_loras.pkl": Published(
+        "edge-to-image", "Edges to picture", "lines", about="The edges of a photograph become another one."
+    ),
+    "sketch_to_image_stochastic_lora.pkl": Published(
+        "sketch-to-image", "Sketch to picture", "lines", about="What you sketch becomes a picture while you draw."
+    ),
+    "day2night.pkl": Published(
+        "day-to-night", "Day to night", prompt="driving in the night", about="Streets by day become streets by night."
+    ),
+    "night2day.pkl": Published(
+        "night-to-day",
+        "Night to day",
+        direction=BACK,
+        prompt="driving in the day",
+        about="Streets by night become streets by day.",
+    ),
+    "clear2rainy.pkl": Published(
+        "clear-to-rainy", "Clear to rainy", prompt="driving in heavy rain", about="It begins to rain in a street."
+    ),
+    "rainy2clear.pkl": Published(
+        "rainy-to-clear",
+        "Rainy to clear",
+        direction=BACK,
+        prompt="driving in the day",
+        about="The rain stops in a street.",
+    ),
 }
 
 

@@ -284,9 +284,8 @@ def look(needs: Sequence[Need], silence: float = SILENCE) -> Iterator[tuple[Need
 
 def _look(needs: Sequence[Need], silence: float) -> Iterator[tuple[Need, "Listing | HubError"] | None]:
     """The same, and None now and then."""
-    asked = [need for need in needs if not need.is_address]
     for trusted in (True, False):
-        mine = [need for need in asked if need.trusted == trusted]
+        mine = [need for need in needs if need.trusted == trusted]
         job = {"list": [(need.place, commit_of(need)) for need in mine], "token": trusted}
         if not mine:
             continue

@@ -90,6 +90,15 @@ def list_repositories(job: dict[str, Any]) -> None:
     api = hub.HfApi(token=None if job["token"] else False)
     for place, revision in job["list"]:
         try:
+            if "://" in place:
+                say(
+                    place=place,
+                    commit="",
+                    files={place.rpartition("/")[2]: _length(hub, place)},
+                    licence="",
+                    terms=False,
+                )
+                continue
             told = api.model_info(place, revision=revision or None, files_metadata=True, timeout=PATIENCE)
             files = told.siblings or []
             if not COMMIT.fullmatch(told.sha or "") or (revision and told.sha != revision):
@@ -102,6 +111,12 @@ def list_repositories(job: dict[str, Any]) -> None:
             say(place=place, commit=told.sha, files=sizes, licence=licence, terms=bool(told.gated))
         except Exception as error:
             say(place=place, lacking=_reason(error, place))
+
+
+def _length(hub: Any, address: str) -> int:
+    answer = hub.get_session().head(address, follow_redirects=True, timeout=PATIENCE)
+    answer.raise_for_status()
+    return int(answer.headers["Content-Length"])
 
 
 def bring_files(job: dict[str, Any]) -> None:

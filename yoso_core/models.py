@@ -72,6 +72,8 @@ class ModelSpec:
         sizes: sides in pixels of squares that it draws well; other shapes have as many pixels.
         aspect: how many times as long as short what it draws from words may be.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
+        about: what it is good for, in a sentence.
+        work: of a picture of its own size in one step, in 10^12 floating-point operations; 0 where nobody counted.
     """
 
     title: str
@@ -87,6 +89,8 @@ class ModelSpec:
     sizes: tuple[int, ...] = (384, 512, 640, 768)
     aspect: float = 2.0
     family: str = "sd15"
+    about: str = ""
+    work: float = 0.0
 
     @cached_property
     def words(self) -> Words:
@@ -118,6 +122,7 @@ MODELS: dict[str, ModelSpec] = {
         sizes=(64,),
         aspect=1,
         family="yoso-emoji",
+        about="Emoji in five styles, at once, on any machine.",
     ),
     "sd15-yoso": ModelSpec(
         title="Stable Diffusion 1.5 + YOSO",
@@ -128,6 +133,8 @@ MODELS: dict[str, ModelSpec] = {
         lora_source=Source("Luo-Yihong/yoso_sd1.5_lora", NEWEST),
         tiny_decoder=TAESD,
         variant="fp16",
+        about="Photographs and art, with the largest choice of LoRAs and ControlNets.",
+        work=0.94,
     ),
     "sd-turbo": ModelSpec(
         title="SD-Turbo",
@@ -137,6 +144,8 @@ MODELS: dict[str, ModelSpec] = {
         tiny_decoder=TAESD,
         variant="fp16",
         family="sd2",
+        about="Photographs at a glance; the translators of sketches and streets work on it.",
+        work=0.95,
     ),
 }
 
@@ -212,6 +221,7 @@ def local_model(folder: str) -> ModelSpec:
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
         family=family,
+        about="",
     )
 
 

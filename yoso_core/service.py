@@ -143,6 +143,18 @@ class Service(ABC):
             self.translators.pop(name, None)
             self._forget_translator(name)
 
+    def is_loaded(self, name: str) -> bool:
+        """Whether a model is in memory."""
+        return self._is_loaded(name)
+
+    def forget_model(self, name: str) -> None:
+        """Let go of what is in memory of a model, whose files go."""
+        with self.lock:
+            self._forget_model(name)
+
+    @abstractmethod
+    def _forget_model(self, name: str) -> None: ...
+
     @abstractmethod
     def _forget_lora(self, name: str) -> None:
         """What was made of a file that goes, or that another takes the place of; under the lock, as the next two."""
