@@ -115,7 +115,7 @@ class ModelsTab:
         seconds = duration(shelf.speed.seconds(item.work)) if item.work else ""
         facts = [
             f"{item.resolution} x {item.resolution} pixels" if item.resolution else "",
-            f"about {seconds} a picture here" if seconds else "",
+            f"roughly {seconds} a picture here" if seconds else "",
             f"{amount(memory)} of memory" if memory and state != "absent" else "",
         ]
         facts = [" · ".join(filter(None, facts)), item.licence]

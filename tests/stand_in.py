@@ -62,6 +62,9 @@ class StandIn(ThreadingHTTPServer):
     def address(self):
         return f"http://127.0.0.1:{self.server_port}"
 
+    def handle_error(self, request, client_address):
+        """Who was killed has left; that is no news."""
+
     def begin(self, monkeypatch, cache):
         """Answer, as the hub of this process and those that it starts."""
         threading.Thread(target=self.serve_forever, daemon=True).start()

@@ -10,12 +10,14 @@ import threading
 import time
 from dataclasses import replace
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.stand_in import CHUNK, COMMIT, TOKEN, Repository, StandIn, files_of
+from yoso_core import hub, hub_process
 from yoso_core.engine import Engine
 from yoso_core.hub import HubError, Need, Progress, commit_of, fetch, find, held, remove, select
 from yoso_core.models import ModelError, Source
@@ -44,6 +46,31 @@ def stand_in(tmp_path, monkeypatch):
     server.begin(monkeypatch, tmp_path / "cache")
     yield server
     server.end()
+
+
+@pytest.fixture
+def inside(stand_in, monkeypatch):
+    """Jobs done in this process, which is what they are about where nothing is killed or waited for."""
+
+    def asked(job, silence):
+        said = []
+        with monkeypatch.context() as patch:
+            patch.setattr(hub_process, "say", lambda **message: said.append(message))
+            hub_process.work_on(json.loads(json.dumps(job)))
+        for message in said:
+            if "error" in message:
+                raise HubError(message["error"])
+            if "end" not in message:
+                yield message
+
+    monkeypatch.setattr(hub, "_asked", asked)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", stand_in.address)
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        stand_in.address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    return stand_in
 
 
 @pytest.fixture
@@ -77,7 +104,7 @@ def test_only_what_a_model_is_loaded_from_is_fetched():
     assert "unet/diffusion_pytorch_model.safetensors" not in half and "text_encoder/model.safetensors" in half
 
 
-def test_a_model_is_fetched_once_and_then_found(stand_in, tmp_path):
+def test_a_model_is_fetched_once_and_then_found(inside, tmp_path):
     assert find(NEED) is None
     steps = list(fetch(NEED))
     assert steps[0] == Progress() and steps[-1].done == steps[-1].total > 100_000
@@ -128,13 +155,13 @@ def test_a_killed_download_is_gone_on_with_by_another_process(stand_in):
     assert find(NEED) is not None and stand_in.sent <= sum(steps_of(stand_in)) - here + 2 * CHUNK
 
 
-def test_the_newest_commit_is_found_once_and_recorded(stand_in):
+def test_the_newest_commit_is_found_once_and_recorded(inside):
     """What the hub has later is not what was agreed to."""
     newest = replace(NEED, revision="")
     assert commit_of(newest) == "" and find(newest) is None
     list(fetch(newest))
     assert commit_of(newest) == COMMIT and find(newest) == find(NEED)
-    stand_in.repositories["some/model"].commit = "f" * 40
+    inside.repositories["some/model"].commit = "f" * 40
     assert find(newest) == find(NEED)
     with pytest.raises(HubError, match="no such commit"):
         list(fetch(newest))
@@ -155,7 +182,7 @@ def test_two_studios_fetch_once(stand_in):
     assert find(NEED) is not None and stand_in.sent <= 1.1 * sum(steps_of(stand_in))
 
 
-def test_what_is_removed_frees_the_disk(stand_in, tmp_path):
+def test_what_is_removed_frees_the_disk(inside, tmp_path):
     list(fetch(NEED))
     before = held(NEED)
     assert remove([NEED]) == before and find(NEED) is None and held(NEED) == 0
@@ -167,12 +194,12 @@ LORA = Need("Its LoRA", "some/lora", convert="lora")
 
 
 @pytest.mark.parametrize("kind", ["pickle", "safetensors"])
-def test_a_lora_is_converted_in_the_same_breath(stand_in, tmp_path, kind):
+def test_a_lora_is_converted_in_the_same_breath(inside, tmp_path, kind):
     """A pickle under the name of a safetensors file, as published, or really one; its hash is in what is kept."""
     weights, path = {"unet.a.lora_A.weight": torch.ones(2, 3)}, tmp_path / "lora"
     torch.save(weights, path) if kind == "pickle" else save_file(weights, path)
     need = replace(LORA, out=tmp_path / "out" / "lora.safetensors")
-    stand_in.repositories["some/lora"] = Repository({"a.safetensors": path.read_bytes(), "README.md": b"# Words"})
+    inside.repositories["some/lora"] = Repository({"a.safetensors": path.read_bytes(), "README.md": b"# Words"})
     assert [step.doing for step in fetch(need)][-1] == "converting"
     assert find(need) == need.out
     with safe_open(need.out, "pt") as file:
@@ -186,11 +213,11 @@ class Evil:
         return os.system, ("touch run",)
 
 
-def test_a_pickle_that_runs_code_is_refused(stand_in, tmp_path, monkeypatch):
+def test_a_pickle_that_runs_code_is_refused(inside, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     need = replace(LORA, out=tmp_path / "lora.safetensors")
     data = pickle.dumps({"unet.a.lora_A.weight": Evil()})
-    stand_in.repositories["some/lora"] = Repository({"a.safetensors": data})
+    inside.repositories["some/lora"] = Repository({"a.safetensors": data})
     with pytest.raises(
         HubError, match=r"^Its LoRA has come but is not taken: it can't be converted \(it is no pickle of"
     ) as told:
@@ -250,29 +277,29 @@ def hostile(stand_in, trick):
         ("sizes that are none", "no safetensors files"),
     ],
 )
-def test_hostile_answers_are_refused(stand_in, tmp_path, trick, told):
-    hostile(stand_in, trick)
+def test_hostile_answers_are_refused(inside, tmp_path, trick, told):
+    hostile(inside, trick)
     with pytest.raises(HubError, match=told) as error:
         list(fetch(NEED, silence=10))
     assert "\n" not in str(error.value) and find(NEED) is None
-    assert held(NEED) < 2 * sum(map(len, stand_in.repositories["some/model"].files.values()))
+    assert held(NEED) < 2 * sum(map(len, inside.repositories["some/model"].files.values()))
 
 
-def test_names_that_lead_elsewhere_are_left_out(stand_in, tmp_path):
-    hostile(stand_in, "names that lead elsewhere")
+def test_names_that_lead_elsewhere_are_left_out(inside, tmp_path):
+    hostile(inside, "names that lead elsewhere")
     list(fetch(NEED))
     assert find(NEED) is not None and not list(tmp_path.rglob("*evil*"))
 
 
-def test_who_agreed_at_the_hub_gets_what_is_gated_and_the_token_goes_nowhere_else(stand_in, monkeypatch):
-    found = stand_in.repositories["some/model"]
+def test_who_agreed_at_the_hub_gets_what_is_gated_and_the_token_goes_nowhere_else(inside, monkeypatch):
+    found = inside.repositories["some/model"]
     found.terms = True
     with pytest.raises(HubError, match=r"asks for agreement: .* some/model, and log in on this machine"):
         list(fetch(NEED))
     other = StandIn({})
     other.addresses = {f"/{name}": data for name, data in found.files.items()}
     threading.Thread(target=other.serve_forever, daemon=True).start()
-    stand_in.elsewhere = f"http://localhost:{other.server_port}"
+    inside.elsewhere = f"http://localhost:{other.server_port}"
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     list(fetch(NEED))
     assert find(NEED) is not None
@@ -329,11 +356,11 @@ def children() -> set[str]:
     return found
 
 
-def test_no_room_on_the_disk_is_told_before_anything_comes(stand_in, monkeypatch):
+def test_no_room_on_the_disk_is_told_before_anything_comes(inside, monkeypatch):
     monkeypatch.setattr("yoso_core.hub.shutil.disk_usage", lambda place: type("", (), {"free": 1000})())
     with pytest.raises(HubError, match="the disk has no room"):
         list(fetch(NEED))
-    assert not any("resolve" in path for path in stand_in.asked)
+    assert not any("resolve" in path for path in inside.asked)
 
 
 # Beside requests

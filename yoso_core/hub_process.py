@@ -313,9 +313,8 @@ JOBS = {
 }
 
 
-def main() -> None:
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def work_on(job: dict[str, Any]) -> None:
+    """Do a job, and say how it ended."""
     try:
         next(work for key, work in JOBS.items() if key in job)(job)
         say(end=True)
@@ -324,6 +323,12 @@ def main() -> None:
 
         known = isinstance(error, RequestError)
         say(error=str(error).replace(job.get("source", "\0"), "it") if known else _reason(error, job.get("place", "")))
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    work_on(job)
 
 
 if __name__ == "__main__":

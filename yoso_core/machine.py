@@ -12,8 +12,7 @@ from yoso_core.files.archives import amount
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take; absent or "max" where that is not limited
 CHANNELS, SIDE = 320, 64  # of the probe: the widest convolution of Stable Diffusion at its largest picture
-TRIES = 3
-REACHED = 0.55  # of the probe's pace, by whole networks, their decoders and what is between
+TRIES = 5
 PER_PIXEL = 4_000  # bytes that a picture takes in its making beside the weights, see docs/models.md
 TIGHT = 0.9  # of all memory; the rest is the system's
 
@@ -96,7 +95,7 @@ def memory_of(weights: int, resolution: int) -> int:
 
 
 class Speed:
-    """How fast this machine computes, found out when it is first asked for.
+    """How fast this machine computes, found out when it is first asked for: a guess by the pace of one convolution.
 
     Args:
         device: where networks are computed.
@@ -126,7 +125,7 @@ class Speed:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
                 times.append(time.perf_counter() - since)
-        return REACHED * 2 * CHANNELS**2 * 9 * SIDE**2 / 1e12 / min(times)
+        return 2 * CHANNELS**2 * 9 * SIDE**2 / 1e12 / min(times)
 
 
 def duration(seconds: float) -> str:
