@@ -184,7 +184,8 @@ def build_app(
         # One id for all listeners: Gradio's limits are per listener otherwise.
         listening = {"concurrency_id": "engine", "concurrency_limit": engine.places}
         private = listening | {"api_visibility": "private"}
-        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name, models.name])
+        others = [compare.name, train.name, models.name]
+        drawing = Drawing(engine, settings, drawing_tabs, history, others, engine.rest)
         drawing.connect(tabs, private, models.list, models.at)
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Need:
     """Something of a hub or of the web, and what becomes of it.
 
     Attributes:
-        title: what people call it.
+        title: what people call it; of two that are alike but for this, one is enough.
         place: "owner/name", or the address of one file that begins with "https://".
         revision: 40 hex digits of a commit; "" for the newest at the first fetch, which is recorded then.
         variant: of its weights, such as "fp16", where it has them.
@@ -62,7 +62,7 @@ class Need:
         trusted: whether the hub is told whose machine asks; not for what a visitor named.
     """
 
-    title: str
+    title: str = field(compare=False)
     place: str
     revision: str = ""
     variant: str | None = None
