@@ -78,7 +78,7 @@ class ModelsTab:
         )
         timer = gr.Timer(EVERY)
         timer.tick(self.tick, [drawing.active, self.list], offered, **quiet)
-        load(lambda: gr.Dropdown(choices=self.choices()), None, self.settings.wished, **quiet)
+        load(self.offer, None, self.settings.wished, **quiet)
 
     # What is shown
 
@@ -149,9 +149,9 @@ class ModelsTab:
             self.pictures[item.id] = data_uri(fitted(open_picture(path).picture, PICTURE)) if told else ""
         return self.pictures[item.id]
 
-    def choices(self) -> list[tuple[str, str]]:
-        """What the picker of models offers."""
-        return [(spec.title, name) for name, spec in list(self.shelf.service.models.items())]
+    def offer(self) -> gr.Dropdown:
+        """What there is to choose from beside the other tabs."""
+        return gr.Dropdown([(spec.title, name) for name, spec in list(self.shelf.service.models.items())])
 
     # What is done
 
@@ -179,7 +179,7 @@ class ModelsTab:
         if active != self.name or not isinstance(shown, dict):
             return gr.skip(), gr.skip()
         value = self._anew(shown)
-        offered = gr.Dropdown(choices=self.choices()) if settled else gr.skip()
+        offered = self.offer() if settled else gr.skip()
         return (gr.skip() if value == shown else value), offered
 
     def act(self, model: str, event: gr.EventData) -> tuple[Any, Any]:
@@ -192,7 +192,7 @@ class ModelsTab:
             told = self._do(what, id, sent.get("agreed"), model)
         except RequestError as error:
             return self.value(str(error), problem=True), gr.skip()
-        return self.value(told), gr.Dropdown(choices=self.choices())
+        return self.value(told), self.offer()
 
     def _do(self, what: Any, id: Any, agreed: Any, model: str) -> str:
         shelf = self.shelf
@@ -218,7 +218,7 @@ class ModelsTab:
         except RequestError as error:
             return self.value(str(error), problem=True), gr.skip(), gr.skip()
         told = f"{self.shelf.item(id).title} is on the shelf."
-        return self.value(told, shown=id), gr.Dropdown(choices=self.choices()), ""
+        return self.value(told, shown=id), self.offer(), ""
 
     def use(self, values: dict[Any, Any], event: gr.EventData) -> dict[Any, Any]:
         """Draw with a model, on the Generate tab."""

@@ -25,10 +25,8 @@ from app.server.queueing import PLACES
 from app.settings import with_style
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
-from yoso_core.fetches import Fetches
 from yoso_core.files.links import from_link, link_text
 from yoso_core.files.metadata import Restored, from_json, to_json
-from yoso_core.hub import Progress
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
@@ -348,22 +346,15 @@ def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monk
     assert back[edit.annotator]["value"] == "canny"
 
 
-def test_a_model_that_is_not_here_is_fetched_beside_everything_else(drawing, monkeypatch):
-    engine, settings, going = drawing.engine, drawing.settings, threading.Event()
-    warnings = []
-    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-
-    def fetch(need):
-        while not going.wait(0.01):
-            yield Progress(2_000_000, 4_000_000, "")
-
+def test_a_model_that_is_not_here_is_shown_on_the_shelf(drawing, monkeypatch):
+    """Nothing is fetched for a look at a list, and the model in use stays."""
+    engine, settings = drawing.engine, drawing.settings
     remote = replace(engine.models[DEFAULT_MODEL], title="Remote", source=Source("some/model", "0" * 40), lora=None)
     monkeypatch.setitem(engine.models, "remote", remote)
-    monkeypatch.setattr(engine, "fetches", Fetches(fetch))
-    assert choose(drawing, "remote") == {settings.wished: DEFAULT_MODEL}
-    assert "Remote is being fetched" in warnings[-1]
-    assert not engine.lock.locked() and engine.run(GenerateRequest("a cat")).pictures
-    going.set()
+    updates = choose(drawing, "remote")
+    assert updates[settings.wished] == DEFAULT_MODEL and settings.model not in updates
+    assert updates[drawing.active] == "models" and updates[drawing.shelf]["shown"]["id"] == "model:remote"
+    assert not engine.fetches.status()
 
 
 def test_uploaded_loras_are_the_sessions_own(drawing, tiny_lora, tmp_path):
@@ -471,7 +462,8 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     assert len(python) >= 6
     # But for what would hold up who draws: downloads, and batches, which take the engine picture by picture.
     apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"}
-    assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"}
+    shelf = dict.fromkeys(("open", "tick", "act", "add", "use", "offer"), "shelf")
+    assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"} | shelf
     # Batches find their own place or are refused, so that none waits in the queue that all share.
     assert {fn.concurrency_limit for fn in python if fn.name not in apart} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
