@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+BLOCK = 10_000_019  # numbers; a prime, so that rows differ
 SIZES = ("tiny", "0.6b", "1.6b")
 BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
 SCALES = ((), (), (), (5,), (5,), (5,))
@@ -92,21 +94,36 @@ def write_random_sana(folder: Path, size: str = "0.6b", dtype: torch.dtype = tor
     from diffusers import AutoencoderDC, SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler
     from transformers import Gemma2Config, Gemma2Model
 
-    parts, usual = configs(size), torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)  # in float32 the text encoder alone would take 10 GB for a moment
-        try:
-            SanaSprintPipeline(
-                tokenizer=build_tokenizer(),
-                text_encoder=Gemma2Model(Gemma2Config(**parts["text_encoder"])),
-                vae=AutoencoderDC(**parts["vae"]),
-                transformer=SanaTransformer2DModel(**parts["transformer"]),
-                scheduler=SCMScheduler(**parts["scheduler"]),
-            ).save_pretrained(folder)
-        finally:
-            torch.set_default_dtype(usual)
+    parts = configs(size)
+    with torch.device("meta"):
+        networks = {
+            "text_encoder": Gemma2Model(Gemma2Config(**parts["text_encoder"])),
+            "vae": AutoencoderDC(**parts["vae"]),
+            "transformer": SanaTransformer2DModel(**parts["transformer"]),
+        }
+    generator = torch.Generator().manual_seed(seed)
+    networks = {name: filled(network.to(dtype), generator) for name, network in networks.items()}
+    SanaSprintPipeline(
+        tokenizer=build_tokenizer(), scheduler=SCMScheduler(**parts["scheduler"]), **networks
+    ).save_pretrained(folder)
     return Path(folder)
+
+
+def filled(network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A network of the "meta" device with random weights: those of a fresh one in scale, the same block over and over,
+    because as many fresh numbers as a text encoder has take minutes.
+    """
+    network = network.to_empty(device="cpu")
+    block = torch.rand(BLOCK, generator=generator) * 2 - 1
+    for name, weight in network.named_parameters():
+        if weight.ndim == 1:
+            weight.data.fill_(float(name.endswith("weight")))
+            continue
+        values = block[: weight.numel()].to(weight.dtype) * (3 / weight[0].numel()) ** 0.5
+        flat = weight.data.view(-1)
+        for start in range(0, len(flat), len(values)):
+            flat[start : start + len(values)] = values[: len(flat) - start]
+    return network
 
 
 if __name__ == "__main__":
