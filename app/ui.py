@@ -178,7 +178,7 @@ def build_app(
         # One id for all listeners: Gradio's limits are per listener otherwise.
         listening = {"concurrency_id": "engine", "concurrency_limit": engine.places}
         private = listening | {"api_visibility": "private"}
-        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name])
+        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name], engine.rest)
         drawing.connect(tabs, private)
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)
