@@ -23,7 +23,7 @@ from yoso_core.models import LoadedModel
 from yoso_core.npm import Package, fetch
 from yoso_core.requests import RequestError
 from yoso_core.runtimes.cache import cache_folder
-from yoso_core.runtimes.parts import Decode, Encode, Follow, ReadPrompt
+from yoso_core.runtimes.parts import Decode, Encode, Follow, Read
 from yoso_core.sampling import strength_timestep
 from yoso_core.web.networks import CleanLatent, write_network
 
@@ -66,27 +66,13 @@ def export_page(
             installed or can't be fetched.
     """
     refuse_other_folders(out)
-    size = sum(
-        weight.numel()
-        for network in (model.unet, model.text_encoder, model.autoencoder)
-        for weight in network.parameters()
-    )
-    if size > MOST:
-        raise RequestError(
-            f"{model.spec.title} has {size / 1e6:,.0f} million weights; a page is for models of at most "
-            f"{MOST / 1e6:.0f}."
-        )
-    if any(not (Path(model.spec.source.place) / "tokenizer" / name).is_file() for name in TOKENIZER):
-        raise RequestError(
-            f"{model.spec.title} has no {' and '.join(TOKENIZER)} in its tokenizer folder, which the page reads."
-        )
+    _refuse_other_models(model)
     runtime = fetch(RUNTIME, cache_folder() / "npm")
     out.mkdir(parents=True, exist_ok=True)
     (out / LISTING).write_text("")  # a page that is not finished can be written over
     model.loras.apply([use for use in uses if use[1]])
     about = {
-        "title": model.spec.title,
-        "licence": model.spec.licence,
+        "title": _title(model),
         "styles": list(model.spec.styles),
         "examples": list(model.spec.words.examples),
         "tokenizer": _tokenizer(model),
@@ -114,6 +100,22 @@ def refuse_other_folders(out: Path) -> None:
         raise RequestError(f"{out} holds something else; choose a folder that is empty or not there yet.")
 
 
+def _refuse_other_models(model: LoadedModel) -> None:
+    """
+    Raises:
+        RequestError: what the page can't read, or nobody would wait for.
+    """
+    title, tokenizer = model.spec.title, Path(model.spec.source.place) / "tokenizer"
+    networks = (model.network, *model.encoders, model.autoencoder)
+    size = sum(weight.numel() for network in networks for weight in network.parameters())
+    if size > MOST:
+        raise RequestError(
+            f"{title} has {size / 1e6:,.0f} million weights; a page is for models of at most {MOST / 1e6:.0f}."
+        )
+    if len(model.encoders) > 1 or not all((tokenizer / name).is_file() for name in TOKENIZER):
+        raise RequestError(f"{title} reads prompts in a way that the page does not know; choose another model.")
+
+
 def _mathematics(model: LoadedModel) -> dict[str, Any]:
     """What the page computes with besides the networks: sizes, and the start of a picture at each strength."""
     schedule, side = model.schedule, model.spec.resolution
@@ -123,7 +125,7 @@ def _mathematics(model: LoadedModel) -> dict[str, Any]:
     steps = [strength_timestep(schedule, hundredth / 100, latents) for hundredth in range(101)]
     return {
         "side": side,
-        "latent": [model.unet.config.in_channels, latents, latents],
+        "latent": [model.channels, latents, latents],
         # `prior_start`: first.mean + first.deviation * noise
         "first": {
             "mean": (alpha * mean).tolist(),
@@ -135,7 +137,7 @@ def _mathematics(model: LoadedModel) -> dict[str, Any]:
 
 
 def _tokenizer(model: LoadedModel) -> dict[str, Any]:
-    tokenizer = model.tokenizer
+    tokenizer = model.parts["tokenizer"]
     return {
         "begin": tokenizer.bos_token_id,
         "end": tokenizer.eos_token_id,
@@ -156,22 +158,23 @@ def _networks(
 ) -> dict[str, Any]:
     """Write the networks; what the page has to know of them."""
     side, latents = model.spec.resolution, model.spec.resolution // model.pixels_per_latent
-    tokens = torch.zeros(1, model.tokenizer.model_max_length, dtype=torch.int64)
-    noisy, t = torch.zeros(1, model.unet.config.in_channels, latents, latents), torch.zeros(1, dtype=torch.int64)
+    tokens = torch.zeros(1, model.parts["tokenizer"].model_max_length, dtype=torch.int64)
+    noisy, t = torch.zeros(1, model.channels, latents, latents), torch.zeros(1, dtype=torch.int64)
     picture = torch.zeros(1, 3, side, side)
     files = {name: f"networks/{name}.onnx.deflate" for name in ("text", "network", "decoder", "encoder", "control")}
     if control is None:
         del files["control"]
+    (encoder,) = model.family.encoders
     (out / "networks").mkdir(exist_ok=True)
 
     def write(name: str, network: torch.nn.Module, *inputs: torch.Tensor) -> list[tuple[int, ...]]:
         report(f"Writing {files[name]}")
         return write_network(network, inputs, out / files[name])
 
-    (context,) = write("text", ReadPrompt(model.text_encoder), tokens)
+    (context,) = write("text", Read(model.family, encoder, model.parts[encoder]), tokens)
     words, added = torch.zeros(context), []
     if control is not None:
-        added = write("control", Follow(load_control(control, model, report)), noisy, t, words, picture)
+        added = write("control", Follow(model.family, load_control(control, model, report)), noisy, t, words, picture)
     write("network", CleanLatent(model), noisy, t, words, *map(torch.zeros, added))
     write("decoder", Decode(model.decoder), noisy)
     write("encoder", Encode(model.autoencoder), picture)
@@ -186,7 +189,7 @@ def _build(tarball: Path, files: Sequence[str], out: Path) -> dict[str, str]:
         script_bytes, glue_bytes, wasm = (archive.extractfile(f"package/dist/{name}").read() for name in files)
     (out / script).write_bytes(script_bytes)
     (out / glue).write_bytes(glue_bytes)
-    (out / f"{binary}.deflate").write_bytes(zlib.compress(wasm, 9))
+    (out / f"{binary}.deflate").write_bytes(zlib.compress(wasm))
     return {"script": script, "glue": glue, "binary": f"{binary}.deflate"}
 
 
@@ -201,10 +204,15 @@ def _page(model: LoadedModel, out: Path) -> None:
     )
     for name in ("index.html", "README.md", "manifest.webmanifest"):
         text = (out / name).read_text("utf-8")
-        filled = text.replace("{title}", model.spec.title).replace("{licence}", model.spec.licence)
+        filled = text.replace("{title}", _title(model)).replace("{licence}", model.spec.licence)
         (out / name).write_text(filled, "utf-8")
     for side in ICONS:
         _icon(side).save(out / f"icon-{side}.png")
+
+
+def _title(model: LoadedModel) -> str:
+    """On a page of its own there is nothing that it is bundled with."""
+    return model.spec.title.removesuffix(" (bundled)")
 
 
 def _icon(side: int) -> Image.Image:

@@ -10,12 +10,14 @@ import os
 import warnings
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from yoso_core.condition import Condition
 from yoso_core.denoiser import Denoiser
 from yoso_core.models import LoadedModel
 from yoso_core.requests import RequestError
@@ -30,11 +32,13 @@ class CleanLatent(nn.Module):
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__()
-        self.unet, self.schedule, self.prediction = model.unet, model.schedule, model.prediction
+        self.network, self.family = model.network, model.family
+        self.schedule, self.prediction = model.schedule, model.prediction
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, *added: Tensor) -> Tensor:
-        control = (lambda noisy, t, context: (added[:-1], added[-1])) if added else None
-        return Denoiser(self.unet, self.schedule, self.prediction, control=control)(noisy, t, context)
+    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, *residuals: Tensor) -> Tensor:
+        predict = partial(self.family.predict, self.network)
+        denoise = Denoiser(predict, self.schedule, self.prediction, control=lambda *given: residuals)
+        return denoise(noisy, t, Condition(context))
 
 
 class _Widened(nn.Module):
@@ -93,5 +97,5 @@ def write_network(network: nn.Module, inputs: Sequence[Tensor], path: Path) -> l
             opset_version=OPSET,
             do_constant_folding=False,  # it would store the widened weights
         )
-    path.write_bytes(zlib.compress(file.getvalue(), 9))
+    path.write_bytes(zlib.compress(file.getvalue()))
     return shapes
