@@ -17,10 +17,8 @@ from yoso_core.conditioning import edge_map, scribble_map
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
 from yoso_core.models import MODELS, load_model
-from yoso_core.npm import fetch
 from yoso_core.requests import DEFAULT_MODEL, ControlUse, EditRequest, GenerateRequest, RequestError
-from yoso_core.runtimes.cache import cache_folder
-from yoso_core.web.export import RUNTIME, export_page
+from yoso_core.web.export import export_page, fetch_runtime
 
 TOLERANCE = 3  # of 255 levels
 PROMPTS = 50
@@ -62,7 +60,7 @@ def model():
 def site(model, tmp_path_factory):
     """Address of the exported page, on a server that sends no headers of its own."""
     try:
-        fetch(RUNTIME, cache_folder() / "npm")
+        fetch_runtime()
     except RequestError as error:
         pytest.skip(str(error))
     out = tmp_path_factory.mktemp("web") / "out"

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from yoso_core.conditioning import CONTROLS, ControlSpec, load_control
 from yoso_core.lora.changes import Lora
 from yoso_core.models import LoadedModel
-from yoso_core.npm import Package, fetch
+from yoso_core.npm import fetch
 from yoso_core.requests import RequestError
 from yoso_core.runtimes.cache import cache_folder
 from yoso_core.runtimes.parts import Decode, Encode, Follow, Read
@@ -29,11 +29,8 @@ from yoso_core.web.networks import CleanLatent, write_network
 
 ROOM = Path(__file__).parent
 PAGE, SHARED = ROOM / "page", ROOM / "shared"
-RUNTIME = Package(
-    "onnxruntime-web",
-    "1.30.0",
-    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
-)
+RUNTIME = "onnxruntime-web@1.30.0"
+RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # Its builds: the one with WebGPU is larger and no faster without.
 BUILDS = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
@@ -67,7 +64,7 @@ def export_page(
     """
     refuse_other_folders(out)
     _refuse_other_models(model)
-    runtime = fetch(RUNTIME, cache_folder() / "npm")
+    runtime = fetch_runtime()
     out.mkdir(parents=True, exist_ok=True)
     (out / LISTING).write_text("")  # a page that is not finished can be written over
     model.loras.apply([use for use in uses if use[1]])
@@ -87,6 +84,15 @@ def export_page(
         shutil.copyfile(Path(model.spec.source.place) / "tokenizer" / name, out / "tokenizer" / name)
     _page(model, out)
     return _list(out)
+
+
+def fetch_runtime() -> Path:
+    """The tarball of what executes networks in a browser: 40 MB, fetched once.
+
+    Raises:
+        RequestError: it can't be had.
+    """
+    return fetch(RUNTIME, cache_folder() / "npm", RUNTIME_SHA512)
 
 
 def refuse_other_folders(out: Path) -> None:
