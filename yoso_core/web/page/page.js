@@ -147,7 +147,7 @@ find('draw').addEventListener('click', async () => {
     if (begins && !drawing) await beginDrawing();
     ask();
 });
-find('lines-setting').hidden = !about.networks.control;
+find('lines-dial').hidden = !about.networks.control;
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const paint = () => document.body.classList.toggle('dark', dark.matches);
