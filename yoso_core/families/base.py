@@ -139,6 +139,10 @@ class Family:
         """A condition with what is said of the picture's width and height in pixels; most networks are told nothing."""
         return condition
 
+    def shape(self, model: Model, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that it draws best, of those nearest to a size in pixels."""
+        return size
+
     # The network.
 
     def predict(
