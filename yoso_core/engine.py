@@ -426,11 +426,15 @@ class Engine(Service):
         networks.prepare = True
         try:
             with torch.inference_mode():
-                self._run([GenerateRequest("", model=name)], unheard)
+                self._run([self.completed(GenerateRequest("", model=name))], unheard)
         except PictureError:
             pass  # whoever asks for a picture is told
         finally:
             networks.prepare = False
+
+    def _forget_model(self, name: str) -> None:
+        if name in self._loaded:
+            self._forget(name)
 
     def _forget(self, name: str) -> None:
         del self._loaded[name], self._executed[name]
