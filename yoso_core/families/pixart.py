@@ -75,7 +75,7 @@ class PixArt(Family):
         ]
         masks = [_mask(row.ids, model.parts["tokenizer"]) for row in rows]
         found = [
-            weighted(model.parts["encodings"](row.ids, mask), row.weights)
+            weighted(model.parts["encodings"](row.ids, mask, model.device), row.weights)
             for row, mask in zip(rows, masks, strict=True)
         ]
         cut = " ".join(filter(None, (row.cut for row in rows)))
@@ -85,7 +85,7 @@ class PixArt(Family):
         tokenizer = model.parts["tokenizer"]
         tokens = torch.cat([tokens_of(as_it_is(text.lower()).parts[0], tokenizer, TOKENS).ids for text in texts])
         mask = _mask(tokens, tokenizer)
-        return Condition(model.parts["encodings"](tokens, mask).float(), mask)
+        return Condition(model.parts["encodings"](tokens, mask, model.device).float(), mask)
 
     def at_size(self, model: Model, condition: Condition, size: tuple[int, int]) -> Condition:
         """With height, width and height / width, where the network was trained with them."""
