@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from yoso_core.checkpoints import Checkpoint, ModelError
@@ -44,9 +45,11 @@ class Model(Protocol):
 
     Attributes:
         parts: of the pipeline, by the names that diffusers gives them.
+        device: where its networks are.
     """
 
     parts: dict[str, Any]
+    device: torch.device
 
 
 class Read(Protocol):

@@ -82,12 +82,12 @@ class SanaSprint(Family):
     def encode(self, model: Model, prompt: Prompt, read: Read) -> Encoded:
         """All of a prompt as one sentence: a language model reads no weights of words."""
         ids, mask, cut = tokens_of(prompt.words, model.parts["tokenizer"])
-        return Encoded(Condition(model.parts["encodings"](ids, mask), mask), cut)
+        return Encoded(Condition(model.parts["encodings"](ids, mask, model.device), mask), cut)
 
     def encode_texts(self, model: Model, texts: Sequence[str]) -> Condition:
         rows = [tokens_of(text, model.parts["tokenizer"]) for text in texts]
         ids, mask = torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
-        return Condition(model.parts["encodings"](ids, mask).float(), mask)
+        return Condition(model.parts["encodings"](ids, mask, model.device).float(), mask)
 
     def told(self, condition: Condition, guidance: float) -> Condition:
         return replace(condition, sizes=condition.context.new_full((len(condition), 1), guidance))

@@ -62,50 +62,46 @@ class Encodings:
     ) -> None:
         self.load, self.size, self.call, self.made_of = load, size, call, made_of
         self.folder = cache_folder() / "prompts" if folder is None else folder
-        self.device = torch.device("cpu")
         self.encoder: nn.Module | None = None
 
-    def to(self, device: torch.device | str) -> None:
-        """Where new prompts are encoded, if there is room."""
-        self.device = torch.device(device)
-
-    def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, mask: Tensor, device: torch.device) -> Tensor:
         """Encodings of prompts, each by itself; zeros where the mask has none.
 
         Args:
             tokens: (B, L) int64.
             mask: (B, L) bool; what is true comes first.
+            device: where new prompts are encoded, if there is room; else on the CPU.
 
         Returns:
             (B, L, D) on the CPU.
         """
-        rows = [self._row(tokens[row : row + 1], mask[row : row + 1]) for row in range(len(tokens))]
+        rows = [self._row(tokens[row : row + 1], mask[row : row + 1], device) for row in range(len(tokens))]
         self._let_go()
         return torch.cat(rows)
 
-    def _row(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _row(self, tokens: Tensor, mask: Tensor, device: torch.device) -> Tensor:
         count = int(mask.sum())
         said = f"{self.made_of} {tokens.tolist()} {count}"
         path = self.folder / f"{hashlib.sha256(said.encode()).hexdigest()}.safetensors"
         read = _read(path)
         if read is None:
-            read = self._encode(tokens, mask)[:, :count]
+            read = self._encode(tokens, mask, device)[:, :count]
             self._keep(path, read)
         return torch.cat([read, read.new_zeros(1, tokens.shape[1] - count, read.shape[2])], dim=1)
 
     @torch.no_grad()
-    def _encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _encode(self, tokens: Tensor, mask: Tensor, device: torch.device) -> Tensor:
         if self.encoder is None:
-            there = self.device.type == "cpu" or free_memory(self.device) > self.size + SPARE
-            self.encoder = self.load().requires_grad_(False).eval().to(self.device if there else "cpu")
-        device = next(self.encoder.parameters()).device
-        return self.call(self.encoder, tokens.to(device), mask.to(device)).cpu()
+            there = device.type == "cpu" or free_memory(device) > self.size + SPARE
+            self.encoder = self.load().requires_grad_(False).eval().to(device if there else "cpu")
+        at = next(self.encoder.parameters()).device
+        return self.call(self.encoder, tokens.to(at), mask.to(at)).cpu()
 
     def _let_go(self) -> None:
         """Keep the encoder for the next prompt where there is room for it."""
         if self.encoder is not None and free_memory(next(self.encoder.parameters()).device) < SPARE:
             self.encoder = None
-            if self.device.type == "cuda":
+            if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def _keep(self, path: Path, encoding: Tensor) -> None:
