@@ -62,6 +62,7 @@ CONTROLS_IN_MEMORY = 2
 TRANSLATORS_IN_MEMORY = 2
 LORAS_IN_MEMORY = 16  # admitted ones; more than one request may name
 PROMPTS_IN_MEMORY = 256
+ROUNDED = 1.02  # times the pixels of a square: what other shapes have once their sides are whole steps
 PICTURES_IN_MEMORY = 8  # encoded ones, and control maps: what sliders are dragged over
 
 
@@ -346,7 +347,7 @@ class Engine(Service):
         """Width and height of what is drawn: as asked, or in the shape of the picture that is kept."""
         spec, unit = model.spec, model.unit
         width, height = sides_of(request.size or spec.resolution)
-        if width * height > max(spec.sizes) ** 2 or width % unit or height % unit:
+        if width * height > ROUNDED * max(spec.sizes) ** 2 or width % unit or height % unit:
             raise RequestError(
                 f"{spec.title} draws as many pixels as a square of {max(spec.sizes)} in steps of {unit}, "
                 f"not {width if width == height else f'{width} x {height}'}."

@@ -76,6 +76,11 @@ class ModelSpec:
     about: str = ""
     work: float = 0.0
 
+    @property
+    def unit(self) -> int:
+        """Pixels that the sides of its pictures are multiples of."""
+        return FAMILIES[self.architecture].unit
+
     @cached_property
     def words(self) -> Words:
         """What its folder says of the words that it knows; of a model of a hub nothing is known."""
@@ -163,7 +168,7 @@ MODELS: dict[str, ModelSpec] = {
         licence="as its card says; Gemma's terms for its text encoder",
         resolution=1024,
         sizes=(1024,),
-        aspect=4,
+        aspect=2.25,
         family="sana-sprint",
         architecture="sana-sprint",
         offer=FAMILIES["sana-sprint"].offer,
@@ -175,7 +180,7 @@ MODELS: dict[str, ModelSpec] = {
         licence="as its card says; Gemma's terms for its text encoder",
         resolution=1024,
         sizes=(1024,),
-        aspect=4,
+        aspect=2.25,
         family="sana-sprint",
         architecture="sana-sprint",
         offer=FAMILIES["sana-sprint"].offer,

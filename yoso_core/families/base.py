@@ -12,6 +12,7 @@ from yoso_core.checkpoints import Checkpoint, ModelError
 from yoso_core.condition import Condition
 from yoso_core.offers import USUAL, Offer
 from yoso_core.prompts import Prompt
+from yoso_core.requests import SIZE_STEP
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
 
@@ -69,6 +70,7 @@ class Family:
         targets: the modules of `network` that training puts a LoRA on, by the ends of their names.
         offer: samplers, steps and guidance of a model of which no more is known.
         weighs: whether words of a prompt can weigh more than others, and its parts be encoded by themselves.
+        unit: pixels that the sides of pictures are multiples of, as its published models have it.
         guides: whether there are ControlNets for it.
         translates: whether translators can be made of it.
     """
@@ -80,6 +82,7 @@ class Family:
     targets: tuple[str, ...] = ()
     offer: Offer = USUAL
     weighs: bool = True
+    unit: int = SIZE_STEP
     guides: bool = False
     translates: bool = False
 

@@ -29,7 +29,7 @@ from yoso_core.schedule import NoiseSchedule, Prediction
 GRID = 1e-4  # radians from one index to the next
 LENGTH = 15708  # T: the last index stands for 1.5708, which is pi / 2 as far as the network was told
 TOKENS = 300  # of a prompt that the network reads, the begin among them
-PIXELS_PER_SIDE = 32  # of a latent, at the six levels of its autoencoder
+PIXELS_PER_LATENT = 32  # a side, by the six levels of its autoencoder
 
 
 class SanaSprint(Family):
@@ -42,13 +42,14 @@ class SanaSprint(Family):
     targets = ("to_q", "to_k", "to_v", "to_out.0", "conv_inverted", "conv_point")
     offer = Offer(("scm",), guidance=4.5, guided="told")
     weighs = False
+    unit = PIXELS_PER_LATENT
 
     def recognises(self, index: Mapping[str, Any]) -> bool:
         return index.get("_class_name") == "SanaSprintPipeline"
 
     def outline(self, folder: Path) -> Outline:
         try:
-            return Outline(int(config_of(folder / "transformer")["sample_size"]) * PIXELS_PER_SIDE, self.name)
+            return Outline(int(config_of(folder / "transformer")["sample_size"]) * PIXELS_PER_LATENT, self.name)
         except (KeyError, TypeError, ValueError, OverflowError):
             return Outline(kind=self.name)
 
