@@ -26,6 +26,7 @@ from yoso_core.prompts import Asked, Prompt, as_it_is, read_request
 from yoso_core.requests import CONSISTENCY, ControlUse, EditRequest, GenerateRequest, TranslateRequest
 from yoso_core.runtimes.networks import Networks
 from yoso_core.sampling import (
+    begun_at,
     ddim,
     ddim_timesteps,
     dpm_solver,
@@ -219,7 +220,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
                 begin = (
                     prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
                     if t == model.schedule.last
-                    else sdedit_start(model.schedule, given, noises[0], t)
+                    else sdedit_start(model.schedule, given, noises[0], timesteps[0])
                 )
                 clean = _sample(request, model, denoise, condition.expand(len(batch)), begin, timesteps, noises)
         with watch.stage("decode"):
@@ -293,6 +294,8 @@ def _timesteps(request: GenerateRequest, model: LoadedModel, t: int) -> list[int
         return ddim_timesteps(request.steps, t)
     if request.sampler == "dpm++":
         return dpm_solver_timesteps(request.steps, t)
+    if own := next((own for own in model.spec.timesteps if len(own) == request.steps), ()):
+        return begun_at(own, t, len(model.schedule))
     return edit_timesteps(request.steps, t, len(model.schedule))
 
 

@@ -48,12 +48,16 @@ class Need:
         place: "owner/name".
         revision: 40 hex digits of a commit.
         variant: of its weights, such as "fp16", where it has them.
+        file: the one that is wanted of it; "" for all that a model is loaded from.
+        without: parts whose weights are not wanted.
     """
 
     title: str
     place: str
     revision: str
     variant: str | None = None
+    file: str = ""
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,15 @@ class Progress:
         return f"{self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB" if self.total else "asking the hub"
 
 
-def select(sizes: Iterable[str], variant: str | None = None) -> list[str]:
-    """The files of a repository that a model is loaded from: settings, words, and one kind of safetensors a folder."""
+def select(sizes: Iterable[str], variant: str | None = None, without: Iterable[str] = ()) -> list[str]:
+    """The files of a repository that a model is loaded from: settings, words, and one kind of safetensors a folder.
+
+    Args:
+        without: folders whose weights are left.
+    """
     names = [name for name in sizes if name.count("/") <= 1 and name.rpartition("/")[0] in FOLDERS]
     chosen = [name for name in names if PLAIN.fullmatch(name.rpartition("/")[2])]
-    for folder in NETWORKS:
+    for folder in NETWORKS.difference(without):
         found = [name for name in names if name.rpartition("/")[0] == folder and name.endswith(".safetensors")]
         ours = [name for name in found if variant and WEIGHTS.fullmatch(_without(name.rpartition("/")[2], variant))]
         ours = [name for name in ours if f".{variant}" in name]
@@ -101,11 +109,13 @@ def find(need: Need) -> Path | None:
     """The folder of a repository on this machine, if all that is needed of it is there."""
     folder = cache_folder() / f"models--{need.place.replace('/', '--')}" / "snapshots" / need.revision
     try:
+        if need.file:
+            return folder if (folder / need.file).is_file() else None
         parts = [""]
         if (folder / "model_index.json").exists():
             listed = json.loads((folder / "model_index.json").read_text())
             parts = [name for name, kind in listed.items() if name in FOLDERS and kind != [None, None]]
-        return folder if all(_is_whole(folder / part, part) for part in parts) else None
+        return folder if all(_is_whole(folder / part, part) for part in parts if part not in need.without) else None
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -131,7 +141,8 @@ def fetch(need: Need, silence: float = SILENCE) -> Iterator[Progress]:
     yield Progress()
     try:
         sizes = list_files(need.place, need.revision, silence=silence)
-        names = select(sizes, need.variant)
+        names = [name for name in sizes if name == need.file] if need.file else None
+        names = select(sizes, need.variant, need.without) if names is None else names
         if not any(name.endswith(".safetensors") for name in names):
             raise HubError("it has no safetensors files at this commit, and only such are read")
         yield from download(need.place, need.revision, {name: sizes[name] for name in names}, silence=silence)

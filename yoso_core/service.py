@@ -16,7 +16,7 @@ from PIL import Image
 from yoso_core.conditioning import ControlSpec, choose_control
 from yoso_core.drawing import Result
 from yoso_core.hub import Fetches, HubError, Need
-from yoso_core.models import LoadedModel, ModelSpec, fetch_need, missing, needs_of
+from yoso_core.models import LoadedModel, ModelSpec, fetch_need, missing, need_of, needs_of
 from yoso_core.prompts import called, take_loras
 from yoso_core.requests import ControlUse, GenerateRequest, RequestError
 from yoso_core.translate import TranslatorSpec, find_translators
@@ -191,7 +191,7 @@ class Service(ABC):
         if control is not None:
             with suppress(RequestError):  # the same
                 chosen = self.controls[choose_control(self.controls, control, spec.family)]
-                needs += missing([(f"The ControlNet {chosen.title}", chosen.source, chosen.variant)])
+                needs += missing([need_of(f"The ControlNet {chosen.title}", chosen.source, chosen.variant)])
         return needs
 
     def _bring(self, needs: Sequence[Need], report: Report) -> None:
