@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from yoso_core import hub
+from yoso_core.autoencoder import pixels_per_latent
 from yoso_core.checkpoints import Checkpoint, ModelError, Source, load_part, refuse_other_files, shapes_of
 from yoso_core.condition import Condition
 from yoso_core.denoiser import Control, Denoiser
@@ -23,7 +24,8 @@ from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
 from yoso_core.lora.stack import LoraStack
-from yoso_core.requests import DEFAULT_MODEL
+from yoso_core.offers import USUAL, Offer
+from yoso_core.requests import CONSISTENCY, DEFAULT_MODEL
 from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words
 
@@ -52,6 +54,7 @@ class ModelSpec:
         network: where what predicts is, if not in `source`: a folder of it, or a safetensors file; see `Source.inside`.
         scheduler: settings of the noise schedule and of what is predicted that are others than in `source`.
         timesteps: those that it was made to be evaluated at, by their number; () for those of LCM.
+        offer: samplers, steps and guidance that it can be asked for.
     """
 
     title: str
@@ -70,6 +73,7 @@ class ModelSpec:
     network: Source | None = None
     scheduler: Mapping[str, Any] = field(default_factory=dict, hash=False)
     timesteps: tuple[tuple[int, ...], ...] = ()
+    offer: Offer = USUAL
 
     @cached_property
     def words(self) -> Words:
@@ -151,6 +155,7 @@ MODELS: dict[str, ModelSpec] = {
         title="SDXL-Lightning, one step",
         network=replace(LIGHTNING, inside="sdxl_lightning_1step_unet_x0.safetensors"),
         scheduler=EULER | {"prediction_type": "sample"},
+        offer=Offer(samplers=(CONSISTENCY,), steps=(1,)),
     ),
     **{
         f"sdxl-lightning-{steps}": replace(
@@ -158,6 +163,7 @@ MODELS: dict[str, ModelSpec] = {
             title=f"SDXL-Lightning, {steps} steps",
             network=replace(LIGHTNING, inside=f"sdxl_lightning_{steps}step_unet.safetensors"),
             scheduler=EULER,
+            offer=Offer(samplers=("ddim",)),
         )
         for steps in (2, 4, 8)
     },
@@ -170,8 +176,9 @@ MODELS: dict[str, ModelSpec] = {
             "download dmd2_sdxl_4step_lora_fp16.safetensors of the hub repository tianweiy/DMD2 to models/converted"
         ),
         timesteps=((999, 749, 499, 249),),
+        offer=Offer(samplers=(CONSISTENCY,), steps=(4,)),
     ),
-    "sdxl": SDXL,
+    "sdxl": replace(SDXL, offer=Offer(samplers=("dpm++", "ddim"), guidance=5.0)),
 }
 
 
@@ -398,7 +405,7 @@ class LoadedModel:
 
     @property
     def pixels_per_latent(self) -> int:
-        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        return pixels_per_latent(self.autoencoder)
 
     @property
     def unit(self) -> int:

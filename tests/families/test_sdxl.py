@@ -83,13 +83,14 @@ def caught(engine, request, monkeypatch):
 def by_diffusers(pipeline, scheduler, request, **options):
     """Clean latents from the same noise."""
     pipeline.scheduler = scheduler
+    guidance = request.guidance or 1.0
     width, height = request.size if isinstance(request.size, tuple) else (SIZE, SIZE)
     return pipeline(
         request.prompt,
         width=width,
         height=height,
-        guidance_scale=request.guidance if request.guidance > 1 else 0.0,
-        negative_prompt=request.negative if request.guidance > 1 else None,
+        guidance_scale=guidance if guidance > 1 else 0.0,
+        negative_prompt=request.negative if guidance > 1 else None,
         generator=torch.Generator().manual_seed(request.seed),
         output_type="latent",
         **options,
