@@ -221,7 +221,7 @@ CONTROLS: dict[str, ControlSpec] = {
         "Pose 1.1", "control_v11p_sd15_openpose", "9ae9f970358db89e211b87c915f9535c6686d5ba", "pose"
     ),
     "sdxl-canny": ControlSpec(
-        "Edges, SDXL",
+        "Edges XL",
         Source("diffusers/controlnet-canny-sdxl-1.0", "eb115a19a10d14909256db740ed109532ab1483c"),
         "openrail++",
         "sdxl",
@@ -229,7 +229,7 @@ CONTROLS: dict[str, ControlSpec] = {
         "fp16",
     ),
     "sdxl-depth": ControlSpec(
-        "Depth, SDXL",
+        "Depth XL",
         Source("diffusers/controlnet-depth-sdxl-1.0", "17bb97973f29801224cd66f192c5ffacf82648b4"),
         "openrail++",
         "sdxl",
@@ -237,7 +237,7 @@ CONTROLS: dict[str, ControlSpec] = {
         "fp16",
     ),
     "sdxl-pose": ControlSpec(
-        "Pose, SDXL",
+        "Pose XL",
         Source("xinsir/controlnet-openpose-sdxl-1.0", "23f966cd5cfdd3f7729c903e243d87152162d2b7"),
         "apache-2.0",
         "sdxl",

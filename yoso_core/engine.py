@@ -432,6 +432,10 @@ class Engine(Service):
         finally:
             networks.prepare = False
 
+    def _forget_model(self, name: str) -> None:
+        if name in self._loaded:
+            self._forget(name)
+
     def _forget(self, name: str) -> None:
         del self._loaded[name], self._executed[name]
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[0] != name}

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from yoso_core import hub
 from yoso_core.autoencoder import pixels_per_latent
-from yoso_core.checkpoints import Checkpoint, ModelError, Source, load_part, refuse_other_files, shapes_of
+from yoso_core.checkpoints import NEWEST, Checkpoint, ModelError, Source, load_part, refuse_other_files, shapes_of
 from yoso_core.condition import Condition
 from yoso_core.denoiser import Control, Denoiser
 from yoso_core.families import FAMILIES, family_of
 from yoso_core.families.base import Family
 from yoso_core.files import cards
+from yoso_core.hub import LICENCE_CHARACTERS, LORA_FILE
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
@@ -43,7 +44,8 @@ class ModelSpec:
         licence: SPDX-like name of the licence of the weights.
         resolution: side of its pictures in pixels.
         lora: safetensors file of the one-step LoRA; None where the network itself is one-step.
-        fetch_lora: what to do when that file is missing.
+        lora_source: the repository of a hub that it is made of where it is missing; None where it can't be had.
+        lora_file: of that repository, where it has several.
         tiny_decoder: an AutoencoderTiny for the same latents, many times faster; None to use the model's own.
         variant: the file variant to fetch from a hub, such as "fp16".
         dtype: "float32" or "bfloat16"; what the networks compute in on this kind of model.
@@ -55,6 +57,8 @@ class ModelSpec:
         scheduler: settings of the noise schedule and of what is predicted that are others than in `source`.
         timesteps: those that it was made to be evaluated at, by their number; () for those of LCM.
         offer: samplers, steps and guidance that it can be asked for.
+        about: what it is good for, in a sentence.
+        work: of a picture of its own size in one step, in 10^12 floating-point operations; 0 where nobody counted.
     """
 
     title: str
@@ -62,7 +66,8 @@ class ModelSpec:
     licence: str
     resolution: int
     lora: Path | None = None
-    fetch_lora: str = ""
+    lora_source: Source | None = None
+    lora_file: str = ""
     tiny_decoder: Source | None = None
     variant: str | None = None
     dtype: str = "bfloat16"
@@ -74,6 +79,8 @@ class ModelSpec:
     scheduler: Mapping[str, Any] = field(default_factory=dict, hash=False)
     timesteps: tuple[tuple[int, ...], ...] = ()
     offer: Offer = USUAL
+    about: str = ""
+    work: float = 0.0
 
     @cached_property
     def words(self) -> Words:
@@ -87,9 +94,7 @@ class ModelSpec:
 
 
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
-LICENCE_CHARACTERS = 200
 TOLD_EVERY = 5.0  # seconds
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
@@ -106,6 +111,7 @@ SDXL = ModelSpec(
     sizes=(768, 1024),
     family="sdxl",
     architecture="sdxl",
+    work=7.33,
 )
 
 MODELS: dict[str, ModelSpec] = {
@@ -119,6 +125,7 @@ MODELS: dict[str, ModelSpec] = {
         sizes=(64,),
         aspect=1,
         family="yoso-emoji",
+        about="Emoji in five styles, at once, on any machine.",
     ),
     "sd15-yoso": ModelSpec(
         title="Stable Diffusion 1.5 + YOSO",
@@ -126,12 +133,11 @@ MODELS: dict[str, ModelSpec] = {
         licence="creativeml-openrail-m",
         resolution=512,
         lora=CONVERTED_FOLDER / "yoso_sd1.5_lora.safetensors",
-        fetch_lora=(
-            "download the file of the hub repository Luo-Yihong/yoso_sd1.5_lora and run "
-            "python -m yoso_core convert-lora FILE models/converted/yoso_sd1.5_lora.safetensors"
-        ),
+        lora_source=Source("Luo-Yihong/yoso_sd1.5_lora", NEWEST),
         tiny_decoder=TAESD,
         variant="fp16",
+        about="Photographs and art, with the largest choice of LoRAs and ControlNets.",
+        work=0.94,
     ),
     "sd-turbo": ModelSpec(
         title="SD-Turbo",
@@ -141,6 +147,8 @@ MODELS: dict[str, ModelSpec] = {
         tiny_decoder=TAESD,
         variant="fp16",
         family="sd2",
+        about="Photographs at a glance; the translators of sketches and streets work on it.",
+        work=0.95,
     ),
     "sdxl-turbo": replace(
         SDXL,
@@ -149,6 +157,8 @@ MODELS: dict[str, ModelSpec] = {
         licence="sai-nc-community",
         resolution=512,
         sizes=(512,),
+        about="Photographs at a glance with more in them than SD-Turbo; takes the LoRAs of SDXL.",
+        work=1.73,
     ),
     "sdxl-lightning-1": replace(
         SDXL,
@@ -156,6 +166,7 @@ MODELS: dict[str, ModelSpec] = {
         network=replace(LIGHTNING, inside="sdxl_lightning_1step_unet_x0.safetensors"),
         scheduler=EULER | {"prediction_type": "sample"},
         offer=Offer(samplers=(CONSISTENCY,), steps=(1,)),
+        about="Large pictures in one step; its makers call it an experiment, two steps are surer.",
     ),
     **{
         f"sdxl-lightning-{steps}": replace(
@@ -164,6 +175,7 @@ MODELS: dict[str, ModelSpec] = {
             network=replace(LIGHTNING, inside=f"sdxl_lightning_{steps}step_unet.safetensors"),
             scheduler=EULER,
             offer=Offer(samplers=("ddim",)),
+            about="Large pictures in few steps, with the LoRAs and ControlNets of SDXL.",
         )
         for steps in (2, 4, 8)
     },
@@ -172,13 +184,17 @@ MODELS: dict[str, ModelSpec] = {
         title="SDXL + DMD2, four steps",
         licence="cc-by-nc-4.0",
         lora=CONVERTED_FOLDER / "dmd2_sdxl_4step_lora_fp16.safetensors",
-        fetch_lora=(
-            "download dmd2_sdxl_4step_lora_fp16.safetensors of the hub repository tianweiy/DMD2 to models/converted"
-        ),
+        lora_source=Source("tianweiy/DMD2", "be22767697a1f3ca656b73c776e15fa335c86c6c"),
+        lora_file="dmd2_sdxl_4step_lora_fp16.safetensors",
         timesteps=((999, 749, 499, 249),),
         offer=Offer(samplers=(CONSISTENCY,), steps=(4,)),
+        about="Large photographs in four steps, near the base's own in quality.",
     ),
-    "sdxl": replace(SDXL, offer=Offer(samplers=("dpm++", "ddim"), guidance=5.0)),
+    "sdxl": replace(
+        SDXL,
+        offer=Offer(samplers=("dpm++", "ddim"), guidance=5.0),
+        about="The base of them all, in many steps: what LoRAs are trained on.",
+    ),
 }
 
 
@@ -213,12 +229,12 @@ def with_weights(spec: ModelSpec, weights: str) -> ModelSpec:
     if weights == "own":
         return spec
     if weights == "none":
-        return replace(spec, lora=None)
+        return replace(spec, lora=None, lora_source=None)
     path = Path(weights).expanduser()
     path = path / LORA_FILE if path.is_dir() else path
     if not path.is_file():
         raise ModelError(f"There is no LoRA file {path}: name one, the output folder of a run, own or none.")
-    return replace(spec, lora=path)
+    return replace(spec, lora=path, lora_source=None)
 
 
 def local_model(folder: str) -> ModelSpec:
@@ -245,10 +261,13 @@ def local_model(folder: str) -> ModelSpec:
         resolution=resolution,
         sizes=like.sizes if resolution == like.resolution else (resolution,),
         lora=lora,
+        lora_source=like.lora_source if lora == like.lora else None,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
         family=told.kind,
         architecture=architecture.name,
+        about="",
+        work=0.0,
     )
 
 
@@ -274,19 +293,29 @@ def local_source(title: str, source: Source, variant: str | None = None, without
     return Source(str(folder))
 
 
+def parts_of(spec: ModelSpec) -> list[hub.Need]:
+    """What a model is made of that a hub has, be it on this machine or not."""
+    wanted: list[tuple[Any, ...]] = [(spec.title, spec.source, spec.variant, _elsewhere(spec))]
+    if spec.network is not None:
+        wanted.append((f"The network of {spec.title}", spec.network))
+    if spec.tiny_decoder is not None:
+        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder))
+    parts = needed(wanted)
+    if spec.lora is not None and spec.lora_source is not None:
+        title, made = f"The one-step LoRA of {spec.title}", {"convert": "lora", "out": spec.lora}
+        parts.append(hub.Need(title, spec.lora_source.place, spec.lora_source.revision, file=spec.lora_file, **made))
+    return parts
+
+
 def needs_of(spec: ModelSpec) -> list[hub.Need]:
     """What a model needs of a hub that is not on this machine.
 
     Raises:
         ModelError: its LoRA has to be brought by hand first, so there is no use in fetching the rest.
     """
-    refuse_missing_lora(spec)
-    wanted = [need_of(spec.title, spec.source, spec.variant, _elsewhere(spec))]
-    if spec.network is not None:
-        wanted.append(need_of(f"The network of {spec.title}", spec.network))
-    if spec.tiny_decoder is not None:
-        wanted.append(need_of(f"The fast decoder of {spec.title}", spec.tiny_decoder))
-    return missing(wanted)
+    if spec.lora_source is None:
+        refuse_missing_lora(spec)
+    return [need for need in parts_of(spec) if hub.find(need) is None]
 
 
 def need_of(title: str, source: Source, variant: str | None = None, without: tuple[str, ...] = ()) -> hub.Need | None:
@@ -296,9 +325,14 @@ def need_of(title: str, source: Source, variant: str | None = None, without: tup
     return hub.Need(title, source.place, source.revision, variant, source.inside, without)
 
 
-def missing(wanted: Iterable[hub.Need | None]) -> list[hub.Need]:
-    """What is not on this machine."""
-    return [need for need in wanted if need is not None and hub.find(need) is None]
+def needed(wanted: Iterable[tuple[Any, ...]]) -> list[hub.Need]:
+    """What a hub has of sources, each as `need_of` takes it."""
+    return [need for one in wanted if (need := need_of(*one)) is not None]
+
+
+def missing(wanted: Iterable[tuple[Any, ...]]) -> list[hub.Need]:
+    """What of that is not on this machine."""
+    return [need for need in needed(wanted) if hub.find(need) is None]
 
 
 def _elsewhere(spec: ModelSpec) -> tuple[str, ...]:
@@ -308,8 +342,7 @@ def _elsewhere(spec: ModelSpec) -> tuple[str, ...]:
 
 def refuse_missing_lora(spec: ModelSpec) -> None:
     if spec.lora is not None and not spec.lora.exists():
-        hint = f": {spec.fetch_lora}." if spec.fetch_lora else f": {spec.lora} is missing."
-        raise ModelError(f"{spec.title} needs its one-step LoRA{hint}")
+        raise ModelError(f"{spec.title} needs its one-step LoRA: {spec.lora} is missing.")
 
 
 def fetch_model(spec: ModelSpec, report: Callable[[str], None] = lambda message: None) -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from yoso_core.conditioning import ControlSpec, choose_control
 from yoso_core.drawing import Result
-from yoso_core.hub import Fetches, HubError, Need
-from yoso_core.models import LoadedModel, ModelSpec, fetch_need, missing, need_of, needs_of
+from yoso_core.fetches import Fetches
+from yoso_core.hub import HubError, Need
+from yoso_core.models import LoadedModel, ModelSpec, fetch_need, missing, needs_of
 from yoso_core.prompts import called, take_loras
 from yoso_core.requests import ControlUse, GenerateRequest, RequestError
 from yoso_core.translate import TranslatorSpec, find_translators
@@ -160,6 +161,18 @@ class Service(ABC):
             self.translators.pop(name, None)
             self._forget_translator(name)
 
+    def is_loaded(self, name: str) -> bool:
+        """Whether a model is in memory."""
+        return self._is_loaded(name)
+
+    def forget_model(self, name: str) -> None:
+        """Let go of what is in memory of a model, whose files go."""
+        with self.lock:
+            self._forget_model(name)
+
+    @abstractmethod
+    def _forget_model(self, name: str) -> None: ...
+
     @abstractmethod
     def _forget_lora(self, name: str) -> None:
         """What was made of a file that goes, or that another takes the place of; under the lock, as the next two."""
@@ -198,7 +211,7 @@ class Service(ABC):
         if control is not None:
             with suppress(RequestError):  # the same
                 chosen = self.controls[choose_control(self.controls, control, spec.family)]
-                needs += missing([need_of(f"The ControlNet {chosen.title}", chosen.source, chosen.variant)])
+                needs += missing([(f"The ControlNet {chosen.title}", chosen.source, chosen.variant)])
         return needs
 
     def _bring(self, needs: Sequence[Need], report: Report) -> None:
