@@ -76,10 +76,10 @@ def _read(path: Path) -> dict:
         return {}
 
 
-def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a part, read off its files; {} where they can't be read."""
+def shapes_of(part: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of a part, read off its folder or its file; {} where they can't be read."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in [part] if part.is_file() else sorted(part.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
