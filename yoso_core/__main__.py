@@ -15,6 +15,7 @@ from yoso_core.commands import (
     convert_lora,
     convert_translator,
     edit,
+    export_web,
     generate,
     grid,
     ladder,
@@ -24,7 +25,19 @@ from yoso_core.commands import (
 )
 from yoso_core.requests import RequestError
 
-COMMANDS = (generate, edit, translate, ladder, grid, map, check, convert_lora, convert_translator, merge_resolution)
+COMMANDS = (
+    generate,
+    edit,
+    translate,
+    ladder,
+    grid,
+    map,
+    check,
+    convert_lora,
+    convert_translator,
+    export_web,
+    merge_resolution,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -112,7 +112,8 @@ def merge_resolution(
             _link(path, target / name)
     if mine.pipeline is not None:
         _say_prediction(target, networks[1])
-    (target / RECORD).unlink()
+    for left in (target / RECORD, *target.rglob(".*.new")):  # of a run that was cut off, too
+        left.unlink()
     os.replace(target, out)
     return own
 
