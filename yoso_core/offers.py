@@ -15,6 +15,8 @@ from yoso_core.requests import (
     TranslateRequest,
 )
 
+MANY = (10, 20, 30)  # steps to choose from where a model has no sampler of few
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -65,6 +67,11 @@ class Offer:
     def many(self) -> bool:
         """Whether there are samplers of many steps."""
         return not {*self.samplers} <= {*FEW_STEP_SAMPLERS}
+
+    @property
+    def proposed(self) -> tuple[int, ...]:
+        """Numbers of steps that the page has buttons for."""
+        return self.steps if {*self.samplers} & {*FEW_STEP_SAMPLERS} else MANY
 
     @property
     def about_guidance(self) -> str:
