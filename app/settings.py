@@ -132,8 +132,8 @@ class Settings:
         )
         self.model = gr.Textbox(self.engine.first, visible="hidden")
         self.steps = gr.Radio(
-            list(offer.proposed),
-            value=offer.proposed[0],
+            list(offer.steps),
+            value=offer.steps[0],
             label="Steps",
             info="How often the network is run for a picture; more take longer",
             elem_id="steps",
@@ -300,9 +300,9 @@ class Settings:
         style = style if style in spec.styles else first_style(spec)
         return {
             self.steps: gr.update(
-                choices=list(offer.proposed),
-                value=steps if steps in offer.proposed else offer.proposed[0],
-                visible=len(offer.proposed) > 1,
+                choices=list(offer.steps),
+                value=steps if steps in offer.steps else offer.steps[0],
+                visible=len(offer.steps) > 1,
             ),
             self.sampler: gr.update(
                 choices=samplers_of(offer),
@@ -345,7 +345,7 @@ class Settings:
         elif request.size:
             updates |= {self.shape: OWN_SHAPE, self.width: request.size[0], self.height: request.size[1]}
         loras, notes = self.picker.restored(spec, request.one_step, request.loras, own)
-        steps, few = request.steps, spec.offer.proposed  # of the solvers they may be others than are offered
+        steps, few = request.steps, spec.offer.steps  # of the solvers they may be others than are offered
         updates[self.steps] |= {"value": steps} if steps in few else {"choices": [*few, steps], "value": steps}
         updates[self.sampler]["value"] = request.sampler or spec.offer.samplers[0]
         updates[self.guidance]["value"] = request.guidance or spec.offer.guidance
