@@ -19,6 +19,7 @@ from app.history import History
 from app.lora_picker import LoraPicker
 from app.server.doors import Limits
 from app.server.hosts import Hosts, hosts_at
+from app.server.lent_training import LentTraining
 from app.server.page import Page
 from app.server.queueing import Queue
 from app.server.studio import StudioApp, slow_ones_dropped
@@ -146,6 +147,7 @@ def build_app(
     downloads: Path = DOWNLOADS,
     runs: Path = RUNS,
     mode: str = "off",
+    lent: LentTraining | None = None,
 ) -> gr.Blocks:
     """The studio on top of an engine. Call ``launch(**launch_options())`` on it.
 
@@ -155,11 +157,12 @@ def build_app(
         downloads: folder for LoRAs from a hub.
         runs: folder of training runs.
         mode: who may train what: a key of `MODES`.
+        lent: trains where a GPU is lent for it; None where runs are processes of their own.
     """
     settings = Settings(engine, LoraPicker(engine, loras, downloads))
     drawing_tabs = [GenerateTab(settings), EditTab(engine, settings), TranslateTab(engine, settings)]
     history, compare = History(engine), CompareTab(engine, settings, drawing_tabs)
-    train = TrainTab(engine, settings, runs, MODES[mode])
+    train = TrainTab(engine, settings, runs, MODES[mode], lent)
     with Page(
         title="YOSO Studio", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     ) as demo:
