@@ -29,6 +29,7 @@ from yoso_core.models import local_model
 from yoso_core.requests import AUTO, RUNTIME_HELP, RUNTIMES, GenerateRequest, RequestError
 from yoso_core.translate import find_translators
 
+SHELF = {"open": True, "closed": False, None: None}
 PORTS = range(1, 65_536)
 
 
@@ -56,6 +57,11 @@ def parse_arguments() -> argparse.Namespace:
     train = os.environ.get("TRAIN") or None  # a variable of a Space, as a few of these are
     parser.add_argument(
         "--train", choices=MODES, default=train, help="who may train what; default: by address, off on a Space"
+    )
+    parser.add_argument(
+        "--shelf",
+        choices=[*filter(None, SHELF)],
+        help="whether visitors may fetch, add and remove models; default: closed but on one's own machine",
     )
     parser.add_argument(
         "--mcp",
@@ -122,7 +128,7 @@ def serve(options: argparse.Namespace) -> None:
     for sentence in left_out(options.loras):
         print(f"note: {sentence}", flush=True)
     lent = LentTraining() if space.lends_gpu() and MODES[mode].presets else None
-    demo = build_app(engine, loras, options.loras, options.runs, mode, lent)
+    demo = build_app(engine, loras, options.loras, options.runs, mode, SHELF[options.shelf], lent)
     name = f"[{options.host}]" if ":" in options.host else options.host
     try:
         demo.launch(

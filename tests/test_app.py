@@ -27,8 +27,8 @@ from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
 from yoso_core.files.links import from_link, link_text
 from yoso_core.files.metadata import Restored, from_json, to_json
-from yoso_core.hub import Fetches, HubError, Progress
 from yoso_core.models import MODELS, ModelSpec, Source
+from yoso_core.offers import USUAL
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
 
@@ -75,6 +75,11 @@ def values_of(drawing: Drawing, tab: str = "generate", order: int = 0, **changes
     return values | {settings.order: order} | changes.pop("states", {})
 
 
+def said(update):
+    """What an update sets a control to."""
+    return update["value"] if isinstance(update, dict) else update
+
+
 def shown(updates: dict, component) -> str:
     """The words of what a handler sends to a component, without markup."""
     return re.sub("<[^>]+>", "", updates[component])
@@ -103,7 +108,8 @@ def test_draw_shows_the_picture_and_what_it_took(drawing):
         r"1 network evaluation · .*network \d+ ms.*total \d+ ms · .*64 x 64 pixels · seed 7", shown(updates, tab.info)
     )
     request = updates[tab.shown]
-    assert request == GenerateRequest("a <b>cat</b>, 3d", seed=7, size=64) and updates[drawing.drawn] == 1
+    wanted = USUAL.settle("", GenerateRequest("a <b>cat</b>, 3d", seed=7, size=64))
+    assert request == wanted and updates[drawing.drawn] == 1
     assert from_json(updates[drawing.history.strip]["entry"]) == request
 
 
@@ -246,14 +252,15 @@ def test_several_pictures_can_be_looked_at_and_are_all_kept(engine, drawing):
     result = engine.run(GenerateRequest("a cat", seed=3, count=4))
     assert re.findall(r'<button type="button" data-seed="(\d+)"', pictures_html(result)) == ["3", "4", "5", "6"]
     entry = drawing.history.entry(result, "stage")
-    assert entry["seeds"] == [3, 4, 5, 6] and from_json(entry["entry"]) == GenerateRequest("a cat", seed=3)
+    wanted = USUAL.settle("", GenerateRequest("a cat", seed=3))
+    assert entry["seeds"] == [3, 4, 5, 6] and from_json(entry["entry"]) == wanted
 
 
 def test_saved_png_holds_its_request(engine, tmp_path):
     request = GenerateRequest("a Crown, 3d!", seed=2, steps=2)
     path = download_file([engine.run(request)], str(tmp_path))
     assert Path(path).name == saved_name(request, 2) == "a-crown-3d-2.png"
-    assert read_png(path).request == request
+    assert read_png(path).request == USUAL.settle("", request)
     assert download_file([engine.run(GenerateRequest("a", count=2))], str(tmp_path)).endswith(".zip")
 
 
@@ -263,7 +270,7 @@ def test_restore_sets_the_controls_of_the_right_tab(drawing):
     updates = drawing.restored(Restored(request), settings_asked(drawing))
     assert settings.keep not in updates
     names = ("prompt", "negative", "seed", "steps")
-    assert [updates[getattr(settings, name)] for name in names] == ["a crown", "red", 2, 4]
+    assert [said(updates[getattr(settings, name)]) for name in names] == ["a crown", "red", 2, 4]
     assert updates[settings.style]["value"] == "any"
     assert updates[settings.picker.loras].value == {OWN: 0.5, "waves": 0.3}
     picture = Image.new("RGB", (64, 64), "red")
@@ -282,7 +289,7 @@ def test_what_is_drawn_from_restored_settings_is_the_same_request(drawing):
     loras, style = updates[settings.picker.loras].value, updates[settings.style]["value"]
     assert (updates[settings.prompt], style) == ("a crown", "3d")  # as they were set
     again = drawing.draw(values_of(drawing, prompt="a crown", seed=9, steps=2, guidance=1.5, loras=loras, style=style))
-    assert again[drawing.tabs["generate"].shown] == request
+    assert again[drawing.tabs["generate"].shown] == USUAL.settle("", request)
 
 
 def test_the_page_asks_for_a_sampler_above_one_step_and_sets_it_again(drawing):
@@ -293,7 +300,7 @@ def test_the_page_asks_for_a_sampler_above_one_step_and_sets_it_again(drawing):
     request = GenerateRequest("a", steps=25, sampler="ddim", guidance=2.0)
     updates = drawing.restored(Restored(request), settings_asked(drawing))
     assert updates[settings.steps]["value"] == 25 and 25 in updates[settings.steps]["choices"]
-    assert updates[settings.sampler] == "ddim"
+    assert said(updates[settings.sampler]) == "ddim"
 
 
 def test_files_that_are_no_saved_picture_are_refused(tmp_path):
@@ -315,7 +322,7 @@ def test_history_saves_what_it_holds(drawing, engine):
 
 
 def choose(drawing, name, **changes):
-    """What choosing a model does, update by update."""
+    """What choosing a model sets."""
     settings = drawing.settings
     asked = (
         settings_asked(drawing)
@@ -328,12 +335,10 @@ def choose(drawing, name, **changes):
 def test_a_model_that_fails_changes_nothing(drawing, monkeypatch):
     warnings, settings = [], drawing.settings
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-    (updates,) = choose(drawing, "broken", model="another")
-    assert updates.pop(settings.stop).visible is False and updates == {settings.wished: "another"}
+    assert choose(drawing, "broken", model="another") == {settings.wished: "another"}
     assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
     monkeypatch.setattr(drawing.engine, "load", lambda *_, **__: 1 / 0)
-    (updates,) = choose(drawing, DEFAULT_MODEL)
-    assert {*updates} == {settings.stop, settings.wished} and "log" in warnings[-1]
+    assert {*choose(drawing, DEFAULT_MODEL)} == {settings.wished} and "log" in warnings[-1]
 
 
 def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monkeypatch):
@@ -341,40 +346,23 @@ def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monk
     monkeypatch.setitem(engine.models, "other", other)
     settings, edit = drawing.settings, drawing.tabs["edit"]
     asked = settings_asked(drawing) | {settings.wished: "other", edit.annotator: "canny"}
-    *_, updates = drawing.choose_model(asked, progress=lambda *_, **__: None)
+    updates = drawing.choose_model(asked, progress=lambda *_, **__: None)
     assert updates[settings.model]["value"] == "other" and updates[settings.order] == 1
     assert updates[edit.annotator] == gr.update(choices=[("Off", "off")], value="off")
     assert updates[settings.size]["visible"] is False
-    *_, back = drawing.choose_model(asked | {settings.wished: DEFAULT_MODEL}, progress=lambda *_, **__: None)
+    back = drawing.choose_model(asked | {settings.wished: DEFAULT_MODEL}, progress=lambda *_, **__: None)
     assert back[edit.annotator]["value"] == "canny"
 
 
-def test_a_model_of_a_hub_is_fetched_while_the_page_shows_how_far_it_is(drawing, monkeypatch):
-    """In a place of its own in the queue; who stops it leaves everything as it was."""
-    engine, settings, going = drawing.engine, drawing.settings, threading.Event()
-    warnings = []
-    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-
-    def fetch(need):
-        yield Progress(1_000_000, 4_000_000)
-        while not going.wait(0.01):
-            yield Progress(2_000_000, 4_000_000)
-        raise HubError("Remote can't be had.")
-
+def test_a_model_that_is_not_here_is_shown_on_the_shelf(drawing, monkeypatch):
+    """Nothing is fetched for a look at a list, and the model in use stays."""
+    engine, settings = drawing.engine, drawing.settings
     remote = replace(engine.models[DEFAULT_MODEL], title="Remote", source=Source("some/model", "0" * 40), lora=None)
     monkeypatch.setitem(engine.models, "remote", remote)
-    monkeypatch.setattr(engine, "fetches", Fetches(fetch))
-    steps = choose(drawing, "remote")
-    assert next(steps)[settings.stop].visible is True
-    assert not engine.lock.locked() and engine.run(GenerateRequest("a cat")).pictures
-    steps.close()
-    *_, updates = choose(drawing, "broken")  # something else goes on as ever
-    assert updates[settings.wished] == DEFAULT_MODEL
-    steps = choose(drawing, "remote")
-    next(steps)
-    going.set()
-    *_, updates = steps
-    assert updates[settings.wished] == DEFAULT_MODEL and warnings[-1] == "Remote can't be had."
+    updates = choose(drawing, "remote")
+    assert updates[settings.wished] == DEFAULT_MODEL and settings.model not in updates
+    assert updates[drawing.active] == "models" and updates[drawing.shelf]["shown"]["id"] == "model:remote"
+    assert not engine.fetches.status()
 
 
 def test_uploaded_loras_are_the_sessions_own(drawing, tiny_lora, tmp_path):
@@ -482,7 +470,8 @@ def test_all_listeners_share_one_place_at_the_engine(demo):
     assert len(python) >= 6
     # But for what would hold up who draws: downloads, and batches, which take the engine picture by picture.
     apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"}
-    assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"}
+    shelf = dict.fromkeys(("open", "tick", "act", "add", "use", "offer"), "shelf")
+    assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"} | shelf
     # Batches find their own place or are refused, so that none waits in the queue that all share.
     assert {fn.concurrency_limit for fn in python if fn.name not in apart} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
@@ -550,7 +539,6 @@ BAD = [
     {"steps": 3},
     {"sampler": "dpm++"},
     {"sampler": "euler", "steps": 2},
-    {"sampler": None},
     {"guidance": 1e9},
     {"count": 10},
     {"model": "none"},
