@@ -174,7 +174,7 @@ MODELS: dict[str, ModelSpec] = {
             title=f"SDXL-Lightning, {steps} steps",
             network=replace(LIGHTNING, inside=f"sdxl_lightning_{steps}step_unet.safetensors"),
             scheduler=EULER,
-            offer=Offer(samplers=("ddim",)),
+            offer=Offer(samplers=("ddim",), steps=(steps,), exact=True),
             about="Large pictures in few steps, with the LoRAs and ControlNets of SDXL.",
         )
         for steps in (2, 4, 8)
@@ -192,7 +192,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "sdxl": replace(
         SDXL,
-        offer=Offer(samplers=("dpm++", "ddim"), guidance=5.0),
+        offer=Offer(samplers=("dpm++", "ddim"), steps=(20, 30, 50), guidance=5.0),
         about="The base of them all, in many steps: what LoRAs are trained on.",
     ),
 }
