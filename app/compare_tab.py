@@ -9,6 +9,7 @@ import gradio as gr
 
 from app.picture_tab import PictureTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
+from app.server.queueing import DRAWING
 from app.settings import NO_STYLE, Settings
 from yoso_core.engine import Engine, PictureError, Result
 from yoso_core.lora.library import public_name
@@ -129,14 +130,15 @@ class CompareTab:
             *(control for tab in self.sources.values() for control in tab.typed),
         }
         axes = {self.x, self.x_values, self.y, self.y_values}
-        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **private)
+        drawing = private | DRAWING
+        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **drawing)
         own = self.settings.picker.own
         self.fill.click(
             self.draw_grid,
             asked | axes,
             [self.grid, self.told, self.save, self.download],
             show_progress_on=self.grid,
-            **private,
+            **drawing,
         )
         self.save.click(None, js=on_saved("sheet-download"))
         for kind, typed in ((self.x, self.x_values), (self.y, self.y_values)):

@@ -14,6 +14,7 @@ from app.history import ON_SAVED, History
 from app.lora_picker import FETCHING
 from app.picture_tab import PictureTab
 from app.pictures import plain, run
+from app.server.queueing import DRAWING
 from app.settings import Settings
 from yoso_core.engine import Engine, PictureError
 from yoso_core.files.metadata import Restored
@@ -79,7 +80,7 @@ class Drawing:
             trigger_mode="always_last",  # the default drops what is typed while a picture is in the making
             show_progress="minimal",
             show_progress_on=[tab.stage for tab in self.tabs.values()],
-            **private,
+            **private | DRAWING,
         )
         selected.select(self.choose_tab, None, self.active, show_progress="hidden", **private)
         settings.connect(private)
@@ -103,7 +104,7 @@ class Drawing:
                 [tab.shown, settings.enlarge],
                 self.history.download,
                 show_progress="hidden",
-                **private,
+                **private | DRAWING,
             ).success(None, js=ON_SAVED)
         # What `restored` sets, and what it has to know.
         self.restores = list(dict.fromkeys([*typed, *settings.of_model, *self.of_model, settings.order, *opened]))

@@ -338,5 +338,6 @@ def examples_of(spec: ModelSpec) -> list[str]:
 def words_of(spec: ModelSpec) -> dict[str, Any]:
     """What words.js completes from, and what it knows to be known."""
     words = spec.words
-    known = sorted(words.known | COMMON | {*words.styles}) if words.known else []
-    return {"names": list(words.names), "known": known, "emoji": dict(words.emoji)}
+    whole = sorted(COMMON | {*words.styles})
+    known = sorted(words.known.union(whole)) if words.known else []
+    return {"names": list(words.names), "known": known, "whole": whole, "emoji": dict(words.emoji)}

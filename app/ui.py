@@ -20,7 +20,7 @@ from app.lora_picker import LoraPicker
 from app.server.doors import Limits
 from app.server.hosts import Hosts, hosts_at
 from app.server.page import Page
-from app.server.queueing import Queue
+from app.server.queueing import DRAWING, Queue
 from app.server.studio import StudioApp, slow_ones_dropped
 from app.server.uploads import Uploads
 from app.settings import Settings
@@ -35,8 +35,8 @@ TAGLINE = "One prompt, one network evaluation, one picture."
 CACHE_SECONDS = 3600
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
 RUNS = Path("runs")  # git-ignored; where training runs are
-# One id for all listeners: Gradio's limits are per listener otherwise, and the engine serves one request at a time.
-LISTENING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": 1}
+# One id for all listeners that answer at once, because Gradio's limits are per listener otherwise; what draws has seats.
+LISTENING: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
 LOCAL, USUAL = hosts_at("127.0.0.1"), Limits()
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -183,7 +183,7 @@ def build_app(
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)
         opened = desk.connect(demo.load, private)
         train.connect(drawing, opened.then, private)
-        build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, LISTENING)
+        build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, DRAWING)
     demo.queue(api_open=False)
     demo._queue = Queue(demo, MODES[mode].queue_share)
     return demo

@@ -21,7 +21,7 @@ from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
-from app.server.queueing import PLACES
+from app.server.queueing import PLACES, SEATS
 from app.settings import with_style
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
@@ -477,14 +477,17 @@ def test_ladder_and_grid(drawing, demo):
 PUBLIC = {"generate", "edit", "translate", "control_map", "ladder", "grid", "loras", "translators"}
 
 
-def test_all_listeners_share_one_place_at_the_engine(demo):
+DRAWS = {"draw", "draw_grid", "draw_ladder", "save", "save_entries", "open"}  # on the page
+
+
+def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
     python = [fn for fn in demo.fns.values() if fn.fn is not None]
-    assert len(python) >= 6
-    # But for what would hold up who draws: downloads, and batches, which take the engine picture by picture.
-    apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"}
+    assert {fn.name for fn in python if fn.concurrency_id == "engine"} == DRAWS | PUBLIC
+    assert {fn.concurrency_limit for fn in python if fn.concurrency_id == "engine"} == {SEATS}
+    apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id not in ("engine", "page")}
     assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"}
     # Batches find their own place or are refused, so that none waits in the queue that all share.
-    assert {fn.concurrency_limit for fn in python if fn.name not in apart} == {1}
+    assert {fn.concurrency_limit for fn in python if fn.concurrency_id == "page"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]

@@ -1,5 +1,10 @@
-"""Who waits for what: the one queue, of which no visitor may take all places."""
+"""Who waits for what: the one queue, of which no visitor may take all places.
 
+What draws has seats: so many listeners work at the same time, a few for each visitor, and the engine gives them turns,
+picture by picture. So a grid of one visitor holds up nobody else for longer than a picture takes.
+"""
+
+import random
 from collections import Counter
 from typing import Any, Literal
 
@@ -15,6 +20,9 @@ from yoso_core.files.archives import amount
 PLACES = 32  # requests that wait; whoever comes after is told that the studio is busy
 WAITING_BYTES = 256_000_000  # of the bodies of those
 PAGES = 2000  # that messages are kept for
+SEATS = 24  # listeners that draw at the same time, in turns
+SEATS_EACH = 4  # of one visitor
+DRAWING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": SEATS}  # queue rules of what draws
 Answer = tuple[bool, str | list[dict[str, Any]], Literal["success", "error", "queue_full", "validator_error"]]
 
 
@@ -39,6 +47,22 @@ class Queue(queueing.Queue):
         self.share = share
         self.pending_messages_per_session = Messages(PAGES)
 
+    def get_events(self) -> tuple[list[queueing.Event], bool, str] | None:
+        """The next one to be answered: of those who have a seat free, whoever has the fewest taken."""
+        seated = Counter((_who(event), event.concurrency_id) for job in self.active_jobs for event in job or ())
+        queues = list(self.event_queue_per_concurrency_id.values())
+        random.shuffle(queues)
+        for queue in queues:
+            if queue.concurrency_limit is not None and queue.current_concurrency >= queue.concurrency_limit:
+                continue
+            taken = {event: seated[_who(event), event.concurrency_id] for event in queue.queue}
+            free = [event for event in queue.queue if taken[event] < SEATS_EACH]
+            if free:
+                event = min(free, key=taken.__getitem__)  # among equals the first that came
+                queue.queue.remove(event)
+                return [event], False, event.concurrency_id
+        return None
+
     async def push(self, body: PredictBodyInternal, request: fastapi.Request, username: str | None) -> Answer:
         if (sentence := self._refusal(body.session_hash, request.scope.get(BODY, 0))) is not None:
             return False, sentence, "queue_full"
@@ -49,13 +73,17 @@ class Queue(queueing.Queue):
         waiting = [event for one in self.event_queue_per_concurrency_id.values() for event in one.queue]
         if len(waiting) >= self.max_size:
             return f"Queue is full: {len(waiting)} requests wait; please try again in a moment."
-        mine = sum(event.request.scope.get(WHO) == VISITOR.get() for event in waiting)
+        mine = sum(_who(event) == VISITOR.get() for event in waiting)
         here = sum(event.session_hash == session for event in waiting)
         if max(mine, here) >= self.share:
             return f"Queue is full for you: {self.share} of your requests wait; please wait for one of them first."
         if number + sum(event.request.scope.get(BODY, 0) for event in waiting) > WAITING_BYTES:
             return f"Queue is full: {amount(WAITING_BYTES)} of requests wait; please try again in a moment."
         return None
+
+
+def _who(event: queueing.Event) -> str:
+    return event.request.scope.get(WHO, "")
 
 
 class Messages(queueing.LRUCache):

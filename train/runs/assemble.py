@@ -26,6 +26,7 @@ from train.loop.console import follow
 from train.loop.trainer import Trainer, writing
 from train.measure.evaluate import load_judge
 from train.measure.translation import measure
+from train.runs.jobs import NOW
 from train.tasks.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.tasks.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
 from train.tasks.diffusion import DiffusionConfig, DiffusionTask
@@ -263,6 +264,7 @@ def _check_size(pictures: Tensor, fit: Fitting, base: LoadedModel) -> tuple[int,
 
 def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
     """The data of a run, and a word on what was wrong with it."""
+    now("reads the pictures and encodes them" if config.data else "makes latents of the captions")
     data = load_data(config, base)
     tell(getattr(data, "problems", ()), len(data), folder)
     return data
@@ -284,6 +286,13 @@ def begin(folder: Path, *sources: str) -> None:
             raise ConfigError(f"the run's folder {folder} lies in the data folder {source}; choose one outside")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    now("reads the model")
+
+
+def now(doing: str) -> None:
+    """Say what takes time before the first step, for whoever follows the log."""
+    if PartialState().is_main_process:
+        print(f"{NOW}{doing}", flush=True)
 
 
 def tell(problems: Sequence[Problem], used: int, folder: Path) -> None:
