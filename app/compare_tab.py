@@ -11,9 +11,10 @@ from app.picture_tab import PictureTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
 from app.server.queueing import DRAWING
 from app.settings import NO_STYLE, Settings
-from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.drawing import PictureError, Result
 from yoso_core.lora.library import public_name
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, RequestError
+from yoso_core.service import Service
 from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
 
 EXAMPLES = {
@@ -66,7 +67,7 @@ class CompareTab:
     name = "compare"
     kept = ("source", "x", "x_values", "y", "y_values")  # what a person sets
 
-    def __init__(self, engine: Engine, settings: Settings, tabs: Sequence[PictureTab]) -> None:
+    def __init__(self, engine: Service, settings: Settings, tabs: Sequence[PictureTab]) -> None:
         self.engine, self.settings = engine, settings
         self.sources = {tab.name: tab for tab in tabs}
 

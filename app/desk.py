@@ -16,10 +16,11 @@ from app.lora_picker import OWN
 from app.pictures import plain
 from app.server.queueing import DRAWING
 from app.settings import Settings
-from yoso_core.engine import Engine, PictureError
+from yoso_core.drawing import PictureError
 from yoso_core.files.links import from_link
 from yoso_core.lora.library import public_name
 from yoso_core.requests import DEFAULT_MODEL, LORA_WEIGHT_RANGE, PROMPT_LIMIT, RequestError
+from yoso_core.service import Service
 
 # The prompt is selected, so that what is typed first takes its place.
 ON_OPEN = (
@@ -47,7 +48,7 @@ class Desk:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Service,
         settings: Settings,
         drawing: Drawing,
         others: dict[str, tuple[Any, tuple[str, ...]]],

@@ -16,9 +16,10 @@ from app.picture_tab import PictureTab
 from app.pictures import plain, run
 from app.server.queueing import DRAWING
 from app.settings import Settings
-from yoso_core.engine import Engine, PictureError
+from yoso_core.drawing import PictureError
 from yoso_core.files.metadata import Restored
 from yoso_core.requests import RequestError
+from yoso_core.service import Service
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
 LOG = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Drawing:
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, tabs: list[PictureTab], history: History, others: Sequence[str] = ()
+        self, engine: Service, settings: Settings, tabs: list[PictureTab], history: History, others: Sequence[str] = ()
     ) -> None:
         self.engine, self.settings, self.history = engine, settings, history
         self.tabs = {tab.name: tab for tab in tabs}
@@ -164,7 +165,7 @@ class Drawing:
             return
         yield hidden | updates | {settings.order: values[settings.order] + 1}
 
-    def draw(self, values: dict[Any, Any]) -> dict[Any, Any]:
+    def draw(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:
         """Make the pictures of the open tab and say what they took.
 
         Problems are told on the page and not raised: after a failed listener Gradio forgets the input that waits.
@@ -183,7 +184,7 @@ class Drawing:
                 return met
             if not wished and not values[self.settings.live]:
                 return {tab.info: WAITING}
-            result = run(self.engine, request)
+            result = run(self.engine, request, progress)
         except RequestError as error:
             return tab.refuse(str(error)) | met | {self.refused: True}
         except gr.Error as error:  # made for a toast

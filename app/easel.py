@@ -9,10 +9,11 @@ from app.components import component, script
 from app.picture_tab import PictureTab
 from app.pictures import EMPTY, data_uri_file, info_html, png_uri, read_data_uri, result_html
 from app.settings import Settings
-from yoso_core.engine import Engine, Result
+from yoso_core.drawing import Result
 from yoso_core.files.pictures import fit_note, fitted, open_mask, shape_of
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError, check_choice
+from yoso_core.service import Service
 
 CANVAS_SIDE = 512  # pixels, of canvas.js
 CANVAS_LIMIT = 4_000_000  # characters of a data URL; canvas.js sends fewer
@@ -42,7 +43,7 @@ class Easel(PictureTab):
     masks = True
     brush = 26
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Service, settings: Settings) -> None:
         self.engine, self.settings = engine, settings
 
     def build_easel(self) -> None:

@@ -7,7 +7,6 @@ from PIL import ImageOps
 
 from app.easel import Easel, on_canvas, read_canvas
 from yoso_core.conditioning import ANNOTATORS, missing_weights
-from yoso_core.engine import Engine
 from yoso_core.requests import (
     CONTROL_STRENGTH_LIMIT,
     DEFAULT_MODEL,
@@ -18,12 +17,13 @@ from yoso_core.requests import (
     EditRequest,
     GenerateRequest,
 )
+from yoso_core.service import Service
 
 OFF = "off"
 OWN_CONTROL = ("The model's own", "")  # beside those that were trained here
 
 
-def offered_annotators(engine: Engine, family: str) -> list[tuple[str, str]]:
+def offered_annotators(engine: Service, family: str) -> list[tuple[str, str]]:
     """Title and name of none, and of each annotator that can be used here and has a ControlNet for the model."""
     fitting = {name for spec in engine.controls.values() if spec.family == family for name in spec.annotators}
     usable = (name for name in ANNOTATORS if name in fitting and missing_weights(name) is None)

@@ -12,7 +12,7 @@ from PIL import Image
 from app.lora_picker import LoraPicker
 from app.pictures import png_files, run, save_picture
 from yoso_core import sheets
-from yoso_core.engine import Engine, PictureError, Result
+from yoso_core.drawing import PictureError, Result
 from yoso_core.files.pictures import Opened, open_mask, open_picture
 from yoso_core.lora.library import by_name
 from yoso_core.prompts import take_loras
@@ -31,6 +31,7 @@ from yoso_core.requests import (
     check_whole,
     parse_size,
 )
+from yoso_core.service import Service
 
 
 def in_one_sentence(function: Callable) -> Callable:
@@ -65,7 +66,7 @@ def parse_loras(text: str) -> tuple[LoraUse, ...]:
     return tuple(uses)
 
 
-def build_endpoints(engine: Engine, picker: LoraPicker, folder: str, listening: dict[str, Any]) -> None:
+def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening: dict[str, Any]) -> None:
     """Register all of them; to be called inside ``gr.Blocks``.
 
     Args:

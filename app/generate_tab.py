@@ -8,7 +8,7 @@ from app.components import script
 from app.picture_tab import PictureTab
 from app.pictures import EMPTY, info_html, pictures_html
 from app.settings import Settings
-from yoso_core.engine import Result
+from yoso_core.drawing import Result
 from yoso_core.requests import COUNT_LIMIT, GenerateRequest
 
 

@@ -14,10 +14,11 @@ from app.lora_picker import LoraPicker
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
 from app.server.queueing import DRAWING
 from app.settings import ENLARGEMENTS
-from yoso_core.engine import Engine, Result
+from yoso_core.drawing import Result
 from yoso_core.files.links import link_text
 from yoso_core.files.metadata import Restored, from_json, read_request, request_of, to_json
 from yoso_core.requests import GenerateRequest, RequestError
+from yoso_core.service import Service
 
 DOWNLOADS = 60  # pictures in one zip
 EVALUATIONS = 8 * DOWNLOADS  # of the network, for one zip
@@ -45,7 +46,7 @@ class History:
         engine: makes pictures once more to save them; the strip holds only their settings.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Service) -> None:
         self.engine = engine
 
     def build(self) -> None:

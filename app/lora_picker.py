@@ -12,12 +12,13 @@ import gradio as gr
 
 from app.components import component, sent_along
 from app.pictures import data_uri, problem_html
-from yoso_core.engine import Engine, PictureError
+from yoso_core.drawing import PictureError
 from yoso_core.files.archives import amount
 from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.lora.library import LoraEntry, from_hub, misfits, public_name, uploaded
 from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
+from yoso_core.service import Service
 
 OWN = "one-step"  # the model's own LoRA, in the picker's value
 THUMBNAIL = 96  # pixels
@@ -37,7 +38,7 @@ class LoraPicker:
         downloads: folder for what comes from a hub.
     """
 
-    def __init__(self, engine: Engine, entries: list[LoraEntry], downloads: Path) -> None:
+    def __init__(self, engine: Service, entries: list[LoraEntry], downloads: Path) -> None:
         self.engine, self.downloads = engine, downloads
         self.known: dict[str, LoraEntry] = {}
         self.shared = [entry.id for entry in entries]

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app.pictures import EMPTY, problem_html
-from yoso_core.engine import Result
+from yoso_core.drawing import Result
 from yoso_core.requests import GenerateRequest
 
 

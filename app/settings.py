@@ -7,7 +7,6 @@ import gradio as gr
 
 from app.components import component
 from app.lora_picker import LoraPicker
-from yoso_core.engine import Engine
 from yoso_core.files.pictures import SUFFIXES, shape_of
 from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
@@ -27,6 +26,7 @@ from yoso_core.requests import (
     check_size,
     check_text,
 )
+from yoso_core.service import Service
 from yoso_core.words import COMMON
 
 EXAMPLES = 8  # shown, of those that the model names
@@ -74,7 +74,7 @@ class Settings:
         picker: the LoRAs.
     """
 
-    def __init__(self, engine: Engine, picker: LoraPicker) -> None:
+    def __init__(self, engine: Service, picker: LoraPicker) -> None:
         self.engine, self.picker = engine, picker
 
     def build_prompt(self) -> None:

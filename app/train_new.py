@@ -27,9 +27,9 @@ from train.runs.jobs import Job, JobError, Runs
 from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate import domain_of
-from yoso_core.engine import Engine
 from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
+from yoso_core.service import Service
 from yoso_core.words import COMMON, Words, words_in
 
 SHOWN = 200  # pictures of a set on the page
@@ -58,7 +58,7 @@ class NewRun:
         estimates: what a run takes on this machine.
     """
 
-    def __init__(self, engine: Engine, runs: Runs, mode: Mode, estimates: Estimates) -> None:
+    def __init__(self, engine: Service, runs: Runs, mode: Mode, estimates: Estimates) -> None:
         self.engine, self.runs, self.mode, self.estimates = engine, runs, mode, estimates
         self.models = {name: spec for name, spec in engine.models.items() if not mode.models or name in mode.models}
         self.beginning = threading.Lock()  # what is counted, looked at and begun must be the same

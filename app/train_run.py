@@ -27,9 +27,10 @@ from train.loop.console import duration
 from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
 from train.runs.presets import PRESETS, model_of
 from train.runs.progress import Progress
-from yoso_core.engine import Engine, PictureError
+from yoso_core.drawing import PictureError
 from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, GenerateRequest, LoraUse, RequestError
+from yoso_core.service import Service
 from yoso_core.sheets import NO_ADAPTER, Axis, grid
 from yoso_core.sheets import run as run_sheet
 
@@ -62,7 +63,7 @@ class RunView:
         loras: what a run has handed over so far, as the engine knows it; its newest first, then its snapshots.
     """
 
-    def __init__(self, engine: Engine, runs: Runs, mode: Mode, loras: Callable[[Job], list[LoraEntry]]) -> None:
+    def __init__(self, engine: Service, runs: Runs, mode: Mode, loras: Callable[[Job], list[LoraEntry]]) -> None:
         self.engine, self.runs, self.mode, self.loras = engine, runs, mode, loras
         self.readers: dict[Path, Progress] = {}  # each goes on reading where it was
 
@@ -295,7 +296,7 @@ class RunView:
 
     def draw_sample(self, owner: str, selected: str, prompt: str, seed: Any, weight: float) -> tuple[Any, Any]:
         try:
-            result = run(self.engine, self.request(owner, selected, prompt, seed, weight))
+            result = run(self.engine, self.request(owner, selected, prompt, seed, weight), progress)
         except (JobError, RequestError) as error:
             return gr.skip(), problem_html(str(error))
         except gr.Error as error:

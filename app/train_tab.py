@@ -22,11 +22,11 @@ from train.runs.estimates import Estimates
 from train.runs.jobs import Job, JobError, Runs
 from train.runs.presets import model_of
 from yoso_core.conditioning import ControlSpec
-from yoso_core.engine import Engine
 from yoso_core.files.metadata import Restored
 from yoso_core.lora.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.models import LORA_FILE, ModelError, ModelSpec, Source
 from yoso_core.requests import RequestError
+from yoso_core.service import Service
 from yoso_core.translate import CONFIG, read_translator
 
 HANDED_OVER = {"controlnet": "diffusion_pytorch_model.safetensors", "translate": CONFIG}  # by task: a file of it
@@ -54,7 +54,7 @@ class TrainTab:
 
     name = "train"
 
-    def __init__(self, engine: Engine, settings: Settings, root: Path, mode: Mode) -> None:
+    def __init__(self, engine: Service, settings: Settings, root: Path, mode: Mode) -> None:
         self.engine, self.settings, self.mode = engine, settings, mode
         self.runs = Runs(root, mode.private)
         self.new = NewRun(engine, self.runs, mode, Estimates(root / "estimates.json"))

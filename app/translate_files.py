@@ -15,9 +15,10 @@ from PIL import Image
 
 from app.pictures import as_sentence, problem_html, thumbnail_uri
 from yoso_core.batch import Limits, gathered, into_zip, run_files
-from yoso_core.engine import Engine, PictureError
+from yoso_core.drawing import PictureError
 from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import RequestError, TranslateRequest
+from yoso_core.service import Service
 
 LIMITS = Limits()
 FILES = [*SUFFIXES, ".zip"]
@@ -49,7 +50,7 @@ class TranslateFiles:
         request: what the values of the controls ask of a picture; raises a RequestError.
     """
 
-    def __init__(self, engine: Engine, request: Callable[[dict[Any, Any], Image.Image], TranslateRequest]) -> None:
+    def __init__(self, engine: Service, request: Callable[[dict[Any, Any], Image.Image], TranslateRequest]) -> None:
         self.engine, self.request = engine, request
         self.places = threading.BoundedSemaphore(AT_ONCE)
 

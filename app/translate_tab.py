@@ -9,7 +9,6 @@ from PIL import Image
 from app.easel import Easel, on_canvas, read_canvas
 from app.settings import Settings
 from app.translate_files import TranslateFiles
-from yoso_core.engine import Engine
 from yoso_core.requests import (
     CONSISTENCY,
     COUNT_LIMIT,
@@ -18,6 +17,7 @@ from yoso_core.requests import (
     RequestError,
     TranslateRequest,
 )
+from yoso_core.service import Service
 
 Choices = list[tuple[str, str]]  # title and name
 LINES: Choices = [("Drawing", "scribble"), ("Photo or picture", "canny"), ("Ready-made map", "map")]
@@ -37,7 +37,7 @@ class TranslateTab(Easel):
     prefix = "translate-"
     masks, brush = False, 12
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Service, settings: Settings) -> None:
         super().__init__(engine, settings)
         self.files = TranslateFiles(engine, self.request_of)
 

@@ -27,15 +27,15 @@ from app.settings import Settings
 from app.train_mode import MODES
 from app.train_tab import TrainTab
 from app.translate_tab import TranslateTab
-from yoso_core.engine import Engine
 from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import RequestError
+from yoso_core.service import Service
 
 TAGLINE = "One prompt, one network evaluation, one picture."
 CACHE_SECONDS = 3600
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
 RUNS = Path("runs")  # git-ignored; where training runs are
-# One id for all listeners that answer at once, because Gradio's limits are per listener otherwise; what draws has seats.
+# One id for all that answers at once, because Gradio's limits are per listener otherwise; what draws has seats.
 LISTENING: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
 LOCAL, USUAL = hosts_at("127.0.0.1"), Limits()
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
@@ -143,7 +143,7 @@ def launch_options(
 
 
 def build_app(
-    engine: Engine,
+    engine: Service,
     loras: Sequence[LoraEntry] = (),
     downloads: Path = DOWNLOADS,
     runs: Path = RUNS,

@@ -33,7 +33,7 @@ from tests.trained import finish
 from train.data.datasets import Dataset
 from train.handover.export import CONFIG_KEY
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import DEVICE_LOCK, LOCK, ROOT, STOP, Job, Runs, held, read_json, write_json
+from train.runs.jobs import DEVICE_LOCK, LOCK, NOW, ROOT, STOP, Job, Runs, held, read_json, write_json
 from train.runs.presets import PRESETS
 from train.tasks.translate import TranslateConfig, settled
 from yoso_core.engine import Engine

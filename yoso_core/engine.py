@@ -2,13 +2,11 @@
 
 import dataclasses
 import hashlib
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -40,11 +38,10 @@ from yoso_core.drawing import (
 from yoso_core.editing import Canvas, lay_out
 from yoso_core.encoding import encode_prompt
 from yoso_core.files.pictures import fitted, shape_of
-from yoso_core.hub import Fetches, HubError, Need
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
-from yoso_core.models import MODELS, LoadedModel, ModelSpec, fetch_need, load_model, missing, needs_of
-from yoso_core.prompts import Prompt, called, has_choices, tags_of, take_loras
+from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
+from yoso_core.prompts import Prompt, has_choices
 from yoso_core.requests import (
     SIZE_STEP,
     ControlUse,
@@ -56,7 +53,9 @@ from yoso_core.requests import (
 )
 from yoso_core.runtimes.choice import choose_runtime
 from yoso_core.runtimes.networks import Networks, in_words
-from yoso_core.translate import TranslatorSpec, find_translators, load_translator
+from yoso_core.service import Report, Service, unheard
+from yoso_core.translate import TranslatorSpec, load_translator
+from yoso_core.turns import COME_FIRST
 
 MODELS_IN_MEMORY = 2
 CONTROLS_IN_MEMORY = 2
@@ -134,7 +133,7 @@ class _Asked:
     """
 
     request: GenerateRequest
-    report: Callable[[str], None]
+    report: Report
     answer: Result | BaseException | None = None
 
 
@@ -142,7 +141,7 @@ def _shares_passes(request: GenerateRequest) -> bool:
     """Whether its pictures can be drawn in one pass with another request's."""
     told = f"{request.prompt} {request.negative}"
     plain = type(request) is GenerateRequest and request.control is None
-    return plain and not has_choices(told) and not tags_of(told)
+    return plain and not has_choices(told)
 
 
 def _alike(request: GenerateRequest) -> GenerateRequest:
@@ -167,18 +166,14 @@ def _kept_picture(request: GenerateRequest) -> Image.Image | None:
     return control.picture if control is not None and control.fit == "keep" and request.size is None else None
 
 
-class Engine:
-    """Answers requests, one at a time, whoever asks from whatever thread.
+class Engine(Service):
+    """Answers requests in this process, one pass of the networks at a time.
 
     Args:
-        models: what can be asked for, by name.
+        models, controls, translators, waits: as a `Service`'s.
         device: "cpu", "cuda", ...; None takes the best there is.
         dtype: overrides each model's own choice.
-        controls: the ControlNets that can be asked for, by name.
-        translators: what translates pictures, by name; None takes those that come along.
         runtime: who executes the networks: a key of `RUNTIMES`, or "auto" for the fastest that is here.
-        waits: whether a request for what has to be fetched from a hub waits for that, others going on meanwhile; else
-            it is fetched beside requests, and they are told how far it is.
     """
 
     def __init__(
@@ -191,18 +186,14 @@ class Engine:
         runtime: str = "torch",
         waits: bool = True,
     ) -> None:
-        self.models, self.controls = dict(models), dict(controls)
-        self.translators = find_translators() if translators is None else dict(translators)
+        super().__init__(models, controls, translators, waits)
         self.device = device_named(device)
         self.dtype = dtype
-        self.waits, self.fetches = waits, Fetches()
-        self.lock = threading.Lock()
         self.annotate = Annotations()
         self.runtime = choose_runtime(runtime, self.device, self.lock)
         self._waiting: list[_Asked] = []
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._executed: dict[str, Networks] = {}  # of the models in `_loaded`
-        self._lora_files: dict[str, Path] = {}
         self._admitted: dict[tuple[str, str], Lora] = {}
         self._maps: Memory[Image.Image] = Memory(PICTURES_IN_MEMORY)
         # The keys of these begin with the model's name.
@@ -211,60 +202,25 @@ class Engine:
         self._latents: Memory[tuple[Canvas, Tensor]] = Memory(PICTURES_IN_MEMORY)
         self._translations: Memory[LoadedDirections] = Memory(TRANSLATORS_IN_MEMORY)
 
-    def add_lora(self, name: str, path: Path) -> None:
-        """Put a LoRA file into the library under `name`; it is checked when first used with a model."""
-        with self.lock:
-            self._forget_lora(name)
-            self._lora_files[name] = Path(path)
-
-    def remove_lora(self, name: str) -> None:
-        """Take a LoRA out of the library; nothing happens if it is not there."""
-        with self.lock:
-            self._forget_lora(name)
-            self._lora_files.pop(name, None)
-
     def _forget_lora(self, name: str) -> None:
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
         self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
 
-    def add_control(self, name: str, spec: ControlSpec) -> None:
-        """Put a ControlNet among those that can be asked for by `name`; it is read anew when it is used next."""
-        with self.lock:
-            self.controls[name] = spec
-            self._networks.forget(lambda key: key[1] == name)
+    def _forget_control(self, name: str) -> None:
+        self._networks.forget(lambda key: key[1] == name)
 
-    def remove_control(self, name: str) -> None:
-        """Take a ControlNet out again; nothing happens if it is not there."""
-        with self.lock:
-            self.controls.pop(name, None)
-            self._networks.forget(lambda key: key[1] == name)
+    def _forget_translator(self, name: str) -> None:
+        self._translations.forget(lambda key: key[1] == name)
 
-    def add_translator(self, name: str, spec: TranslatorSpec) -> None:
-        """Put a translator among those that can be asked for by `name`; it is read anew when it is used next."""
-        with self.lock:
-            self.translators[name] = spec
-            self._translations.forget(lambda key: key[1] == name)
-
-    def remove_translator(self, name: str) -> None:
-        """Take a translator out again; nothing happens if it is not there."""
-        with self.lock:
-            self.translators.pop(name, None)
-            self._translations.forget(lambda key: key[1] == name)
+    def _is_loaded(self, name: str) -> bool:
+        return name in self._loaded
 
     def check_lora(self, name: str, model: str) -> tuple[str, ...]:
-        """See whether a LoRA of the library fits a model.
-
-        Returns:
-            What of its file is left out, in words.
-
-        Raises:
-            RequestError: it does not fit, and why.
-        """
-        self._bring(self._missing(model), lambda message: None)
+        self._bring(self._missing(model), unheard)
         with self.lock, memory_guard():
-            return self._lora(model, self._model(model, lambda message: None), name).notes
+            return self._lora(model, self._model(model, unheard), name).notes
 
-    def load(self, name: str, report: Callable[[str], None] = lambda message: None) -> LoadedModel:
+    def load(self, name: str, report: Report = unheard) -> LoadedModel:
         """Bring a model into memory ahead of its first request, to be looked at, not changed; raises as `run` does.
 
         What makes its pictures fast is done at once. For a model that a request brings, it is done beside requests.
@@ -276,59 +232,30 @@ class Engine:
                 self._warm_up(name, report)
             return model
 
-    def run(self, request: GenerateRequest, report: Callable[[str], None] = lambda message: None) -> Result:
-        """Make the pictures of a request.
+    def answer(self, request: GenerateRequest, report: Report = unheard) -> Result:
+        parts = self._parts(request)
+        results = [self._in_turn(part, report) for part in parts]
+        return results[0] if len(parts) == 1 else joined(request, results)
 
-        Everything that the request needs (model, LoRAs and their weights) is settled under the lock from the
-        request alone, so no request can see another's.
+    def _parts(self, request: GenerateRequest) -> list[GenerateRequest]:
+        """A request as those that are drawn in one go each, so that others have their turn in between."""
+        if isinstance(request, TranslateRequest) and request.strength == 1:  # which has one answer
+            return [request]
+        chooses = has_choices(request.prompt) or has_choices(request.negative)  # each picture for itself
+        seeds, most = seeds_of(request), 1 if chooses else self.runtime.batch
+        starts = range(0, request.count, most)
+        return [dataclasses.replace(request, seed=seeds[start], count=len(seeds[start:][:most])) for start in starts]
 
-        Raises:
-            RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
-            PictureError: the networks returned NaN, or there is not enough memory.
-        """
-        self._bring(self._missing(request.model, request.control), report)
+    def _in_turn(self, request: GenerateRequest, report: Report) -> Result:
         mine = _Asked(request, report)
         if self.runtime.batch > 1 and _shares_passes(request):
             self._waiting.append(mine)
-        with self.lock:
+        with self.lock.told(lambda count: report(f"{count} {COME_FIRST}")):
             if mine.answer is None:  # it may have been drawn together with another's
                 self._answer(self._company(mine))
         if isinstance(mine.answer, BaseException):
             raise mine.answer
         return mine.answer
-
-    def missing(self, name: str) -> list[Need]:
-        """What a model needs of a hub that is not on this machine.
-
-        Raises:
-            RequestError: there is no such model, or it can't be had.
-        """
-        if name not in self.models:
-            raise self._unknown(name)
-        return self._missing(name)
-
-    def _missing(self, name: str, control: ControlUse | None = None) -> list[Need]:
-        """The same of a model, which is in memory as a rule, and of the ControlNet that a request wants with it."""
-        if name not in self.models:  # which is told where it is used
-            return []
-        spec = self.models[name]
-        needs = [] if name in self._loaded else needs_of(spec)
-        if control is not None:
-            with suppress(RequestError):  # the same
-                chosen = self.controls[choose_control(self.controls, control, spec.family)]
-                needs += missing([(f"The ControlNet {chosen.title}", chosen.source, chosen.variant)])
-        return needs
-
-    def _bring(self, needs: Sequence[Need], report: Callable[[str], None]) -> None:
-        """See to it that what is needed is on this machine; never under the lock.
-
-        Raises:
-            HubError: it can't be had, or not yet.
-        """
-        for need in needs:
-            if not self.waits:
-                raise HubError(self.fetches.begin(need))
-            fetch_need(need, report)
 
     def _company(self, mine: "_Asked") -> list["_Asked"]:
         """This request, and those that wait for the lock and can share its passes of the network."""
@@ -358,33 +285,13 @@ class Engine:
             seconds = result.seconds | {"total": time.perf_counter() - since}
             one.answer = dataclasses.replace(result, seconds=seconds)
 
-    def control_map(
-        self, use: ControlUse, size: int, report: Callable[[str], None] = lambda message: None
-    ) -> Image.Image:
-        """The map that a ControlNet would be given at this size, to be looked at.
-
-        Raises:
-            RequestError: an unknown annotator, or one whose weights are not here.
-        """
+    def control_map(self, use: ControlUse, size: int, report: Report = unheard) -> Image.Image:
         with self.lock, memory_guard(), torch.inference_mode():
             shape = shape_of(use.picture.size, size, SIZE_STEP) if use.fit == "keep" else sides_of(size)
             return self._map(use, shape, report)
 
-    def _run(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> list[Result]:
-        """Results of one request, or of several that share passes."""
-        if len(requests) > 1:
-            return self._settle(requests, report)
-        (request,) = requests
-        offered = {called(name): name for name in self._lora_files}
-        prompt, loras = take_loras(request.prompt, request.loras, offered)
-        request = dataclasses.replace(request, prompt=prompt, loras=loras)
-        if request.count > 1 and (has_choices(request.prompt) or has_choices(request.negative)):
-            alone = [dataclasses.replace(request, seed=seed, count=1) for seed in seeds_of(request)]
-            return [joined(request, [self._settle([one], report)[0] for one in alone])]
-        return self._settle([request], report)
-
-    def _settle(self, requests: Sequence[GenerateRequest], report: Callable[[str], None]) -> list[Result]:
-        """Settle what a request needs, and hand it on; of several, which are alike, what the first one needs."""
+    def _run(self, requests: Sequence[GenerateRequest], report: Report) -> list[Result]:
+        """Settle what a request needs, and hand it on; of several, which share passes, what the first one needs."""
         request = requests[0]
         model = self._model(request.model, report)
         networks = self._executed[request.model]
@@ -421,7 +328,7 @@ class Engine:
         executed = in_words(networks.executed)
         return [dataclasses.replace(result, runtime=executed, notes=(*told, *result.notes)) for result in results]
 
-    def _translator(self, request: TranslateRequest, report: Callable[[str], None]) -> LoadedDirections:
+    def _translator(self, request: TranslateRequest, report: Report) -> LoadedDirections:
         name = request.translator
         if name not in self.translators:
             known = f"choose one of {', '.join(self.translators)}" if self.translators else "none are here"
@@ -464,7 +371,7 @@ class Engine:
 
         return self._latents.get((request.model, size, *given), make)
 
-    def _map(self, use: ControlUse, size: tuple[int, int] | None, report: Callable[[str], None]) -> Image.Image:
+    def _map(self, use: ControlUse, size: tuple[int, int] | None, report: Report) -> Image.Image:
         """The map of a picture in this size; `size` None: it is laid out already."""
         key = (digest(use.picture), size, use.annotator, use.low, use.high, use.fit)
 
@@ -474,7 +381,7 @@ class Engine:
 
         return self._maps.get(key, make)
 
-    def _guide(self, use: ControlUse, name: str, control_map: Image.Image, report: Callable[[str], None]) -> Guide:
+    def _guide(self, use: ControlUse, name: str, control_map: Image.Image, report: Report) -> Guide:
         model, networks = self._loaded[name], self._executed[name]
         chosen = choose_control(self.controls, use, model.spec.family)
 
@@ -501,7 +408,7 @@ class Engine:
 
         return self._contexts.get((name, self._executed[name].state("text_encoder"), prompt.parts), make)
 
-    def _model(self, name: str, report: Callable[[str], None]) -> LoadedModel:
+    def _model(self, name: str, report: Report) -> LoadedModel:
         if name not in self.models:
             raise self._unknown(name)
         if name not in self._loaded:
@@ -513,21 +420,18 @@ class Engine:
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def _warm_up(self, name: str, report: Callable[[str], None]) -> None:
+    def _warm_up(self, name: str, report: Report) -> None:
         """Draw a picture of the model's own size, so that the first that is asked for takes as long as the others."""
         report(f"Making {self.models[name].title} ready")
         networks = self._executed[name]
         networks.prepare = True
         try:
             with torch.inference_mode():
-                self._run([GenerateRequest("", model=name)], lambda message: None)
+                self._run([GenerateRequest("", model=name)], unheard)
         except PictureError:
             pass  # whoever asks for a picture is told
         finally:
             networks.prepare = False
-
-    def _unknown(self, name: str) -> RequestError:
-        return RequestError(f"There is no model {name!r:.60}; choose one of {', '.join(self.models)}.")
 
     def _forget(self, name: str) -> None:
         del self._loaded[name], self._executed[name]

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from yoso_core.engine import Engine, Result
+from yoso_core.drawing import Result
 from yoso_core.lora.library import public_name
 from yoso_core.prompts import split_at
 from yoso_core.requests import (
@@ -35,6 +35,7 @@ from yoso_core.requests import (
     check_text,
     check_whole,
 )
+from yoso_core.service import Report, Service, unheard
 
 AXIS_LIMIT = 10
 CELL_LIMIT = 64
@@ -221,11 +222,11 @@ class Sheet:
 
 
 def ladder(
-    engine: Engine,
+    engine: Service,
     request: GenerateRequest,
     teacher_steps: int = 25,
     teacher_guidance: float = 2.0,
-    report: Callable[[str], None] = lambda message: None,
+    report: Report = unheard,
 ) -> Sheet:
     """One prompt and seed in 1, 2 and 4 steps, by the teacher, and in 1 step without the one-step LoRA.
 
@@ -240,7 +241,8 @@ def ladder(
     """
     if isinstance(request, TranslateRequest):
         raise RequestError("A translation takes one evaluation and no other number; lay its strengths in a grid.")
-    spec = engine.load(request.model, report).spec
+    engine.load(request.model, report)
+    spec = engine.models[request.model]
     request = replace(request, count=1, sampler=CONSISTENCY, steps=1)
     rungs = {_steps_text(steps): replace(request, steps=steps) for steps in STEPS}
     notes: tuple[str, ...] = ()
@@ -295,8 +297,8 @@ def grid(request: GenerateRequest, x: Axis, y: Axis | None = None) -> Sheet:
     )
 
 
-def run(engine: Engine, sheet: Sheet, report: Callable[[str], None] = lambda message: None) -> Iterator[Result]:
-    """The results of a sheet's requests in their order, each as soon as it is there; raises as `Engine.run` does."""
+def run(engine: Service, sheet: Sheet, report: Report = unheard) -> Iterator[Result]:
+    """The results of a sheet's requests in their order, each as soon as it is there; raises as `Service.run` does."""
     model = sheet.requests[0].model  # the same for all
     engine.load(model, report)  # in no picture's time
     for name in {use.name: None for request in sheet.requests for use in request.loras}:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 ASKER: ContextVar[str] = ContextVar("asker", default="")  # for whom this thread asks; a server says so
 LOOK = 0.2  # seconds between two looks at how many come first
+COME_FIRST = "pictures come first"  # what who waits is told, behind a number
 
 
 @dataclass(order=True)
@@ -30,9 +31,10 @@ class _Ticket:
 class Turns:
     """A lock that is fair to all who ask, however much each of them asks for: ``with turns: ...``.
 
-    It is start-time fair queueing with turns of equal cost: of each asker's tickets one belongs to each round, the first
-    to the round that is served when it comes. So 64 pictures of one and a single one of another take turns, whether the
-    64 come one after the other or all at once, and nobody waits for ever. Without askers the first comes first.
+    It is start-time fair queueing with turns of equal cost: of each asker's tickets one belongs to each round, the
+    first to the round that is served when it comes. So 64 pictures of one and a single one of another take turns,
+    whether the 64 come one after the other or all at once, and nobody waits for ever. Without askers the first comes
+    first.
     """
 
     def __init__(self) -> None:

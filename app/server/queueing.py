@@ -48,15 +48,24 @@ class Queue(queueing.Queue):
         self.pending_messages_per_session = Messages(PAGES)
 
     def get_events(self) -> tuple[list[queueing.Event], bool, str] | None:
-        """The next one to be answered: of those who have a seat free, whoever has the fewest taken."""
-        seated = Counter((_who(event), event.concurrency_id) for job in self.active_jobs for event in job or ())
+        """The next one to be answered: of those who have a seat free, whoever has the fewest taken.
+
+        Of one page, each function answers one event after the other, because it may read what it wrote before.
+        """
+        answered = [event for job in self.active_jobs for event in job or ()]
+        seated = Counter((_who(event), event.concurrency_id) for event in answered)
+        busy = {(event.session_hash, event.fn) for event in answered}
         queues = list(self.event_queue_per_concurrency_id.values())
         random.shuffle(queues)
         for queue in queues:
             if queue.concurrency_limit is not None and queue.current_concurrency >= queue.concurrency_limit:
                 continue
             taken = {event: seated[_who(event), event.concurrency_id] for event in queue.queue}
-            free = [event for event in queue.queue if taken[event] < SEATS_EACH]
+            free = [
+                event
+                for event in queue.queue
+                if taken[event] < SEATS_EACH and (event.session_hash, event.fn) not in busy
+            ]
             if free:
                 event = min(free, key=taken.__getitem__)  # among equals the first that came
                 queue.queue.remove(event)

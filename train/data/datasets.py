@@ -19,9 +19,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from PIL import Image
 
+from train.data.gathering import LISTING
 from train.data.intake import INCOMING, PHRASINGS, Intake, Limits, bytes_of, files_in, files_of
 from train.data.listings import Problem, words_of
-from train.data.reader import LISTING, Seen, inside, list_files, open_usable, scan, with_captions
+from train.data.reader import Seen, inside, list_files, open_usable, scan, with_captions
 from train.loop.config import ConfigError
 from yoso_core.files.pictures import fitted
 from yoso_core.requests import RequestError, check_text

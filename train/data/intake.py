@@ -18,21 +18,9 @@ from itertools import count, islice
 from pathlib import Path
 from zipfile import ZipFile
 
+from train.data.gathering import FIXED_PROMPTS, REPEATS, File, Gathered, gather, key_of, last_of, see_again
 from train.data.listings import PICTURES, Problem
-from train.data.reader import (
-    AHEAD,
-    FIXED_PROMPTS,
-    READERS,
-    REPEATS,
-    File,
-    Gathered,
-    gather,
-    key_of,
-    last_of,
-    open_usable,
-    see_again,
-    walk,
-)
+from train.data.reader import AHEAD, READERS, open_usable, walk
 from train.loop.config import ConfigError
 from yoso_core.files.archives import (
     UnreadableError,

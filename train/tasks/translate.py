@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from train.data.fitting import FITTINGS, SQUARE, Fitting
+from train.data.gathering import FIXED_PROMPTS, SIDE
 from train.data.latents import (
     CaptionedPictures,
     Captions,
@@ -39,7 +40,7 @@ from train.data.latents import (
 )
 from train.data.lines import bent, maps_of, sketch, varied
 from train.data.listings import read_captions
-from train.data.reader import FIXED_PROMPTS, SIDE, Keep, list_files, not_held_out, open_usable, read_listing
+from train.data.reader import Keep, list_files, not_held_out, open_usable, read_listing
 from train.loop.config import ConfigError, setting, with_defaults
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tests.handed import colour, hand, zipped
 from train.data.datasets import Dataset
+from train.data.gathering import gather
 from train.data.latents import load_pictures
-from train.data.reader import gather, list_files, read_listing, walk
+from train.data.reader import list_files, read_listing, walk
 
 
 def write(folder, files):
