@@ -39,7 +39,8 @@ NAMED = "lora"  # the kind of axis that names a LoRA
 def cell_html(title: str, result: Result | None) -> str:
     if result is None:
         return f'<figure class="waiting"><div></div><figcaption><b>{html.escape(title)}</b></figcaption></figure>'
-    took = f"{result.evaluations} evaluation{'s' * (result.evaluations != 1)} · {result.seconds['total'] * 1000:.0f} ms"
+    took = f"{result.evaluations} evaluation{'s' * (result.evaluations != 1)}"
+    took = f"<span>{took}</span> · <span>{result.seconds['total'] * 1000:.0f} ms</span>"
     return (
         f'<figure><img src="{data_uri(result.pictures[0])}" alt="{html.escape(title)}" draggable="false">'
         f"<figcaption><b>{html.escape(title)}</b> {took}</figcaption></figure>"
@@ -104,7 +105,7 @@ class CompareTab:
             values = gr.Textbox(
                 self.example(kind),
                 label="Values",
-                info="1, 2, 4 or FROM:TO:COUNT; prompts, styles and LoRAs apart by |",
+                info="1, 2, 4 or FROM:TO:COUNT; words one | another",
                 max_length=4000,
                 elem_id=f"values-{label.lower()}",
             )

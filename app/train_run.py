@@ -294,7 +294,15 @@ class RunView:
         uses = (LoraUse(loras[0].id, weight),)
         return GenerateRequest(prompt, seed=seed, model=model, one_step=one_step, loras=uses)
 
-    def draw_sample(self, owner: str, selected: str, prompt: str, seed: Any, weight: float) -> tuple[Any, Any]:
+    def draw_sample(
+        self,
+        owner: str,
+        selected: str,
+        prompt: str,
+        seed: Any,
+        weight: float,
+        progress: gr.Progress = gr.Progress(),
+    ) -> tuple[Any, Any]:
         try:
             result = run(self.engine, self.request(owner, selected, prompt, seed, weight), progress)
         except (JobError, RequestError) as error:

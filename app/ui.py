@@ -182,6 +182,7 @@ def build_app(
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)
         opened = desk.connect(demo.load, private)
+        settings.show_styles(opened.then, private)
         train.connect(drawing, opened.then, private)
         build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, DRAWING)
     demo.queue(api_open=False)

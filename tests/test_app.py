@@ -20,7 +20,7 @@ from app.drawing import Drawing
 from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
-from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
+from app.pictures import data_uri, download_file, info_html, pictures_html, run, saved_name
 from app.server.queueing import PLACES, SEATS
 from app.settings import with_style
 from app.ui import build_app, launch_options
@@ -477,7 +477,7 @@ def test_ladder_and_grid(drawing, demo):
 PUBLIC = {"generate", "edit", "translate", "control_map", "ladder", "grid", "loras", "translators"}
 
 
-DRAWS = {"draw", "draw_grid", "draw_ladder", "save", "save_entries", "open"}  # on the page
+DRAWS = {"draw", "draw_grid", "draw_ladder", "save", "save_entries", "open", "sheet"}  # on the page
 
 
 def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
@@ -491,6 +491,23 @@ def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
+
+
+def test_who_waits_is_told_how_many_pictures_come_first(engine):
+    told, made = [], []
+
+    def ask() -> None:
+        made.append(run(engine, GenerateRequest("a"), lambda place, unit: told.append((place, unit))))
+
+    with engine.lock:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for _ in range(500):
+            if told:
+                break
+            time.sleep(0.01)
+    thread.join(60)
+    assert told == [((1, None), "pictures come first")] and len(made[0].pictures) == 1
 
 
 def test_api_with_a_prompt_alone(client):
