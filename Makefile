@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 export PORT HOST ALLOW_HOST
 
-.PHONY: run test test-sd15 lint fuzz benchmark screenshots corpus constraints clean
+.PHONY: run test test-sd15 test-space lint fuzz benchmark screenshots corpus constraints clean
 
 run: .venv/installed
 	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
@@ -26,6 +26,15 @@ lint: .venv/installed-test
 # The Stable Diffusion path at full size, on random weights: minutes and 12 GB of memory.
 test-sd15: .venv/installed-test
 	@$(BIN)/python -m pytest -q -s tests/heavy
+
+# The repository as a Hugging Face Space: Python 3.12 with the platform's packages first, app.py on its way to lend a GPU.
+SPACE := $(or $(TMPDIR),/tmp)/yoso-space
+test-space: .venv/installed-test
+	@test -x $(SPACE)/bin/python || python3.12 -m venv $(SPACE)
+	@sed -n 's/^sdk_version: /gradio[oauth,mcp]==/p' README.md > $(SPACE)/platform.txt && echo spaces >> $(SPACE)/platform.txt
+	@$(SPACE)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SPACE)/platform.txt
+	@$(SPACE)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@SPACE_PYTHON=$(SPACE)/bin/python $(BIN)/python -m pytest -q tests/heavy/test_zerogpu.py
 
 # Some minutes of looking for a text, a prompt or a file that nobody thought of; other ones each time.
 fuzz: .venv/installed-test
@@ -62,10 +71,10 @@ corpus: .venv/installed-recipes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-recipes.txt
 	@touch $@
 
-# After a change of requirements.txt: everything that it takes, whoever asks for it, with the hashes of its files.
+# After a change of the two: everything that it takes, whoever asks for it, with the hashes of its files.
 constraints: .venv/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --upgrade --quiet --generate-hashes \
+	@$(BIN)/uv pip compile requirements.txt requirements-page.txt --universal --python-version 3.11 --upgrade --quiet --generate-hashes \
 		--no-header --no-annotate --output-file constraints.txt
 
 clean:

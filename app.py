@@ -10,16 +10,22 @@ from types import FrameType
 from typing import NoReturn
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave their core to neighbours; before torch
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # noqa: F401  # before torch, in place of whose CUDA it puts what works without a GPU
 
+from app import space
 from app.server.hosts import hosts_at
 from app.server.uploads import FolderError, own_folder
+from app.server.zero import LentEngine
+from app.settings import is_proposed
 from app.train_mode import MODES, usual_mode
 from app.ui import build_app, launch_options
+from yoso_core.devices import device_named
 from yoso_core.engine import Engine, PictureError
 from yoso_core.lora.library import bundled, distinct, in_folder, left_out, trained
 from yoso_core.models import MODELS as KNOWN
 from yoso_core.models import local_model
-from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES, RequestError
+from yoso_core.requests import AUTO, RUNTIME_HELP, RUNTIMES, GenerateRequest, RequestError
 from yoso_core.translate import find_translators
 
 PORTS = range(1, 65_536)
@@ -46,8 +52,16 @@ def parse_arguments() -> argparse.Namespace:
         "--translators", type=Path, default=Path("translators"), metavar="FOLDER", help="folders of more translators"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of training runs")
-    parser.add_argument("--train", choices=MODES, help="who may train what; default: by address, off on a public Space")
-    parser.add_argument("--mcp", action="store_true", help="also offer the endpoints as tools for language models")
+    train = os.environ.get("TRAIN") or None  # a variable of a Space, as a few of these are
+    parser.add_argument(
+        "--train", choices=MODES, default=train, help="who may train what; default: by address, off on a Space"
+    )
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        default=bool(space.name()),
+        help="also offer the endpoints as tools for language models; a Space does",
+    )
     options = parser.parse_args()
     options.host = options.host.strip("[]")  # as addresses of IPv6 are written before a port
     return options
@@ -73,18 +87,39 @@ def check_address(host: str, port: int) -> None:
         ) from None
 
 
-def serve(options: argparse.Namespace) -> None:
-    public = bool(os.environ.get("SPACE_ID"))
-    hosts = hosts_at(options.host, options.allow_host, options.share, public)
+def build_engine(options: argparse.Namespace) -> Engine:
+    """What answers here, with the models that are to be there from the start in memory."""
     added = {spec.title: spec for spec in map(local_model, options.add_model)}
     translators = find_translators(options.translators)
-    engine = Engine(KNOWN | added, options.device, translators=translators, runtime=options.runtime, waits=False)
+
+    known = KNOWN
+    if space.name():
+        known = space.offered(
+            KNOWN, device_named(options.device).type == "cuda", lambda message: print(message, flush=True)
+        )
+    known = known | added
+    if space.lends_gpu():
+
+        def proposed(request: GenerateRequest) -> bool:
+            return request.model in known and is_proposed(request, known[request.model])
+
+        engine: Engine = LentEngine(known, proposed, device=options.device, translators=translators)
+    else:
+        engine = Engine(known, options.device, translators=translators, runtime=options.runtime, waits=False)
+    for name in known if space.lends_gpu() else [engine.first]:
+        engine.load(name, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
+    return engine
+
+
+def serve(options: argparse.Namespace) -> None:
+    public = bool(space.name())
+    hosts = hosts_at(options.host, options.allow_host, options.share, public)
+    engine = build_engine(options)
     mode = options.train or usual_mode(options.host, options.share)
     shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])
     for sentence in left_out(options.loras):
         print(f"note: {sentence}", flush=True)
-    engine.load(DEFAULT_MODEL, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
     demo = build_app(engine, loras, options.loras, options.runs, mode)
     name = f"[{options.host}]" if ":" in options.host else options.host
     try:

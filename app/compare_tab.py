@@ -13,7 +13,7 @@ from app.server.queueing import DRAWING
 from app.settings import NO_STYLE, Settings
 from yoso_core.drawing import PictureError, Result
 from yoso_core.lora.library import public_name
-from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, RequestError
+from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.service import Service
 from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
 
@@ -103,7 +103,7 @@ class CompareTab:
                 self.kinds([]), value=kind, label=label, elem_id=f"axis-{label.lower()}", elem_classes="axis"
             )
             values = gr.Textbox(
-                self.example(kind),
+                self.example(kind, self.engine.first),
                 label="Values",
                 info="1, 2, 4 or FROM:TO:COUNT; words one | another",
                 max_length=4000,
@@ -111,7 +111,7 @@ class CompareTab:
             )
         return chosen, values
 
-    def example(self, kind: str, model: str = DEFAULT_MODEL) -> str:
+    def example(self, kind: str, model: str) -> str:
         """Values that show something, of a kind of axis; the words are those of the model, where it names some."""
         kind = kind.partition(".")[0]
         words = self.engine.models[model].words

@@ -19,7 +19,7 @@ from app.settings import Settings
 from yoso_core.drawing import PictureError
 from yoso_core.files.links import from_link
 from yoso_core.lora.library import public_name
-from yoso_core.requests import DEFAULT_MODEL, LORA_WEIGHT_RANGE, PROMPT_LIMIT, RequestError
+from yoso_core.requests import LORA_WEIGHT_RANGE, PROMPT_LIMIT, RequestError
 from yoso_core.service import Service
 
 # The prompt is selected, so that what is typed first takes its place.
@@ -141,17 +141,18 @@ class Desk:
         return updates, notes
 
     def _model(self, name: Any, notes: list[str]) -> str:
-        """The model that was in use, loaded; the bundled one where that can't be."""
-        if name in (None, DEFAULT_MODEL) or not isinstance(name, str):
-            return DEFAULT_MODEL
+        """The model that was in use, loaded; the first one where that can't be."""
+        first = self.engine.first
+        if name in (None, first) or not isinstance(name, str):
+            return first
         try:
             if needs := self.engine.missing(name):
                 notes.append(f"{needs[0].title} has to be fetched first; choose its model again.")
-                return DEFAULT_MODEL
+                return first
             self.engine.load(name)
         except (RequestError, PictureError) as error:
             notes.append(str(error))
-            return DEFAULT_MODEL
+            return first
         return name
 
     def _loras(self, model: str, saved: Any, own: list[str], notes: list[str]) -> dict[str, Any]:

@@ -26,6 +26,13 @@ LOG = logging.getLogger(__name__)
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
 
 
+# What is typed counts a number up once nothing was typed for a while; what is overtaken until then changes nothing.
+ON_REST = """count => new Promise(done => {{
+    clearTimeout(window.yosoRest?.timer);
+    window.yosoRest?.overtaken();
+    const timer = setTimeout(() => {{ window.yosoRest = null; done(count + 1); }}, {milliseconds:.0f});
+    window.yosoRest = {{timer, overtaken: () => done(count)}};
+}})"""
 LOCKED = '<p class="note">The seed is locked, so this is the same picture; unlock it or press Roll for another.</p>'
 
 
@@ -46,11 +53,19 @@ class Drawing:
         tabs: those that draw.
         history: gets the settings of every picture.
         others: names of the tabs that don't draw.
+        rest: seconds without a change until what was typed is drawn; 0 draws at once.
     """
 
     def __init__(
-        self, engine: Service, settings: Settings, tabs: list[PictureTab], history: History, others: Sequence[str] = ()
+        self,
+        engine: Service,
+        settings: Settings,
+        tabs: list[PictureTab],
+        history: History,
+        others: Sequence[str] = (),
+        rest: float = 0.0,
     ) -> None:
+        self.rest = rest
         self.engine, self.settings, self.history = engine, settings, history
         self.tabs = {tab.name: tab for tab in tabs}
         self.known_tabs = [*self.tabs, *others]
@@ -73,6 +88,11 @@ class Drawing:
         states = [self.active, self.drawn, self.refused, *(tab.shown for tab in self.tabs.values())]
         shown = [part for tab in self.tabs.values() for part in (tab.stage, tab.info, tab.shown)]
         events = [component.change for component in typed]  # `input` is deaf to what is pasted
+        if self.rest:
+            rested = gr.Number(0, visible="hidden", precision=0)
+            js = ON_REST.format(milliseconds=1000 * self.rest)
+            gr.on(events, None, rested, rested, js=js, trigger_mode="multiple")
+            events = [rested.change]
         gr.on(
             [settings.order.change, settings.live.change, self.active.change, *events],
             self.draw,

@@ -12,7 +12,7 @@ from app.settings import Settings
 from yoso_core.drawing import Result
 from yoso_core.files.pictures import fit_note, fitted, open_mask, shape_of
 from yoso_core.models import ModelSpec
-from yoso_core.requests import DEFAULT_MODEL, FITS, RequestError, check_choice
+from yoso_core.requests import FITS, RequestError, check_choice
 from yoso_core.service import Service
 
 CANVAS_SIDE = 512  # pixels, of canvas.js
@@ -53,7 +53,11 @@ class Easel(PictureTab):
             with gr.Column(min_width=280):
                 self.canvas = component(
                     "canvas",
-                    fixed={"TAB": self.name, "WIDTH": self.brush, "SIDE": sent_side(self.engine.models[DEFAULT_MODEL])},
+                    fixed={
+                        "TAB": self.name,
+                        "WIDTH": self.brush,
+                        "SIDE": sent_side(self.engine.models[self.engine.first]),
+                    },
                     elem_id=self.id("canvas"),
                     elem_classes=classes,
                 )

@@ -9,7 +9,6 @@ from app.easel import Easel, on_canvas, read_canvas
 from yoso_core.conditioning import ANNOTATORS, missing_weights
 from yoso_core.requests import (
     CONTROL_STRENGTH_LIMIT,
-    DEFAULT_MODEL,
     FEATHER_LIMIT,
     GROWTH_LIMIT,
     THRESHOLD_LIMIT,
@@ -42,7 +41,7 @@ class EditTab(Easel):
     name, kind = "edit", EditRequest
 
     def build(self) -> None:
-        spec = self.engine.models[DEFAULT_MODEL]
+        spec = self.engine.models[self.engine.first]
         self.build_easel()
         self.strength = gr.Slider(
             0,

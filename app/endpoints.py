@@ -18,7 +18,6 @@ from yoso_core.lora.library import by_name
 from yoso_core.prompts import take_loras
 from yoso_core.requests import (
     CONSISTENCY,
-    DEFAULT_MODEL,
     SIZE_RANGE,
     SIZE_STEP,
     ControlUse,
@@ -123,7 +122,7 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         steps: int = 1,
         guidance: float = 1.0,
         count: int = 1,
-        model: str = DEFAULT_MODEL,
+        model: str = engine.first,
         size: int | str | None = None,
         loras: str = "",
         one_step: float = 1.0,
@@ -171,7 +170,7 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         steps: int = 1,
         guidance: float = 1.0,
         count: int = 1,
-        model: str = DEFAULT_MODEL,
+        model: str = engine.first,
         size: int | None = None,
         loras: str = "",
         one_step: float = 1.0,
@@ -222,7 +221,7 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         low: int = 100,
         high: int = 200,
         fit: str = "keep",
-        model: str = DEFAULT_MODEL,
+        model: str = engine.first,
         size: int | None = None,
         loras: str = "",
         one_step: float = 1.0,
@@ -273,9 +272,7 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         found = engine.control_map(use, side)
         return png(save_picture(found, "map.png", folder))
 
-    def ladder(
-        prompt: str = "", seed: int = 0, model: str = DEFAULT_MODEL, loras: str = ""
-    ) -> tuple[gr.FileData, list]:
+    def ladder(prompt: str = "", seed: int = 0, model: str = engine.first, loras: str = "") -> tuple[gr.FileData, list]:
         """The ladder: one prompt and seed in 1, 2 and 4 steps, by the teacher, and without the one-step LoRA."""
         prompt, uses = asked(prompt, loras)
         sheet = sheets.ladder(engine, GenerateRequest(prompt, seed=seed, model=model, loras=uses))
@@ -289,7 +286,7 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         x: str = "seed=0,1,2,3",
         y: str = "steps=1,2",
         seed: int = 0,
-        model: str = DEFAULT_MODEL,
+        model: str = engine.first,
         loras: str = "",
     ) -> gr.FileData:
         """A labelled grid over two settings, such as x "seed=0,1,2" and y "lora.line-art=0:1:3"."""

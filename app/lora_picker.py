@@ -17,7 +17,7 @@ from yoso_core.files.archives import amount
 from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.lora.library import LoraEntry, from_hub, misfits, public_name, uploaded
 from yoso_core.models import ModelSpec
-from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, LoraUse, RequestError
+from yoso_core.requests import LORA_LIMIT, LoraUse, RequestError
 from yoso_core.service import Service
 
 OWN = "one-step"  # the model's own LoRA, in the picker's value
@@ -110,7 +110,7 @@ class LoraPicker:
         self.forget([name])
         own = [each for each in own if each != name]
         kept = {each: weight for each, weight in (loras or {}).items() if each != name}
-        cards = self.cards(self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]), own)
+        cards = self.cards(self.engine.models.get(model, self.engine.models[self.engine.first]), own)
         return gr.HTML(value=kept, entries=cards), own, ""
 
     def start(self, spec: ModelSpec) -> dict[str, float]:
@@ -174,7 +174,7 @@ class LoraPicker:
 
     def _add(self, find: Any, model: str, loras: Any, own: list[str]) -> tuple[Any, ...]:
         """Put a LoRA into the list of this session and switch it on, if it fits the model."""
-        spec = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL])
+        spec = self.engine.models.get(model, self.engine.models[self.engine.first])
         try:
             if sum(name in self.known and self.known[name].origin != "trained" for name in own) >= UPLOADS:
                 raise RequestError(f"A session may add {UPLOADS} LoRAs; please reload the page to begin anew.")

@@ -16,7 +16,6 @@ from yoso_core.models import ModelSpec
 from yoso_core.prompts import take_loras
 from yoso_core.requests import (
     CONSISTENCY,
-    DEFAULT_MODEL,
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
     PROMPT_LIMIT,
@@ -33,6 +32,17 @@ from yoso_core.service import Service
 from yoso_core.words import COMMON
 
 EXAMPLES = 8  # shown, of those that the model names
+# Of a model that names none: what any model of pictures at large has seen.
+EVERYDAY = (
+    "a fox in fresh snow at sunrise, photograph",
+    "a lighthouse on a cliff, oil painting",
+    "a bowl of ramen, food photography",
+    "a paper boat on a quiet lake, watercolour",
+    "an old tram in a narrow street, rain, evening light",
+    "portrait of a grandmother laughing, soft light",
+    "a cabin in the mountains under the stars",
+    "a parrot among tropical leaves, detailed illustration",
+)
 NO_STYLE = "any"
 
 # Listeners without Python behind them, so that a press acts at once. `order` counts the explicit wishes for a picture.
@@ -83,10 +93,10 @@ class Settings:
 
     def build_prompt(self) -> None:
         """The row above the tabs: what to draw."""
-        spec = self.engine.models[DEFAULT_MODEL]
+        spec = self.engine.models[self.engine.first]
         with gr.Row(elem_id="ask", equal_height=True):
             self.prompt = gr.Textbox(
-                next(iter(spec.words.examples), ""),
+                examples_of(spec)[0],
                 label="Prompt",
                 show_label=False,
                 container=False,
@@ -115,16 +125,16 @@ class Settings:
 
     def build_panel(self) -> None:
         """The column beside the tabs: how to draw it."""
-        spec = self.engine.models[DEFAULT_MODEL]
+        spec = self.engine.models[self.engine.first]
         # What is wished for, and what is in use: they differ while a model is loaded, and where that fails.
         self.wished = gr.Dropdown(
             [(known.title, name) for name, known in self.engine.models.items()],
-            value=DEFAULT_MODEL,
+            value=self.engine.first,
             label="Model",
             info=about(spec),
             elem_id="model",
         )
-        self.model = gr.Textbox(DEFAULT_MODEL, visible="hidden")
+        self.model = gr.Textbox(self.engine.first, visible="hidden")
         self.stop = gr.Button("Stop fetching", size="sm", visible=False, elem_id="stop-fetching")
         self.steps = gr.Radio(
             STEPS,
@@ -343,7 +353,15 @@ class Settings:
 
 def examples_of(spec: ModelSpec) -> list[str]:
     """As many as there are buttons; "" where the model names no more."""
-    return [*spec.words.examples, *[""] * EXAMPLES][:EXAMPLES]
+    return [*(spec.words.examples or EVERYDAY), *[""] * EXAMPLES][:EXAMPLES]
+
+
+def is_proposed(request: GenerateRequest, spec: ModelSpec) -> bool:
+    """Whether the page itself proposes it: an example, in a style of the model, and nothing else changed."""
+    prompt, _ = style_of(request.prompt, spec.styles)
+    plain = GenerateRequest(request.prompt, model=request.model, size=request.size)
+    known = bool(prompt) and prompt in examples_of(spec) and request.size in (None, spec.resolution)
+    return known and request == plain
 
 
 def words_of(spec: ModelSpec) -> dict[str, Any]:

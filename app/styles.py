@@ -46,7 +46,5 @@ class StylePictures:
     def _rule(self, name: str, model: str, prompt: str, about: str) -> str:
         picture = self.engine.run(GenerateRequest(prompt, model=model)).pictures[0]
         told = json.dumps(about, ensure_ascii=False).replace("<", "\\3c ")
-        values = (
-            f"--side: var(--side-by, 26px); --apart: 6px; --about: {told}; --picture: url({thumbnail_uri(picture)})"
-        )
+        values = f"--side: var(--side-by, 26px); --apart: 6px; --about: {told}; --picture: url({uri})"
         return f'#style label[data-testid="{name}-radio-label"] {{ {values}; }}'

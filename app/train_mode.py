@@ -1,10 +1,10 @@
 """Who may train what here: one's own machine, a studio of several people, a public demo."""
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from app import space
 from app.server.hosts import LOOPBACK
 from train.data.datasets import OWN, SHARED, Limits
 from yoso_core.requests import DEFAULT_MODEL
@@ -86,7 +86,7 @@ MODES: dict[str, Mode] = {
 
 def usual_mode(host: str, share: bool) -> str:
     """The name of the mode for an address; a public Space trains nothing."""
-    if os.environ.get("SPACE_ID"):
+    if space.name():
         return "off"
     return "local" if host in LOOPBACK and not share else "private"
 

@@ -28,7 +28,7 @@ from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate import domain_of
 from yoso_core.files.pictures import SUFFIXES
-from yoso_core.requests import DEFAULT_MODEL, PROMPT_LIMIT, RequestError, check_text
+from yoso_core.requests import PROMPT_LIMIT, RequestError, check_text
 from yoso_core.service import Service
 from yoso_core.words import COMMON, Words, words_in
 
@@ -115,7 +115,7 @@ class NewRun:
             )
             self.base = gr.Dropdown(
                 [(spec.title, name) for name, spec in self.models.items()],
-                value=DEFAULT_MODEL,
+                value=next(iter(self.models)),
                 label="Base model",
                 elem_id="run-base",
             )
@@ -133,7 +133,7 @@ class NewRun:
                 ]
             self.shares = gr.HTML(elem_id="domain-shares")
         with gr.Accordion("Advanced: every setting", open=False, visible=self.mode.advanced, elem_id="run-advanced"):
-            self.form = build_form("run-form", self.fields(first, DEFAULT_MODEL))
+            self.form = build_form("run-form", self.fields(first, next(iter(self.models))))
         gr.HTML("<h3>3. Start</h3>")
         self.cost = gr.HTML(elem_id="cost")
         self.start = gr.Button("Start training", variant="primary", elem_id="start", scale=0, min_width=180)
@@ -245,7 +245,7 @@ class NewRun:
 
     def check(self, dataset: Dataset, model: str) -> Report:
         """The pictures as a run on this model would take them."""
-        return dataset.check(self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]).resolution)
+        return dataset.check(self.engine.models.get(model, self.engine.models[self.engine.first]).resolution)
 
     def shown(self, owner: str, model: str, problems: list[Problem] = ()) -> tuple[Any, ...]:
         """What the page says of the pictures, and the table of them."""

@@ -1,6 +1,5 @@
 """The Train tab: runs to begin, to watch and to use. The work is done by `train`, in processes of their own."""
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from app import space
 from app.components import component, sent_along
 from app.drawing import Drawing
 from app.edit_tab import OWN_CONTROL
@@ -66,7 +66,7 @@ class TrainTab:
     def build(self) -> None:
         if not self.mode.presets:
             gr.HTML(OFF)
-            gr.DuplicateButton("Duplicate this Space", visible=bool(os.environ.get("SPACE_ID")))
+            gr.DuplicateButton("Duplicate this Space", visible=bool(space.name()))
             return
         self.token = gr.BrowserState("", storage_key="yoso-owner", secret="yoso")  # it is a secret itself
         self.owner, self.selected = gr.State(""), gr.Textbox("", visible="hidden")

@@ -12,7 +12,6 @@ from app.translate_files import TranslateFiles
 from yoso_core.requests import (
     CONSISTENCY,
     COUNT_LIMIT,
-    DEFAULT_MODEL,
     THRESHOLD_LIMIT,
     RequestError,
     TranslateRequest,
@@ -42,7 +41,7 @@ class TranslateTab(Easel):
         self.files = TranslateFiles(engine, self.request_of)
 
     def build(self) -> None:
-        offered = self.offered(DEFAULT_MODEL)
+        offered = self.offered(self.engine.first)
         first = first_of(offered)
         self.trained = gr.State(())  # what was trained here; the pickers offer it once this changes
         with gr.Row(elem_id="way"):
@@ -169,7 +168,7 @@ class TranslateTab(Easel):
 
     def offered(self, model: str) -> Choices:
         """Title and name of each translator for a model."""
-        family = self.engine.models.get(model, self.engine.models[DEFAULT_MODEL]).family
+        family = self.engine.models.get(model, self.engine.models[self.engine.first]).family
         known = list(self.engine.translators.items())  # a run may add its own meanwhile
         return numbered([(spec.title, name) for name, spec in known if spec.family == family])
 

@@ -177,7 +177,7 @@ def build_app(
                 settings.build_panel()
         history.build()
         private = LISTENING | {"api_visibility": "private"}
-        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name])
+        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name], engine.rest)
         drawing.connect(tabs, private)
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)

@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.one_step import say
-from train.data.latents import encode_texts, load_pictures
+from train.data.latents import load_pictures
 from train.data.lines import CANNY_THRESHOLDS, scribble, varied
 from train.data.reader import not_held_out
 from train.loop.console import run_command
@@ -32,7 +33,6 @@ from train.measure.evaluate import load_generator, through_autoencoder, to_level
 from train.measure.metrics import edge_f1
 from yoso_core.autoencoder import decode
 from yoso_core.conditioning import CONTROLS, Guide, find_control, load_control
-from yoso_core.denoiser import Denoiser
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.sampling import few_step, few_step_timesteps, prior_start
 
@@ -93,14 +93,14 @@ def measure(folder: str, data: Path, count: int, strength: float) -> list[Row]:
         strength: of the control.
     """
     model = load_generator(DEFAULT_MODEL)
-    network = load_control(find_control(folder, model.spec.family), model)
+    follow = partial(model.family.follow, load_control(find_control(folder, model.spec.family), model))
     held_out = load_pictures(data, model.spec.resolution, keep=lambda row: not not_held_out(row))
     chosen = torch.randperm(len(held_out), generator=generator_for(0, Use.PROMPTS))[:count]
     pictures = {"as they are": held_out.pictures[chosen], "turned": turned(held_out.pictures[chosen])}
     captions = [held_out.captions[index][0] for index in chosen.tolist()]
-    contexts = encode_texts(captions, model.tokenizer, model.text_encoder)
+    conditions = model.encode_texts(captions)
     side = model.spec.resolution // model.pixels_per_latent
-    shape = (model.unet.config.in_channels, side, side)
+    shape = (model.channels, side, side)
     generators = [generator_for(0, Use.PICTURE, index) for index in range(len(captions))]
     noises = [torch.stack([torch.randn(shape, generator=one) for one in generators]) for _ in range(max(STEPS))]
     noises[0] = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
@@ -110,11 +110,11 @@ def measure(folder: str, data: Path, count: int, strength: float) -> list[Row]:
         for rows in torch.arange(len(captions)).split(BATCH):
             guide = None
             if maps is not None:
-                guide = Guide(network, maps[rows][:, None].float().expand(-1, 3, -1, -1), model.schedule.last, strength)
-            denoise = Denoiser(model.unet, model.schedule, model.prediction, control=guide)
+                guide = Guide(follow, maps[rows][:, None].float().expand(-1, 3, -1, -1), model.schedule.last, strength)
+            denoise = model.denoiser(control=guide)
             start, *fresh = (noise[rows].contiguous(memory_format=torch.channels_last) for noise in noises[:steps])
             timesteps = few_step_timesteps(steps, len(model.schedule))
-            clean = few_step(denoise, model.schedule, start, contexts[rows], timesteps, fresh)
+            clean = few_step(denoise, model.schedule, start, conditions[rows], timesteps, fresh)
             parts.append(to_levels(decode(model.decoder, clean)))
         return torch.cat(parts)
 

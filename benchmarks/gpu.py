@@ -59,11 +59,11 @@ def as_it_comes(folder: str, lora: str, size: int, repeats: int) -> float:
 
 def graphed(model, size: int, count: int) -> Callable[[str], object]:
     """The bare network and decoder as graphs on a batch, and nothing else."""
-    unet, side = model.unet, size // model.pixels_per_latent
+    unet, side = model.network, size // model.pixels_per_latent
     latents = torch.randn(count, unet.config.in_channels, side, side, dtype=unet.dtype, device="cuda")
-    context = torch.randn(count, model.tokenizer.model_max_length, unet.config.cross_attention_dim).to(latents)
+    context = torch.randn(count, model.parts["tokenizer"].model_max_length, unet.config.cross_attention_dim).to(latents)
     inputs = (latents, torch.full((count,), model.schedule.last, device="cuda"), context)
-    network, decoder = record(Predict(unet), inputs), record(Decode(model.decoder), (latents,))
+    network, decoder = record(Predict(model.family, unet), inputs), record(Decode(model.decoder), (latents,))
 
     def run(_: str) -> torch.Tensor:
         return decoder(network(inputs))[0]
@@ -129,7 +129,7 @@ def figures(name: str, spec: ModelSpec, lora: str, repeats: int, loras: list[Pat
         found[f"bare graphs, batch {count}"] = milliseconds(graphed(model, size, count), repeats)
     say(f"{name}: {found}")
     if compile:
-        compiled = torch.compile(model.unet, mode="reduce-overhead")
+        compiled = torch.compile(model.network, mode="reduce-overhead")
         found["bare compiled network"] = milliseconds(bare(model, size, compiled), repeats)
         say(f"{name}: compiled {found['bare compiled network']:.2f} ms")
     found["memory"] = torch.cuda.max_memory_allocated() / 2**30

@@ -135,11 +135,11 @@ def diffusers_rows(folder: Path, size: int, repeats: int) -> Iterator[Row]:
 
 def bare(model: LoadedModel, size: int, unet: Callable | None = None) -> Callable[[str], object]:
     """One network evaluation and decoding on a model in memory, and nothing else: what no engine can beat."""
-    unet = model.unet if unet is None else unet
+    unet = model.network if unet is None else unet
     side = size // model.pixels_per_latent
     latents = torch.randn(1, unet.config.in_channels, side, side, dtype=unet.dtype, device=unet.device)
     latents = latents.contiguous(memory_format=torch.channels_last)
-    length = model.tokenizer.model_max_length
+    length = model.parts["tokenizer"].model_max_length
     context = torch.randn(1, length, unet.config.cross_attention_dim, dtype=unet.dtype, device=unet.device)
     t = torch.tensor([model.schedule.last], device=unet.device)
 
@@ -154,11 +154,19 @@ def by_hand(model: LoadedModel, size: int) -> Callable[[str], object]:
     """OpenVINO as one uses it without us: network and decoder converted from float32 and compiled with the library's
     own defaults, the prompt read by torch.
     """
-    core, side, length = load_library().Core(), size // model.pixels_per_latent, model.tokenizer.model_max_length
-    latents = torch.randn(1, model.unet.config.in_channels, side, side)
-    given = latents, torch.tensor([model.schedule.last]), torch.randn(1, length, model.unet.config.cross_attention_dim)
+    core, side, length = (
+        load_library().Core(),
+        size // model.pixels_per_latent,
+        model.parts["tokenizer"].model_max_length,
+    )
+    latents = torch.randn(1, model.network.config.in_channels, side, side)
+    given = (
+        latents,
+        torch.tensor([model.schedule.last]),
+        torch.randn(1, length, model.network.config.cross_attention_dim),
+    )
     made = []
-    for part, inputs in ((Predict(model.unet), given), (Decode(model.decoder), given[:1])):
+    for part, inputs in ((Predict(model.family, model.network), given), (Decode(model.decoder), given[:1])):
         with torch.no_grad():
             converted = load_library().convert_model(copy.deepcopy(part).float(), example_input=inputs)
         converted.reshape({index: list(value.shape) for index, value in enumerate(inputs)})
@@ -168,7 +176,7 @@ def by_hand(model: LoadedModel, size: int) -> Callable[[str], object]:
 
     @torch.inference_mode()
     def run(prompt: str) -> object:
-        context = model.text_encoder(model.tokenizer(prompt, **options).input_ids)[0].float()
+        context = model.parts["text_encoder"](model.parts["tokenizer"](prompt, **options).input_ids)[0].float()
         predicted = network([torch.randn_like(latents).numpy(), given[1].numpy(), context.numpy()])[0]
         return to_pil(torch.from_numpy(decoder([predicted])[0]))[0]
 
@@ -178,7 +186,7 @@ def by_hand(model: LoadedModel, size: int) -> Callable[[str], object]:
 def bare_openvino(engine: Engine, name: str) -> Callable[[str], object]:
     """The compiled network and decoder that an engine holds, and nothing else: what no engine can beat."""
     networks, calls = engine._executed[name], []
-    for part in (networks._predict, networks._decode):
+    for part in (*networks._predict.values(), networks._decode):
         compiled = next(iter(engine.runtime._shelves[part].ready.values()))
         given = [
             torch.zeros(list(one.shape), dtype=torch.int64 if "i64" in str(one.element_type) else torch.float32)
@@ -202,7 +210,7 @@ def sd15_rows(spec: ModelSpec, size: int, repeats: int, compile: bool) -> Iterat
     yield announced(Row("Limit of torch: one bare evaluation and decoding", 1, median(bare_runs), bare_runs))
     if compile:
         say("compiling the network")
-        compiled = bare(model, size, torch.compile(model.unet))
+        compiled = bare(model, size, torch.compile(model.network))
         yield row("The limit with torch.compile", 1, compiled, repeats)
     yield row("OpenVINO by hand", 1, by_hand(model, size), repeats)
     del engines["torch"], model

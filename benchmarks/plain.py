@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from yoso_core.condition import Condition
+
 
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
@@ -47,10 +49,10 @@ class PlainNetwork(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, pictures: Tensor, context: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor, condition: Condition) -> Tensor:
         hidden = self.down(pictures)
         if self.told is not None:
-            scale, shift = self.told(context.mean(1))[:, :, None, None].chunk(2, 1)
+            scale, shift = self.told(condition.context.mean(1))[:, :, None, None].chunk(2, 1)
             hidden = hidden * (1 + scale) + shift
         return self.up(self.body(hidden))
 
@@ -69,6 +71,6 @@ class PlainGenerator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, pictures: Tensor, context: Tensor, direction: str, strength: float = 1.0, noise: Tensor | None = None
+        self, pictures: Tensor, condition: Condition, direction: str, strength: float = 1.0, noise: Tensor | None = None
     ) -> Tensor:
-        return self.networks[direction](pictures, context)
+        return self.networks[direction](pictures, condition)

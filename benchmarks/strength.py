@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.one_step import say
-from train.data.latents import encode_texts, load_pictures, to_unit_range
+from train.data.latents import load_pictures, to_unit_range
 from train.data.reader import not_held_out
 from train.loop.console import run_command
 from train.loop.randomness import Use, generator_for
 from train.measure.evaluate import load_generator, to_levels
 from train.measure.lpips_weights import load_lpips
 from yoso_core.autoencoder import decode, encode
-from yoso_core.denoiser import Denoiser
 from yoso_core.models import LoadedModel
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.sampling import edit_timesteps, few_step, sdedit_start, strength_timestep
@@ -89,13 +88,10 @@ class Edits:
 
     def __init__(self, model: LoadedModel, chosen: Chosen) -> None:
         self.model, self.length = model, len(chosen.pictures)
-        self.denoise = Denoiser(model.unet, model.schedule, model.prediction)
+        self.denoise = model.denoiser()
         pixels = to_unit_range(chosen.pictures).contiguous(memory_format=torch.channels_last)
         self.latents = torch.cat([encode(model.autoencoder, part) for part in pixels.split(BATCH)])
-        self.contexts = {
-            kind: encode_texts(captions, model.tokenizer, model.text_encoder)
-            for kind, captions in chosen.captions.items()
-        }
+        self.conditions = {kind: model.encode_texts(captions) for kind, captions in chosen.captions.items()}
         generators = [generator_for(0, Use.PICTURE, index) for index in range(self.length)]
         shape = self.latents.shape[1:]
         self.noises = [torch.stack([torch.randn(shape, generator=one) for one in generators]) for _ in range(2)]
@@ -109,8 +105,8 @@ class Edits:
                 first, second = (noise[rows].contiguous(memory_format=torch.channels_last) for noise in self.noises)
                 start = sdedit_start(self.model.schedule, clean, first, t)
                 timesteps = edit_timesteps(steps, t, len(self.model.schedule))
-                context, fresh = self.contexts[kind][rows], [second][: steps - 1]
-                clean = few_step(self.denoise, self.model.schedule, start, context, timesteps, fresh)
+                condition, fresh = self.conditions[kind][rows], [second][: steps - 1]
+                clean = few_step(self.denoise, self.model.schedule, start, condition, timesteps, fresh)
             parts.append(to_levels(decode(self.model.decoder, clean)))
         return torch.cat(parts)
 

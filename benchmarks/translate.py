@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from benchmarks.control import BATCH, TOLERANCE, maps_of
 from benchmarks.one_step import say
 from benchmarks.plain import PlainGenerator
-from train.data.latents import encode_texts, grid, load_pictures, to_unit_range
+from train.data.latents import grid, load_pictures, to_unit_range
 from train.data.reader import not_held_out
 from train.loop.config import load_config
 from train.loop.console import follow, run_command
@@ -39,8 +40,8 @@ from train.tasks.base import load_base
 from train.tasks.perception import load_perception
 from train.tasks.translate import BACK, FORWARD, TRAINED, TranslateConfig, drawn_lines
 from yoso_core.autoencoder import decode, encode
+from yoso_core.condition import Condition
 from yoso_core.conditioning import CONTROLS, Guide, load_control
-from yoso_core.denoiser import Denoiser
 from yoso_core.models import LoadedModel
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.sampling import one_step, prior_start, sdedit_start, strength_timestep
@@ -162,77 +163,76 @@ class Measure:
         return row
 
 
-def in_parts(make: Callable[[Tensor, Tensor, slice], Tensor], given: Tensor, contexts: Tensor) -> Tensor:
-    """`make` of pictures in [-1, 1] and contexts, a few at a time -> uint8."""
+def in_parts(make: Callable[[Tensor, Condition, slice], Tensor], given: Tensor, conditions: Condition) -> Tensor:
+    """`make` of pictures in [-1, 1] and conditions, a few at a time -> uint8."""
     made = []
     for start in range(0, len(given), BATCH):
         rows = slice(start, start + BATCH)
         pictures = to_unit_range(given[rows]).contiguous(memory_format=torch.channels_last)
-        made.append(to_levels(make(pictures, contexts[rows], rows)))
+        made.append(to_levels(make(pictures, conditions[rows], rows)))
     return torch.cat(made)
 
 
-def contexts_of(model: LoadedModel, inputs: Inputs, named: bool) -> Tensor:
-    """(N, L, D): captions, or the fixed prompt."""
+def conditions_of(model: LoadedModel, inputs: Inputs, named: bool) -> Condition:
+    """N rows: captions, or the fixed prompt."""
     if named or inputs.fixed is None:
-        return encode_texts(inputs.captions, model.tokenizer, model.text_encoder)
-    one = encode_texts([inputs.fixed], model.tokenizer, model.text_encoder)
-    return one.expand(len(inputs.given), -1, -1)
+        return model.encode_texts(inputs.captions)
+    return model.encode_texts([inputs.fixed]).expand(len(inputs.given))
 
 
 def noises(model: LoadedModel, count: int) -> Tensor:
     """(N, C, h, w); picture i has the same noise in all rows."""
     side = model.spec.resolution // model.pixels_per_latent
-    shape = (model.unet.config.in_channels, side, side)
+    shape = (model.channels, side, side)
     return torch.stack([torch.randn(shape, generator=generator_for(0, Use.PICTURE, index)) for index in range(count)])
 
 
 def by_translator(model: LoadedModel, inputs: Inputs, folder: Path) -> Tensor:
     loaded, direction = load_translator(read_translator(folder), model), inputs.direction
     model.loras.apply([(model.one_step, 1.0), (loaded.loras[direction], 1.0)])
-    translate, contexts = loaded.on(model, direction), contexts_of(model, inputs, False)
-    made = in_parts(lambda given, context, rows: translate(given, context), inputs.given, contexts)
+    translate, conditions = loaded.on(model, direction), conditions_of(model, inputs, False)
+    made = in_parts(lambda given, condition, rows: translate(given, condition), inputs.given, conditions)
     model.loras.apply([(model.one_step, 1.0)])
     return made
 
 
 def by_sdedit(model: LoadedModel, inputs: Inputs, strength: float, named: bool) -> Tensor:
-    denoise, noise = Denoiser(model.unet, model.schedule, model.prediction), noises(model, len(inputs.given))
+    denoise, noise = model.denoiser(), noises(model, len(inputs.given))
     t = strength_timestep(model.schedule, strength, noise.shape[-1])
 
-    def make(given: Tensor, context: Tensor, rows: slice) -> Tensor:
+    def make(given: Tensor, condition: Condition, rows: slice) -> Tensor:
         start = sdedit_start(model.schedule, encode(model.autoencoder, given), noise[rows], t)
-        return decode(model.decoder, one_step(denoise, start, context, t))
+        return decode(model.decoder, one_step(denoise, start, condition, t))
 
-    return in_parts(make, inputs.given, contexts_of(model, inputs, named))
+    return in_parts(make, inputs.given, conditions_of(model, inputs, named))
 
 
 def by_controlnet(model: LoadedModel, inputs: Inputs, named: bool) -> Tensor:
-    network = load_control(CONTROLS["emoji"], model)
+    follow = partial(model.family.follow, load_control(CONTROLS["emoji"], model))
     noise = prior_start(model.schedule, noises(model, len(inputs.given)), model.prior_mean, model.prior_deviation)
 
-    def make(given: Tensor, context: Tensor, rows: slice) -> Tensor:
+    def make(given: Tensor, condition: Condition, rows: slice) -> Tensor:
         maps = inputs.asked[rows][:, None].float().expand(-1, 3, -1, -1)
-        denoise = Denoiser(
-            model.unet, model.schedule, model.prediction, control=Guide(network, maps, model.schedule.last)
-        )
+        denoise = model.denoiser(control=Guide(follow, maps, model.schedule.last))
         start = noise[rows].contiguous(memory_format=torch.channels_last)
-        return decode(model.decoder, one_step(denoise, start, context, model.schedule.last))
+        return decode(model.decoder, one_step(denoise, start, condition, model.schedule.last))
 
-    return in_parts(make, inputs.given, contexts_of(model, inputs, named))
+    return in_parts(make, inputs.given, conditions_of(model, inputs, named))
 
 
 def by_plain(model: LoadedModel, inputs: Inputs, file: Path) -> Tensor:
     generator = plain_generator(recipe(inputs.translator), model)
     generator.load_state_dict(load_file(file))
     generator.eval()
-    contexts = contexts_of(model, inputs, False)
-    return in_parts(lambda given, context, rows: generator(given, context, inputs.direction), inputs.given, contexts)
+    conditions = conditions_of(model, inputs, False)
+    return in_parts(
+        lambda given, condition, rows: generator(given, condition, inputs.direction), inputs.given, conditions
+    )
 
 
 def plain_generator(config: TranslateConfig, model: LoadedModel) -> PlainGenerator:
     """Pairs come with prompts, so their network is told them; between two domains there is nothing to tell."""
-    return PlainGenerator(config.directions, 0 if config.domains else model.unet.config.cross_attention_dim)
+    return PlainGenerator(config.directions, 0 if config.domains else model.network.config.cross_attention_dim)
 
 
 def ways(model: LoadedModel, inputs: Inputs) -> Iterator[tuple[str, Tensor]]:

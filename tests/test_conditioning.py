@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 import cv2
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from diffusers import ControlNetModel
 from PIL import Image, ImageDraw
 
-from tests.tiny import build_unet
+from tests.tiny import FAMILY, build_unet
 from tests.tiny_control import write_tiny_control
 from train.tasks.controlnet import build_controlnet
 from yoso_core import conditioning
+from yoso_core.condition import Condition
 from yoso_core.conditioning import (
     ANNOTATORS,
     CONTROLS,
@@ -270,7 +272,7 @@ def test_a_tiny_control_loads(model, control_folder):
     network = load_control(find_control(str(control_folder), "tiny"), model, heard.append)
     assert isinstance(network, ControlNetModel) and not network.training and len(heard) == 1
     assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert network.dtype == model.unet.dtype
+    assert network.dtype == model.network.dtype
 
 
 def refused(folder, model, named):
@@ -348,26 +350,31 @@ def network(model, control_folder):
     return load_control(find_control(str(control_folder), "tiny"), model)
 
 
+def guide_of(network, *settings):
+    return Guide(partial(FAMILY.follow, network), *settings)
+
+
 def ask(guide, model, t, batch=1):
     generator = torch.Generator().manual_seed(0)
     noisy, context = torch.randn(batch, 8, 8, 8, generator=generator), torch.randn(batch, 32, 32, generator=generator)
     with torch.no_grad():
-        return guide(noisy, torch.full((batch,), t), context)
+        return guide(noisy, torch.full((batch,), t), Condition(context))
 
 
 def test_a_guide_adds_to_every_skip_and_the_middle(model, network):
-    added, middle = ask(Guide(network, map_tensor(drawing()), 999), model, 999, batch=2)
+    *added, middle = ask(guide_of(network, map_tensor(drawing()), 999), model, 999, batch=2)
     assert len(added) == 4 and middle.shape == (2, 64, 4, 4)
     assert all(one.abs().max() > 0 for one in (*added, middle))
-    others, _ = ask(Guide(network, map_tensor(Image.new("RGB", (64, 64))), 999), model, 999, batch=2)
+    *others, _ = ask(guide_of(network, map_tensor(Image.new("RGB", (64, 64))), 999), model, 999, batch=2)
     assert not torch.equal(added[0], others[0])
 
 
 def test_a_guide_s_strength_scales_what_it_adds(model, network):
-    one, two = (ask(Guide(network, map_tensor(drawing()), 999, strength), model, 999) for strength in (0.5, 1.0))
-    torch.testing.assert_close(2 * one[0][1], two[0][1])
-    torch.testing.assert_close(2 * one[1], two[1])
-    assert ask(Guide(network, map_tensor(drawing()), 999, 0.0), model, 999) is None
+    half, whole = (ask(guide_of(network, map_tensor(drawing()), 999, strength), model, 999) for strength in (0.5, 1.0))
+    assert len(half) == len(whole) == 5
+    for one, other in zip(half, whole, strict=True):
+        torch.testing.assert_close(2 * one, other)
+    assert not ask(guide_of(network, map_tensor(drawing()), 999, 0.0), model, 999)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +389,7 @@ def test_a_guide_s_strength_scales_what_it_adds(model, network):
     ],
 )
 def test_a_guide_acts_on_its_part_of_the_way(model, network, start, end, acts):
-    guide = Guide(network, map_tensor(drawing()), 999, 1.0, start, end)
-    found = [t for t in (999, 600, 500, 499, 1, 0) if ask(guide, model, t) is not None]
+    guide = guide_of(network, map_tensor(drawing()), 999, 1.0, start, end)
+    found = [t for t in (999, 600, 500, 499, 1, 0) if ask(guide, model, t)]
     assert set(acts) <= set(found) and all(start <= 1 - t / 999 <= end for t in found)
     assert (999 in found) == (start == 0) and (0 in found) == (end == 1)

@@ -1,4 +1,4 @@
-"""What `make run` installs is told to the last file, and is what requirements.txt asks for."""
+"""What `make run` installs is told to the last file, and is what the two files of requirements ask for."""
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
@@ -9,11 +9,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+ASKED = ("requirements.txt", "requirements-page.txt")
 ENTRY = re.compile(r"(?P<asked>[^\\\n]+?)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)")
 
 
-def asked_in(name: str) -> list[Requirement]:
-    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+def asked_in(*names: str) -> list[Requirement]:
+    lines = (line.partition("#")[0].strip() for name in names for line in (ROOT / name).read_text().splitlines())
     return [Requirement(line) for line in lines if line]
 
 
@@ -33,14 +34,14 @@ def test_every_line_is_a_version_with_its_hashes():
     assert versions and all(re.fullmatch(r"==[\w.!+]+", version) for version in versions)
 
 
-@pytest.mark.parametrize("one", asked_in("requirements.txt"), ids=lambda one: one.name)
+@pytest.mark.parametrize("one", asked_in(*ASKED), ids=lambda one: one.name)
 def test_what_is_asked_for_is_what_is_pinned(one):
     assert pinned()[canonicalize_name(one.name)] == {str(one.specifier)}
 
 
 def test_nothing_is_left_to_float():
     """Whatever the packages that are installed here ask for in turn has its line."""
-    known, waiting, seen = pinned(), [(one.name, one.extras) for one in asked_in("requirements.txt")], set()
+    known, waiting, seen = pinned(), [(one.name, one.extras) for one in asked_in(*ASKED)], set()
     while waiting:
         name, extras = waiting.pop()
         if (name, frozenset(extras)) in seen:

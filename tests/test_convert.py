@@ -15,6 +15,7 @@ from tests.tiny_checkpoint import Paired, Unpaired, build_model
 from yoso_core import convert
 from yoso_core.__main__ import main
 from yoso_core.autoencoder import to_pil
+from yoso_core.condition import Condition
 from yoso_core.convert import PUBLISHED, convert_lora, convert_translator
 from yoso_core.engine import Engine
 from yoso_core.lora.reading import FILE_LIMIT, read_prior
@@ -59,7 +60,7 @@ def ours(model, spec, pictures, context, strength=1.0, noise=None):
     loaded = load_translator(spec, model)
     direction = spec.direction("")
     model.loras.apply([(loaded.loras[direction], strength)])
-    made = loaded.on(model, direction)(pictures, context, strength, noise).clamp(-1, 1)
+    made = loaded.on(model, direction)(pictures, Condition(context), strength, noise).clamp(-1, 1)
     model.loras.apply([])
     return made
 
@@ -103,7 +104,7 @@ def test_the_engine_gives_lines_as_they_were_learned(model, paired, tmp_path):
     engine = Engine({"sd": model.spec}, device="cpu", translators={"edges": spec})
     request = TranslateRequest("a cat", model="sd", picture=lines, translator="edges", annotator="map")
     made = np.asarray(engine.run(request).pictures[0]).astype(int)
-    context, _ = engine._context("sd", as_it_is("a cat"))
+    context = engine._condition("sd", as_it_is("a cat"), (64, 64))[0].context
     pictures = torch.from_numpy(np.array(lines)).permute(2, 0, 1)[None] / 255
     wanted = np.asarray(to_pil(paired(pictures, context))[0]).astype(int)
     assert np.abs(made - wanted).max() <= 1

@@ -132,7 +132,7 @@ def test_base_weights_come_back_after_a_hundred_swaps(engine_with_loras, tmp_pat
 
     def base_digest():
         engine._loaded[DEFAULT_MODEL].loras.apply([])
-        state = engine._loaded[DEFAULT_MODEL].unet.state_dict()
+        state = engine._loaded[DEFAULT_MODEL].network.state_dict()
         return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in state.values())).hexdigest()
 
     engine.load(DEFAULT_MODEL)
@@ -151,14 +151,14 @@ def test_base_weights_come_back_after_a_hundred_swaps(engine_with_loras, tmp_pat
 
 def test_a_prompt_is_encoded_once(engine, monkeypatch):
     engine.run(GenerateRequest("a red heart"))
-    encoder = engine._loaded[DEFAULT_MODEL].text_encoder
+    encoder = engine._loaded[DEFAULT_MODEL].parts["text_encoder"]
     monkeypatch.setattr(type(encoder), "forward", lambda *args, **kwargs: pytest.fail("encoded again"))
     engine.run(GenerateRequest("a red heart", seed=1))
 
 
 def test_nan_is_no_picture(engine):
     engine.load(DEFAULT_MODEL)
-    weight = engine._loaded[DEFAULT_MODEL].unet.conv_out.bias.data
+    weight = engine._loaded[DEFAULT_MODEL].network.conv_out.bias.data
     before = weight.clone()
     weight.fill_(torch.nan)
     with pytest.raises(PictureError, match="NaN"):

@@ -9,7 +9,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from tests.tiny_control import write_tiny_control
-from train.data.latents import encode_texts
 from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
 from yoso_core.conditioning import find_control
 from yoso_core.denoiser import Denoiser
@@ -121,8 +120,8 @@ def test_an_edit_is_what_the_samplers_say(shared, strength, steps):
         given = to_tensor(scene()).contiguous(memory_format=torch.channels_last)
         t = strength_timestep(model.schedule, strength)
         start = sdedit_start(model.schedule, encode(model.autoencoder, given), noises[0], t)
-        denoise = Denoiser(model.unet, model.schedule, model.prediction)
-        context = encode_texts(["a red heart"], model.tokenizer, model.text_encoder)
+        denoise = model.denoiser()
+        context = model.encode_texts(["a red heart"])
         clean = few_step(denoise, model.schedule, start, context, edit_timesteps(steps, t), noises[1:])
         (picture,) = to_pil(decode(model.decoder, clean))
     assert np.array_equal(pixels(result)[0], np.asarray(picture)) and result.evaluations == steps
@@ -148,7 +147,7 @@ def test_more_strength_goes_further_from_the_picture():
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("strength", [0.1, 0.6, 1.0])
 def test_evaluations_are_counted_as_the_network_is_called(shared, monkeypatch, strength, steps, guidance):
-    unet, calls = shared.load(DEFAULT_MODEL).unet, []
+    unet, calls = shared.load(DEFAULT_MODEL).network, []
     forward = type(unet).forward
     monkeypatch.setattr(
         type(unet),
@@ -426,8 +425,8 @@ def test_the_teacher_s_samplers_are_solvers_on_the_teacher(shared, sampler, step
         model.loras.apply([])
         noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(7))
         noise = noise.contiguous(memory_format=torch.channels_last)
-        context = encode_texts(["a red heart"], model.tokenizer, model.text_encoder)
-        teacher = Denoiser(model.unet, model.schedule, model.prediction, consistent=False)
+        context = model.encode_texts(["a red heart"])
+        teacher = model.denoiser(consistent=False)
         (picture,) = to_pil(decode(model.decoder, solve(teacher, model.schedule, noise, context, spread(steps, 999))))
     assert np.array_equal(pixels(result)[0], np.asarray(picture)) and result.evaluations == steps
     assert not same(result, shared.run(replace(request, one_step=1.0)))
@@ -459,8 +458,8 @@ def test_the_solvers_edit_from_the_picture_s_own_noise_level(shared):
             noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(7))
             t = strength_timestep(model.schedule, 0.5)
             start = sdedit_start(model.schedule, latent, noise, t)
-            context = encode_texts(["a red heart"], model.tokenizer, model.text_encoder)
-            plain = Denoiser(model.unet, model.schedule, model.prediction, consistent=False)
+            context = model.encode_texts(["a red heart"])
+            plain = model.denoiser(consistent=False)
             clean = solve(plain, model.schedule, start, context, spread(4, t))
             (picture,) = to_pil(decode(model.decoder, clean))
         assert np.abs(pixels(result)[0].astype(int) - np.asarray(picture)).max() <= 1

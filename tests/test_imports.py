@@ -32,7 +32,7 @@ def test_import_directions(path):
     if name in TORCH_ALONE:
         own = {whole for top, whole in imported(tree) if top == "yoso_core"}
         assert tops <= {"torch", "yoso_core"} | STANDARD
-        assert own <= {"yoso_core.schedule", "yoso_core.denoiser"}
+        assert own <= {"yoso_core.schedule", "yoso_core.condition", "yoso_core.denoiser"}
     if (
         path.name != "__main__.py"
         and not name.startswith(("train/recipes", "yoso_core/commands"))

@@ -5,7 +5,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 from torch import nn
 
+from tests.tiny import called
 from train.recipes.teacher import build_scheduler
+from yoso_core.condition import Condition
 from yoso_core.denoiser import BOUNDARY_DEVIATION, Denoiser
 from yoso_core.sampling import (
     ddim,
@@ -34,45 +36,45 @@ class Network(nn.Module):
         return (torch.tanh(noisy * 0.7 + t.view(-1, 1, 1, 1) / 1000 + encoder_hidden_states.mean()),)
 
 
-def start_and_context():
+def start_and_condition():
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 5, 6, generator=generator)
+    return torch.randn(2, 4, 8, 8, generator=generator), Condition(torch.randn(2, 5, 6, generator=generator))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("config", [SD15, BUNDLED], ids=["sd15", "bundled"])
 def test_equals_lcm_scheduler(steps, config):
-    start, context = start_and_context()
+    start, condition = start_and_condition()
     scheduler = LCMScheduler.from_config(config)
     scheduler.set_timesteps(steps)
     assert scheduler.timesteps.tolist() == few_step_timesteps(steps)
     network, theirs = Network(), start
     generator = torch.Generator().manual_seed(5)
     for t in scheduler.timesteps:
-        output = network(theirs, t.expand(2), context, False)[0]
+        output = network(theirs, t.expand(2), condition.context, False)[0]
         theirs = scheduler.step(output, t, theirs, generator=generator, return_dict=False)[0]
 
     schedule = NoiseSchedule.from_config(config)
     generator = torch.Generator().manual_seed(5)
     noises = [torch.randn(start.shape, generator=generator) for _ in range(steps - 1)]
-    denoise = Denoiser(network, schedule, config["prediction_type"])
-    ours = few_step(denoise, schedule, start, context, few_step_timesteps(steps), noises)
+    denoise = Denoiser(called(network), schedule, config["prediction_type"])
+    ours = few_step(denoise, schedule, start, condition, few_step_timesteps(steps), noises)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 25])
 def test_equals_ddim_scheduler(steps):
-    start, context = start_and_context()
+    start, condition = start_and_condition()
     scheduler = DDIMScheduler.from_config(BUNDLED)
     scheduler.set_timesteps(steps)
     network, theirs = Network(), start
     for t in scheduler.timesteps:
-        step = scheduler.step(network(theirs, t.expand(2), context, False)[0], t, theirs)
+        step = scheduler.step(network(theirs, t.expand(2), condition.context, False)[0], t, theirs)
         theirs = step.prev_sample
     schedule = NoiseSchedule.from_config(BUNDLED)
     assert scheduler.timesteps.tolist() == ddim_timesteps(steps, 999)
-    denoise = Denoiser(network, schedule, "v_prediction", consistent=False)
-    ours = ddim(denoise, schedule, start, context, ddim_timesteps(steps, 999))
+    denoise = Denoiser(called(network), schedule, "v_prediction", consistent=False)
+    ours = ddim(denoise, schedule, start, condition, ddim_timesteps(steps, 999))
     torch.testing.assert_close(ours, step.pred_original_sample, rtol=1e-3, atol=1e-3)
 
 
@@ -112,14 +114,14 @@ def dpm_configs():
     ]
 
 
-def by_diffusers(config, network, start, context, timesteps):
+def by_diffusers(config, network, start, condition, timesteps):
     """What DPMSolverMultistepScheduler makes of it; `timesteps` is how many, or which."""
     scheduler = DPMSolverMultistepScheduler.from_config(config)
     given = {"num_inference_steps": timesteps} if isinstance(timesteps, int) else {"timesteps": timesteps}
     scheduler.set_timesteps(**given)
     made = start
     for t in scheduler.timesteps:
-        output = network(made, t.expand(2), context, False)[0]
+        output = network(made, t.expand(2), condition.context, False)[0]
         made = scheduler.step(output, t, made, return_dict=False)[0]
     return made, scheduler.timesteps.tolist()
 
@@ -132,18 +134,18 @@ def assert_close_by_deviation(ours, theirs, tolerance):
 @pytest.mark.parametrize("steps", [2, 3, 4, 8, 14, 15, 25])
 @pytest.mark.parametrize(("config", "schedule", "tolerance"), dpm_configs())
 def test_equals_dpm_solver_scheduler(random_network, config, schedule, tolerance, steps):
-    start, context = start_and_context()
-    theirs, timesteps = by_diffusers(config, random_network, start, context, steps)
+    start, condition = start_and_condition()
+    theirs, timesteps = by_diffusers(config, random_network, start, condition, steps)
     assert timesteps == dpm_solver_timesteps(steps, 999)
-    denoise = Denoiser(random_network, schedule, config["prediction_type"], consistent=False)
-    ours = dpm_solver(denoise, schedule, start, context, timesteps)
+    denoise = Denoiser(called(random_network), schedule, config["prediction_type"], consistent=False)
+    ours = dpm_solver(denoise, schedule, start, condition, timesteps)
     assert_close_by_deviation(ours, theirs, tolerance)
 
 
 @pytest.mark.parametrize("steps", [2, 4, 8, 25])
 @pytest.mark.parametrize("t", [80, 400, 998])
 def test_an_edit_equals_dpm_solver_scheduler(random_network, t, steps):
-    start, context = start_and_context()
+    start, condition = start_and_condition()
     schedule, noise = (
         NoiseSchedule.from_config(SD15),
         torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9)),
@@ -151,17 +153,17 @@ def test_an_edit_equals_dpm_solver_scheduler(random_network, t, steps):
     noisy = sdedit_start(schedule, start, noise, t)
     timesteps = dpm_solver_timesteps(steps, t)
     assert len(timesteps) == steps and timesteps[0] == t
-    theirs, _ = by_diffusers(SD15, random_network, noisy, context, timesteps)
-    denoise = Denoiser(random_network, schedule, "epsilon", consistent=False)
-    assert_close_by_deviation(dpm_solver(denoise, schedule, noisy, context, timesteps), theirs, 1e-4)
+    theirs, _ = by_diffusers(SD15, random_network, noisy, condition, timesteps)
+    denoise = Denoiser(called(random_network), schedule, "epsilon", consistent=False)
+    assert_close_by_deviation(dpm_solver(denoise, schedule, noisy, condition, timesteps), theirs, 1e-4)
 
 
 @pytest.mark.parametrize("sample", [ddim, dpm_solver])
 def test_who_knows_the_picture_is_believed(sample):
     """Every solver ends at the estimate of its last evaluation, from any noise."""
-    start, context = start_and_context()
+    start, condition = start_and_condition()
     schedule, known = NoiseSchedule.from_config(BUNDLED), torch.full_like(start, 0.5)
-    made = sample(lambda noisy, t, context: known, schedule, start, context, [999, 500, 20, 0])
+    made = sample(lambda noisy, t, condition: known, schedule, start, condition, [999, 500, 20, 0])
     assert torch.equal(made, known)
 
 
@@ -169,15 +171,18 @@ def test_second_order_follows_a_line_exactly():
     """Where the estimate is linear in half the log of SNR, order two errs far less than order one."""
     schedule = NoiseSchedule.from_config(SD15)
     half_log_snr = (schedule.alpha.double() / schedule.sigma.double()).log()
-    start, context = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 6)
+    start, condition = (
+        torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        Condition(torch.zeros(1, 1, 6)),
+    )
     seen = {}
 
-    def denoise(noisy, t, context):
+    def denoise(noisy, t, condition):
         seen[t.item()] = noisy
         return torch.full_like(noisy, half_log_snr[t].item())
 
     def at_timestep(sample, timesteps):
-        sample(denoise, schedule, start, context, timesteps)
+        sample(denoise, schedule, start, condition, timesteps)
         return seen[timesteps[-1]]
 
     exact = at_timestep(ddim, list(range(999, 99, -1)))
@@ -206,12 +211,12 @@ def test_timesteps_are_those_of_dpm_solver_scheduler():
 def test_one_step_is_one_evaluation():
     calls = []
 
-    def denoise(noisy, t, context):
+    def denoise(noisy, t, condition):
         calls.append(t.tolist())
         return noisy
 
-    start, context = start_and_context()
-    one_step(denoise, start, context, 999)
+    start, condition = start_and_condition()
+    one_step(denoise, start, condition, 999)
     assert calls == [[999, 999]]
 
 
@@ -229,14 +234,14 @@ def test_informative_prior_has_the_moments_of_noisy_data():
 
 
 def test_informative_prior_is_plain_noise_at_zero_terminal_snr():
-    noise, _ = start_and_context()
+    noise, _ = start_and_condition()
     start = prior_start(NoiseSchedule.from_config(BUNDLED), noise, torch.ones(4), torch.ones(4))
     torch.testing.assert_close(start, noise)
 
 
 def test_sdedit_start_goes_from_the_picture_to_noise():
     schedule = NoiseSchedule.from_config(BUNDLED)
-    clean, noise = start_and_context()[0], torch.randn(2, 4, 8, 8)
+    clean, noise = start_and_condition()[0], torch.randn(2, 4, 8, 8)
     assert (sdedit_start(schedule, clean, noise, 0) - clean).abs().max() < 0.2
     assert torch.equal(sdedit_start(schedule, clean, noise, 999), noise)
 
@@ -293,17 +298,17 @@ def test_timesteps_of_an_edit_begin_at_its_own_and_fall(steps):
 
 def test_repainting_keeps_the_original_outside_its_mask_at_every_step():
     schedule = NoiseSchedule.from_config(BUNDLED)
-    start, context = start_and_context()
+    start, condition = start_and_condition()
     original, mask = torch.full((1, 4, 8, 8), 3.0), torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
     seen = []
 
-    def denoise(noisy, t, context):
+    def denoise(noisy, t, condition):
         seen.append(noisy)
         return torch.full_like(noisy, -1)
 
     noise = torch.zeros_like(start)
-    clean = few_step(repaint(denoise, original, mask), schedule, start, context, [999, 499], [noise])
+    clean = few_step(repaint(denoise, original, mask), schedule, start, condition, [999, 499], [noise])
     assert (clean[..., :4] == -1).all() and (clean[..., 4:] == 3).all()
     alpha = schedule.alpha[499]
     torch.testing.assert_close(seen[1][..., 4:], torch.full((2, 4, 8, 4), 3 * alpha))

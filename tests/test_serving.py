@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from yoso_core.requests import DEFAULT_MODEL
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -93,7 +95,7 @@ def test_it_listens_where_it_is_told_and_clears_up(script, monkeypatch, tmp_path
             launched["closed"] = True
 
     monkeypatch.setattr(script, "build_app", lambda *_: Demo())
-    monkeypatch.setattr(script, "KNOWN", {script.DEFAULT_MODEL: tiny_spec})
+    monkeypatch.setattr(script, "KNOWN", {DEFAULT_MODEL: tiny_spec})
     monkeypatch.setattr(script, "find_translators", lambda folder: {})
     monkeypatch.setenv("ALLOW_HOST", "studio.lan other.lan")
     told = ("--host", host, "--port", str(port), "--allow-host", "third.lan")

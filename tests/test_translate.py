@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_translate import write_translator
 from yoso_core import translate
 from yoso_core.autoencoder import to_tensor
+from yoso_core.condition import Condition
 from yoso_core.engine import Engine
 from yoso_core.lora import reading
 from yoso_core.models import ModelError
@@ -174,7 +175,7 @@ def test_ordinary_pictures_stay_the_same(engine):
 
 def test_weights_are_given_back_exactly(engine):
     model = engine.load(DEFAULT_MODEL)
-    networks = (model.unet, model.autoencoder, model.text_encoder)
+    networks = (model.network, model.autoencoder, *model.encoders)
     before = [{key: value.clone() for key, value in network.state_dict().items()} for network in networks]
     engine.run(ask(strength=0.7))
     assert any(
@@ -209,19 +210,19 @@ def test_a_translation_in_the_middle_of_another_changes_nothing(model, specs):
     """Features are handed on, not kept in the networks."""
     translate = load_translator(specs["one"], model).on(model, "a2b")
     pictures, others = torch.randn(2, 1, 3, 64, 64).unbind()
-    context = torch.randn(1, 5, model.unet.config.cross_attention_dim)
-    noise = torch.randn(1, model.unet.config.in_channels, 8, 8)
-    wanted, between = translate(pictures, context), []
+    condition = Condition(torch.randn(1, 5, model.network.config.cross_attention_dim))
+    noise = torch.randn(1, model.channels, 8, 8)
+    wanted, between = translate(pictures, condition), []
 
     def interrupt(module, inputs):
         if not between:
             between.append(None)
-            between[0] = translate(others, context, 0.5, noise)
+            between[0] = translate(others, condition, 0.5, noise)
 
-    for place in (model.autoencoder.encoder.mid_block, model.unet.mid_block, model.autoencoder.decoder.mid_block):
+    for place in (model.autoencoder.encoder.mid_block, model.network.mid_block, model.autoencoder.decoder.mid_block):
         between.clear()
         hook = place.register_forward_pre_hook(interrupt)
-        made = translate(pictures, context)
+        made = translate(pictures, condition)
         hook.remove()
         assert torch.equal(made, wanted) and not torch.equal(between[0], wanted)
 
@@ -229,7 +230,7 @@ def test_a_translation_in_the_middle_of_another_changes_nothing(model, specs):
 def test_a_prompt_is_encoded_once_whatever_translator_and_strength(engine):
     """No translator changes the text encoder, so no slider of one may cost encoding."""
     encoded = []
-    engine.load(DEFAULT_MODEL).text_encoder.register_forward_hook(lambda *given: encoded.append(1))
+    engine.load(DEFAULT_MODEL).parts["text_encoder"].register_forward_hook(lambda *given: encoded.append(1))
     for strength in (1.0, 0.7, 0.4):
         engine.run(ask(strength=strength))
     engine.run(GenerateRequest(ask().prompt))
@@ -511,9 +512,9 @@ def test_skips_and_first_convolution_may_be_missing(model, folder):
     loaded = load_translator(read_translator(folder), model)
     assert loaded.skips == {"a2b": None} and loaded.first is None
     translate = loaded.on(model, "a2b")
-    context = torch.randn(1, 5, model.unet.config.cross_attention_dim)
+    condition = Condition(torch.randn(1, 5, model.network.config.cross_attention_dim))
     with torch.no_grad():
-        assert translate(torch.randn(1, 3, 64, 64), context).shape == (1, 3, 64, 64)
+        assert translate(torch.randn(1, 3, 64, 64), condition).shape == (1, 3, 64, 64)
 
 
 # Requests

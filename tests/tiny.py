@@ -1,6 +1,8 @@
 """A text-to-image model of random weights, whole but tiny: real code paths in milliseconds, offline."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,11 +11,19 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.recipes.teacher import build_scheduler
+from yoso_core.denoiser import Predict
+from yoso_core.families import FAMILIES
 from yoso_core.lora.changes import LowRank
 from yoso_core.models import MODELS_FOLDER
 
+FAMILY = FAMILIES["stable-diffusion"]
 TOKENIZER = MODELS_FOLDER / "yoso-emoji" / "tokenizer"
 LORA_RANK = 4
+
+
+def called(network: Callable) -> Predict:
+    """What is called as a UNet is, as a `Denoiser` wants it."""
+    return partial(FAMILY.predict, network)
 
 
 def build_unet() -> UNet2DConditionModel:

@@ -102,7 +102,7 @@ class Paired:
     def __init__(self, model: LoadedModel, blend: bool, lora_on_skips: bool = True) -> None:
         torch.manual_seed(1)
         self.scheduler = model.scheduler
-        self.network = copy.deepcopy(model.unet)
+        self.network = copy.deepcopy(model.network)
         if blend:
             self.network.conv_in = Blend(self.network.conv_in)
         else:
@@ -133,7 +133,7 @@ class Unpaired:
     def __init__(self, model: LoadedModel) -> None:
         torch.manual_seed(2)
         self.scheduler = model.scheduler
-        self.network = copy.deepcopy(model.unet)
+        self.network = copy.deepcopy(model.network)
         self.modules = {name: [] for name in ADAPTERS}
         endings = (*(f".{name}" for name in NETWORK_TARGETS), "conv_in", "conv_out")
         for name, _ in self.network.named_modules():

@@ -47,8 +47,8 @@ def write_translator(
     spec = TranslatorSpec("Tiny translator", folder, told, model.spec.family, "none", input, "black")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        first = random_weights(model.unet.conv_in, f"{FIRST}.", 0.1)
-        save_file(first | random_lora(model.unet), folder / NETWORK_FILE)
+        first = random_weights(model.network.conv_in, f"{FIRST}.", 0.1)
+        save_file(first | random_lora(model.network), folder / NETWORK_FILE)
         conv = model.autoencoder.decoder.conv_in
         for name in directions:
             skips = random_weights(Skips(model.autoencoder.config.block_out_channels), "skips.")

@@ -10,6 +10,7 @@ from train.data.latents import CaptionedLatents
 from train.loop.randomness import Draws
 from train.runs.jobs import Job
 from train.tasks.yoso import YosoConfig
+from yoso_core.condition import Condition
 from yoso_core.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.from_config({"rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"})
@@ -21,9 +22,9 @@ TINY_YOSO = YosoConfig(**SHORT, learning_rate=1e-3, rank=2)
 def tiny_latents(count: int = 12) -> CaptionedLatents:
     """Latents for `tests.tiny.build_unet`, two phrasings each."""
     generator = torch.Generator().manual_seed(0)
-    contexts = torch.randn(count * 2, 32, 32, generator=generator).bfloat16()
+    conditions = Condition(torch.randn(count * 2, 32, 32, generator=generator).bfloat16())
     latents = torch.randn(count, 8, 8, 8, generator=generator)
-    return CaptionedLatents(latents, contexts, torch.arange(0, count * 2 + 1, 2), torch.zeros(1, 32, 32))
+    return CaptionedLatents(latents, conditions, torch.arange(0, count * 2 + 1, 2), Condition(torch.zeros(1, 32, 32)))
 
 
 def scene(colour="red", side=64, offset=0):

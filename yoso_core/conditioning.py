@@ -5,7 +5,7 @@ A map is RGB, white on black for edges, of the size and shape of the picture tha
 
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +14,11 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from yoso_core.models import (
-    HUB_MODEL,
-    MODELS_FOLDER,
-    LoadedModel,
-    ModelError,
-    Source,
-    load_part,
-    local_source,
-    refuse_missing_weights,
-    refuse_other_files,
-)
+from yoso_core.checkpoints import ModelError, Source, load_part, refuse_missing_weights, refuse_other_files
+from yoso_core.condition import Condition
+from yoso_core.models import HUB_MODEL, MODELS_FOLDER, LoadedModel, local_source
 from yoso_core.requests import ControlUse, RequestError
 
 ANNOTATORS_FOLDER = MODELS_FOLDER / "annotators"  # git-ignored; where weights of annotators are looked for first
@@ -281,26 +273,11 @@ def load_control(spec: ControlSpec, model: LoadedModel, report: Callable[[str], 
     title = f"The ControlNet {spec.title}"
     source = local_source(title, spec.source, spec.variant)
     refuse_other_files(title, Path(source.place))
-    network = load_part(
-        ControlNetModel.from_pretrained, title, source, torch_dtype=model.unet.dtype, variant=spec.variant
-    )
+    network = load_part(ControlNetModel.from_pretrained, title, source, torch_dtype=model.dtype, variant=spec.variant)
     refuse_missing_weights(title, network)
-    unet, own = model.unet.config, network.config
-    for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
-        if own[name] != unet[name]:
-            raise ModelError(
-                f"{title} is for another model: its {name} is {own[name]}, that of {model.spec.title} is {unet[name]}."
-            )
-    if 2 ** (len(own.conditioning_embedding_out_channels) - 1) != model.pixels_per_latent:
-        raise ModelError(f"{title} is for another autoencoder than that of {model.spec.title}.")
-    extra = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
-    wanting = [name for name in extra if own[name] is not None]
-    if own["conditioning_channels"] != 3:
-        wanting.append("conditioning_channels")
-    if wanting:
-        raise ModelError(f"{title} wants something else than a prompt and an RGB map ({wanting[0]}).")
+    model.family.check_control(title, network, model)
     network.requires_grad_(False).eval()
-    return network.to(model.unet.device, memory_format=torch.channels_last)
+    return network.to(model.device, memory_format=torch.channels_last)
 
 
 def map_tensor(picture: Image.Image) -> Tensor:
@@ -313,29 +290,23 @@ class Guide:
     """A ControlNet with its map, as a `Control`.
 
     Attributes:
-        network: a ``ControlNetModel``.
+        follow: what it adds at strength 1, see `Family.follow`.
         map: (1 or B, 3, H, W) in [0, 1].
         last: the noisiest timestep, T - 1.
         strength: what it adds is scaled by it.
         start, end: part of the way from noise (0) to the picture (1) on which it acts.
     """
 
-    network: nn.Module
+    follow: Callable[[Tensor, Tensor, Condition, Tensor], Sequence[Tensor]]
     map: Tensor
     last: int
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
 
-    def __call__(self, noisy: Tensor, t: Tensor, context: Tensor) -> tuple[list[Tensor], Tensor] | None:
+    def __call__(self, noisy: Tensor, t: Tensor, condition: Condition) -> Sequence[Tensor]:
         way = 1 - t[0].item() / self.last  # all samples of a batch are at one timestep where it matters
         if not self.strength or not self.start <= way <= self.end:
-            return None
-        return self.network(
-            noisy,
-            t,
-            encoder_hidden_states=context,
-            controlnet_cond=self.map.to(noisy.dtype).expand(len(noisy), -1, -1, -1),
-            conditioning_scale=self.strength,
-            return_dict=False,
-        )
+            return ()
+        given = self.map.to(noisy.dtype).expand(len(noisy), -1, -1, -1)
+        return [each * self.strength for each in self.follow(noisy, t, condition, given)]

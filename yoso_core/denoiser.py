@@ -1,10 +1,12 @@
 """The one contract: every network, whatever it predicts, returns the clean latent."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from yoso_core.condition import Condition, cat
 from yoso_core.schedule import NoiseSchedule, Prediction
 
 # Consistency boundary scalings (Song et al., arXiv 2303.01469) as LCM and YOSO use them.
@@ -13,17 +15,23 @@ BOUNDARY_TIME_SCALE = 10.0
 
 
 class Denoise(Protocol):
-    """noisy (B, C, h, w), t (B,) int64, context (B, L, D) -> clean estimate (B, C, h, w)."""
+    """noisy (B, C, h, w), t (B,) int64, condition of B rows -> clean estimate (B, C, h, w)."""
 
-    def __call__(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor: ...
+    def __call__(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor: ...
+
+
+class Predict(Protocol):
+    """noisy (B, C, h, w), t (B,) int64, condition of B rows, what a ControlNet adds -> the bare output (B, C, h, w)."""
+
+    def __call__(self, noisy: Tensor, t: Tensor, condition: Condition, residuals: Sequence[Tensor] = ()) -> Tensor: ...
 
 
 class Control(Protocol):
-    """noisy (B, C, h, w), t (B,), context (B, L, D) -> what a ControlNet adds to the network's skips and to its middle;
-    None where it does not act.
+    """noisy (B, C, h, w), t (B,), condition of B rows -> what a ControlNet adds to the network; none where it does not
+    act.
     """
 
-    def __call__(self, noisy: Tensor, t: Tensor, context: Tensor) -> tuple[list[Tensor], Tensor] | None: ...
+    def __call__(self, noisy: Tensor, t: Tensor, condition: Condition) -> Sequence[Tensor]: ...
 
 
 def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,10 +42,10 @@ def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Denoiser:
-    """A diffusers UNet with its schedule and prediction type, as a function to the clean latent.
+    """A network with its schedule and prediction type, as a function to the clean latent.
 
     Args:
-        network: a ``UNet2DConditionModel`` or a module called the same way.
+        predict: calls the network, as its family does.
         schedule: the noise schedule that it was trained under.
         prediction: what it returns.
         consistent: blend with the input so that G(z_0, 0) = z_0, as one-step generators are trained;
@@ -47,32 +55,29 @@ class Denoiser:
 
     def __init__(
         self,
-        network: nn.Module,
+        predict: Predict,
         schedule: NoiseSchedule,
         prediction: Prediction,
         consistent: bool = True,
         control: Control | None = None,
     ) -> None:
-        self.network, self.schedule, self.prediction = network, schedule, prediction
+        self.predict, self.schedule, self.prediction = predict, schedule, prediction
         self.consistent, self.control = consistent, control
 
-    def output(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def output(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The bare network output (B, C, h, w), in the network's own prediction type."""
-        added = self.control(noisy, t, context) if self.control else None
-        options = (
-            {"down_block_additional_residuals": added[0], "mid_block_additional_residual": added[1]} if added else {}
-        )
-        return self.network(noisy, t, encoder_hidden_states=context, return_dict=False, **options)[0]
+        residuals = self.control(noisy, t, condition) if self.control else ()
+        return self.predict(noisy, t, condition, residuals)
 
-    def __call__(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        clean = self.schedule.to_clean(self.output(noisy, t, context), noisy, t, self.prediction)
+    def __call__(self, noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        clean = self.schedule.to_clean(self.output(noisy, t, condition), noisy, t, self.prediction)
         if not self.consistent:
             return clean
         skip, out = (scale.view(-1, 1, 1, 1).to(noisy.dtype) for scale in boundary_scalings(t))
         return skip * noisy + out * clean
 
 
-def guided(denoise: Denoise, guidance: float, negative: Tensor) -> Denoise:
+def guided(denoise: Denoise, guidance: float, negative: Condition) -> Denoise:
     """Classifier-free guidance in clean space: c- + g (c+ - c-), both halves in one batch.
 
     Clean estimates are affine in the network output, so this equals guidance of the output itself.
@@ -80,13 +85,13 @@ def guided(denoise: Denoise, guidance: float, negative: Tensor) -> Denoise:
     Args:
         denoise: the unguided network.
         guidance: g; 1 is no guidance and costs one evaluation instead of two.
-        negative: (1 or B, L, D) context to move away from.
+        negative: what to move away from, of one row or of B.
     """
     if guidance == 1:
         return denoise
 
-    def denoise_guided(noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        both = torch.cat([negative.expand_as(context), context])
+    def denoise_guided(noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        both = cat([negative.expand(len(condition)), condition])
         away, towards = denoise(torch.cat([noisy, noisy]), torch.cat([t, t]), both).chunk(2)
         return away + guidance * (towards - away)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from yoso_core.autoencoder import to_pil
+from yoso_core.condition import Condition, cat
 from yoso_core.conditioning import Guide
 from yoso_core.denoiser import Denoise, Denoiser, guided
 from yoso_core.editing import Canvas, latent_mask, put_together
@@ -111,7 +112,7 @@ class Tools:
         size: width and height of the pictures in pixels.
         watch: takes the time.
         report: told in a few words what is happening.
-        context: of a prompt, (1, L, D), and the words that did not fit.
+        condition: of a prompt, of one row, and the words that did not fit.
         canvas: of an edit, laid out, and its latent (1, C, h, w).
         control_map: of a picture that is to be followed, brought to a size, or as it is where the size is None.
         guide: what follows a map.
@@ -122,7 +123,7 @@ class Tools:
     size: tuple[int, int]
     watch: Stopwatch
     report: Callable[[str], None]
-    context: Callable[[Prompt], tuple[Tensor, str]]
+    condition: Callable[[Prompt], tuple[Condition, str]]
     canvas: Callable[[EditRequest], tuple[Canvas, Tensor]]
     control_map: Callable[[ControlUse, int | None], Image.Image]
     guide: Callable[[ControlUse, Image.Image], Guide]
@@ -156,9 +157,9 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
     first, model, watch = requests[0], tools.model, tools.watch
     with watch.stage("text"):
         asked = [read_request(request) for request in requests]
-        read = [tools.context(one.prompt) for one in asked]
-        negatives = [tools.context(one.negative)[0] if first.guidance > 1 else read[0][0] for one in asked]
-    if len({context.shape for context, _ in read}) > 1:  # prompts of several parts are longer
+        read = [tools.condition(one.prompt) for one in asked]
+        negatives = [tools.condition(one.negative)[0] if first.guidance > 1 else read[0][0] for one in asked]
+    if len({condition.shapes for condition, _ in read}) > 1:  # prompts of several parts are longer
         return [draw([request], tools)[0] for request in requests]
     guide, control_map, notes = _followed(first, tools)
     rows = [(number, seed) for number, request in enumerate(requests) for seed in seeds_of(request)]
@@ -166,13 +167,13 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
     timesteps = _timesteps(first, model, model.schedule.last)
     for start, batch in passes(rows, tools.networks.runtime.batch):
         tools.report(f"Drawing picture {start + 1} of {len(rows)}")
-        context = torch.cat([read[number][0] for number, _ in batch])
-        negative = torch.cat([negatives[number] for number, _ in batch])
+        condition = cat([read[number][0] for number, _ in batch])
+        negative = cat([negatives[number] for number, _ in batch])
         denoise = guided(_denoiser(first, tools, guide), first.guidance, negative)
         noises = _noises([seed for _, seed in batch], first, tools)
         with watch.stage("network"):
             begin = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
-            clean = _sample(first, model, denoise, context, begin, timesteps, noises)
+            clean = _sample(first, model, denoise, condition, begin, timesteps, noises)
         with watch.stage("decode"):
             made = _pictures(tools.networks.decode(clean), model, [seed for _, seed in batch])
         for (number, _), picture in zip(rows[start : start + len(batch)], made, strict=False):
@@ -198,8 +199,8 @@ def edit(request: EditRequest, tools: Tools) -> Result:
     model, watch = tools.model, tools.watch
     with watch.stage("text"):
         asked = read_request(request)
-        context, cut = tools.context(asked.prompt)
-        negative = tools.context(asked.negative)[0] if request.guidance > 1 else context
+        condition, cut = tools.condition(asked.prompt)
+        negative = tools.condition(asked.negative)[0] if request.guidance > 1 else condition
     guide, control_map, notes = _followed(request, tools)
     with watch.stage("encode"):
         canvas, latent = tools.canvas(request)
@@ -220,7 +221,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
                     if t == model.schedule.last
                     else sdedit_start(model.schedule, given, noises[0], t)
                 )
-                clean = _sample(request, model, denoise, context.expand(len(batch), -1, -1), begin, timesteps, noises)
+                clean = _sample(request, model, denoise, condition.expand(len(batch)), begin, timesteps, noises)
         with watch.stage("decode"):
             made = _pictures(tools.networks.decode(clean), model, batch)
             pictures += [put_together(canvas, picture) for picture in made[: len(seeds) - start]]
@@ -236,7 +237,7 @@ def translate(request: TranslateRequest, tools: Tools, translator: LoadedDirecti
     fixed = spec.directions[direction].prompt
     with watch.stage("text"):
         asked = read_request(request)
-        context, cut = tools.context(asked.prompt if fixed is None else as_it_is(fixed))
+        condition, cut = tools.condition(asked.prompt if fixed is None else as_it_is(fixed))
     before, notes = _laid_out(request, model, tools.size)
     notes += asked.notes if fixed is None else ()
     if fixed is not None and request.prompt.strip() not in ("", fixed):
@@ -247,7 +248,7 @@ def translate(request: TranslateRequest, tools: Tools, translator: LoadedDirecti
         with watch.stage("control"):
             lines = tools.control_map(dataclasses.replace(request.lines, picture=before), None)
     pixels = input_tensor(before if lines is None else lines, spec)
-    pixels = pixels.to(model.unet.device, model.autoencoder.dtype).contiguous(memory_format=torch.channels_last)
+    pixels = pixels.to(model.device, model.autoencoder.dtype).contiguous(memory_format=torch.channels_last)
     seeds, pictures = seeds_of(request), []
     if request.strength == 1 and request.count > 1:
         notes.append("strength 1 has one answer; lower it for variations")
@@ -257,7 +258,7 @@ def translate(request: TranslateRequest, tools: Tools, translator: LoadedDirecti
         (noise,) = _noises([seed], request, tools, before.size, 1)
         with watch.stage("network"):
             start = prior_start(model.schedule, noise, model.prior_mean, model.prior_deviation)
-            made = translator.translate[direction](pixels, context, request.strength, start)
+            made = translator.translate[direction](pixels, condition, request.strength, start)
             (picture,) = _pictures(made, model, [seed])
         if request.fit == "keep":
             picture = picture.resize(own_size(request.picture), Image.Resampling.LANCZOS)
@@ -283,7 +284,7 @@ def _followed(request: GenerateRequest, tools: Tools) -> tuple[Guide | None, Ima
 def _denoiser(request: GenerateRequest, tools: Tools, guide: Guide | None) -> Denoiser:
     """The network as its sampler wants it: what follows a diffusion path takes the plain estimate."""
     model, consistent = tools.model, request.sampler == CONSISTENCY
-    return Denoiser(tools.networks.unet, model.schedule, model.prediction, consistent, guide)
+    return Denoiser(tools.networks.predict, model.schedule, model.prediction, consistent, guide)
 
 
 def _timesteps(request: GenerateRequest, model: LoadedModel, t: int) -> list[int]:
@@ -299,7 +300,7 @@ def _sample(
     request: GenerateRequest,
     model: LoadedModel,
     denoise: Denoise,
-    context: Tensor,
+    condition: Condition,
     start: Tensor,
     timesteps: Sequence[int],
     noises: Sequence[Tensor],
@@ -311,10 +312,10 @@ def _sample(
         noises: as many as the sampler takes; the first is in `start`.
     """
     if request.sampler == "ddim":
-        return ddim(denoise, model.schedule, start, context, timesteps)
+        return ddim(denoise, model.schedule, start, condition, timesteps)
     if request.sampler == "dpm++":
-        return dpm_solver(denoise, model.schedule, start, context, timesteps)
-    return few_step(denoise, model.schedule, start, context, timesteps, noises[1:])
+        return dpm_solver(denoise, model.schedule, start, condition, timesteps)
+    return few_step(denoise, model.schedule, start, condition, timesteps, noises[1:])
 
 
 def _noises(
@@ -333,12 +334,10 @@ def _noises(
     model = tools.model
     count = count or (request.steps if request.sampler == CONSISTENCY else 1)
     width, height = (side // model.pixels_per_latent for side in size or tools.size)
-    shape = (1, model.unet.config.in_channels, height, width)
+    shape = (1, model.channels, height, width)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     drawn = [torch.cat([torch.randn(shape, generator=one) for one in generators]) for _ in range(count)]
-    return [
-        noise.to(model.unet.device, model.unet.dtype).contiguous(memory_format=torch.channels_last) for noise in drawn
-    ]
+    return [noise.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last) for noise in drawn]
 
 
 def _pictures(decoded: Tensor, model: LoadedModel, seeds: Sequence[int]) -> list[Image.Image]:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from yoso_core.autoencoder import to_tensor
+from yoso_core.condition import Condition
 from yoso_core.conditioning import (
     CONTROLS,
     Annotations,
@@ -36,7 +37,7 @@ from yoso_core.drawing import (
     translate,
 )
 from yoso_core.editing import Canvas, lay_out
-from yoso_core.encoding import encode_prompt
+from yoso_core.families.base import Encoded
 from yoso_core.files.pictures import fitted, shape_of
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
@@ -174,6 +175,9 @@ class Engine(Service):
         device: "cpu", "cuda", ...; None takes the best there is.
         dtype: overrides each model's own choice.
         runtime: who executes the networks: a key of `RUNTIMES`, or "auto" for the fastest that is here.
+
+    Attributes:
+        room: models that are in memory at the same time.
     """
 
     def __init__(
@@ -191,20 +195,21 @@ class Engine(Service):
         self.dtype = dtype
         self.annotate = Annotations()
         self.runtime = choose_runtime(runtime, self.device, self.lock)
+        self.room = MODELS_IN_MEMORY
         self._waiting: list[_Asked] = []
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._executed: dict[str, Networks] = {}  # of the models in `_loaded`
         self._admitted: dict[tuple[str, str], Lora] = {}
         self._maps: Memory[Image.Image] = Memory(PICTURES_IN_MEMORY)
         # The keys of these begin with the model's name.
-        self._contexts: Memory[tuple[Tensor, str]] = Memory(PROMPTS_IN_MEMORY)
-        self._networks: Memory[Callable[..., tuple[list[Tensor], Tensor]]] = Memory(CONTROLS_IN_MEMORY)
+        self._conditions: Memory[Encoded] = Memory(PROMPTS_IN_MEMORY)
+        self._networks: Memory[Callable[..., tuple[Tensor, ...]]] = Memory(CONTROLS_IN_MEMORY)
         self._latents: Memory[tuple[Canvas, Tensor]] = Memory(PICTURES_IN_MEMORY)
         self._translations: Memory[LoadedDirections] = Memory(TRANSLATORS_IN_MEMORY)
 
     def _forget_lora(self, name: str) -> None:
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[1] != name}
-        self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
+        self._conditions.forget()  # they are told apart by the identity of LoRAs that may be gone now
 
     def _forget_control(self, name: str) -> None:
         self._networks.forget(lambda key: key[1] == name)
@@ -306,7 +311,7 @@ class Engine(Service):
             size,
             watch,
             report,
-            context=lambda prompt: self._context(request.model, prompt),
+            condition=lambda prompt: self._condition(request.model, prompt, size),
             canvas=lambda request: self._canvas(request, size),
             control_map=lambda use, size: self._map(use, size, report),
             guide=lambda use, made: self._guide(use, request.model, made, report),
@@ -344,7 +349,7 @@ class Engine(Service):
 
     def _size(self, request: GenerateRequest, model: LoadedModel) -> tuple[int, int]:
         """Width and height of what is drawn: as asked, or in the shape of the picture that is kept."""
-        spec, unit = model.spec, model.pixels_per_latent
+        spec, unit = model.spec, model.unit
         width, height = sides_of(request.size or spec.resolution)
         if width * height > max(spec.sizes) ** 2 or width % unit or height % unit:
             raise RequestError(
@@ -367,7 +372,7 @@ class Engine(Service):
             canvas = lay_out(request, size)
             pixels = to_tensor(canvas.picture).to(self.device, model.autoencoder.dtype)
             latent = networks.encode(pixels.contiguous(memory_format=torch.channels_last))
-            return canvas, latent.to(model.unet.dtype)
+            return canvas, latent.to(model.dtype)
 
         return self._latents.get((request.model, size, *given), make)
 
@@ -385,34 +390,33 @@ class Engine(Service):
         model, networks = self._loaded[name], self._executed[name]
         chosen = choose_control(self.controls, use, model.spec.family)
 
-        def load() -> Callable[..., tuple[list[Tensor], Tensor]]:
+        def load() -> Callable[..., tuple[Tensor, ...]]:
             return networks.control(load_control(self.controls[chosen], model, report))
 
-        values = map_tensor(control_map).to(self.device, model.unet.dtype)
+        values = map_tensor(control_map).to(self.device, model.dtype)
         network = self._networks.get((name, chosen), load)
         return Guide(network, values, model.schedule.last, use.strength, use.start, use.end)
 
-    def _context(self, name: str, prompt: Prompt) -> tuple[Tensor, str]:
-        """(1, L, D) encoded prompt, and the part of the text that did not fit; remembered by what it says.
+    def _condition(self, name: str, prompt: Prompt, size: tuple[int, int]) -> tuple[Condition, str]:
+        """An encoded prompt, and the part of the text that did not fit; remembered by what it says.
 
-        A LoRA may change the text encoder, so the set in force is part of the key.
+        A LoRA may change the text encoders, so the set in force is part of the key.
         """
-        model = self._loaded[name]
+        model, networks = self._loaded[name], self._executed[name]
+        family = model.family
 
-        def encode(ids: Tensor) -> Tensor:
-            return self._executed[name].read_prompt(ids.to(self.device))
+        def make() -> Encoded:
+            condition, cut = family.encode(model, prompt.spelled(model.spec.words.spelled_out), networks.read)
+            return Encoded(condition.to(self.device, model.dtype), cut)
 
-        def make() -> tuple[Tensor, str]:
-            context, cut = encode_prompt(prompt.spelled(model.spec.words.spelled_out), model.tokenizer, encode)
-            return context.to(model.unet.dtype), cut
-
-        return self._contexts.get((name, self._executed[name].state("text_encoder"), prompt.parts), make)
+        encoded = self._conditions.get((name, networks.state(*family.encoders), prompt.parts), make)
+        return family.at_size(model, encoded.condition, size), encoded.cut
 
     def _model(self, name: str, report: Report) -> LoadedModel:
         if name not in self.models:
             raise self._unknown(name)
         if name not in self._loaded:
-            while len(self._loaded) >= MODELS_IN_MEMORY:  # before, because two large ones may be all that fits
+            while len(self._loaded) >= self.room:  # before, because two large ones may be all that fits
                 self._forget(next(iter(self._loaded)))
             loaded = load_model(self.models[name], self.device, self.dtype, report)
             loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
@@ -436,7 +440,7 @@ class Engine(Service):
     def _forget(self, name: str) -> None:
         del self._loaded[name], self._executed[name]
         self._admitted = {key: lora for key, lora in self._admitted.items() if key[0] != name}
-        for memory in (self._contexts, self._networks, self._latents, self._translations):
+        for memory in (self._conditions, self._networks, self._latents, self._translations):
             memory.forget(lambda key: key[0] == name)
 
     def _lora(self, model_name: str, model: LoadedModel, name: str) -> Lora:
@@ -447,6 +451,6 @@ class Engine(Service):
             admitted = admit(self._lora_files[name], model.loras.for_requests)
             if len(self._admitted) >= LORAS_IN_MEMORY:
                 del self._admitted[next(iter(self._admitted))]
-                self._contexts.forget()  # they are told apart by the identity of LoRAs that may be gone now
+                self._conditions.forget()  # they are told apart by the identity of LoRAs that may be gone now
             self._admitted[key] = admitted
         return self._admitted[key]

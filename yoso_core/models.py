@@ -1,52 +1,34 @@
 """The models that the studio knows, as data, and the one way to load any of them."""
 
-import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from yoso_core import hub
+from yoso_core.checkpoints import Checkpoint, ModelError, Source, load_part, refuse_other_files, shapes_of
+from yoso_core.condition import Condition
+from yoso_core.denoiser import Control, Denoiser
+from yoso_core.families import FAMILIES, family_of
+from yoso_core.families.base import Family
 from yoso_core.files import cards
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
 from yoso_core.lora.stack import LoraStack
-from yoso_core.requests import DEFAULT_MODEL, RequestError
-from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
+from yoso_core.requests import DEFAULT_MODEL
+from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words
 
 MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 CONVERTED_FOLDER = MODELS_FOLDER / "converted"  # git-ignored; where `python -m yoso_core convert-lora` puts its files
-
-
-class ModelError(RequestError):
-    """A model that can't be loaded, and what to do about it."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder on this machine, or a hub repository pinned to a commit.
-
-    Attributes:
-        place: a path, or a hub id "owner/name".
-        revision: 40 hex digits; None for a folder.
-    """
-
-    place: str
-    revision: str | None = None
-
-    @property
-    def is_folder(self) -> bool:
-        return self.revision is None
 
 
 @dataclass(frozen=True)
@@ -66,6 +48,7 @@ class ModelSpec:
         sizes: sides in pixels of squares that it draws well; other shapes have as many pixels.
         aspect: how many times as long as short what it draws from words may be.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
+        architecture: a key of `FAMILIES`.
     """
 
     title: str
@@ -80,6 +63,7 @@ class ModelSpec:
     sizes: tuple[int, ...] = (384, 512, 640, 768)
     aspect: float = 2.0
     family: str = "sd15"
+    architecture: str = "stable-diffusion"
 
     @cached_property
     def words(self) -> Words:
@@ -92,14 +76,12 @@ class ModelSpec:
         return tuple(self.words.styles)
 
 
-SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
 LICENCE_CHARACTERS = 200
 TOLD_EVERY = 5.0  # seconds
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
-FAMILIES = {192: "yoso-emoji", 768: "sd15", 1024: "sd2"}  # by the width of the prompt's encoding
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
 
 MODELS: dict[str, ModelSpec] = {
@@ -187,37 +169,26 @@ def local_model(folder: str) -> ModelSpec:
             `train` wrote the folder: then its network is what it should be.
     """
     path, like = Path(folder).expanduser(), MODELS["sd15-yoso"]
-    lora, tiny = path / "yoso_lora.safetensors", path / "tiny_decoder"
-    family = FAMILIES.get(_config(path / "unet").get("cross_attention_dim"), "")
+    lora, tiny, architecture = path / "yoso_lora.safetensors", path / "tiny_decoder", family_of(path)
+    told = architecture.outline(path)
     if not lora.exists():
-        lora = like.lora if family == "sd15" and not (path / TRAINED_HERE).exists() else None
-    try:  # pixels a side that the networks were made for
-        levels, side = len(_config(path / "vae")["block_out_channels"]), _config(path / "unet")["sample_size"]
-        resolution = int(min(side) if isinstance(side, list) else side) * 2 ** (levels - 1)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        resolution = like.resolution
+        lora = like.lora if told.kind == "sd15" and not (path / TRAINED_HERE).exists() else None
+    resolution = like.resolution if told.resolution is None else told.resolution
     if not 1 <= resolution <= LARGEST_SIDE:
         raise ModelError(f"The networks of {path} are for pictures of {resolution} pixels; its config is broken.")
     return replace(
         like,
         title=path.name,
         source=Source(str(path)),
-        licence=_licence(path) or (like.licence if family == "sd15" else "unknown"),
+        licence=_licence(path) or (like.licence if told.kind == "sd15" else "unknown"),
         resolution=resolution,
         sizes=like.sizes if resolution == like.resolution else (resolution,),
         lora=lora,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
-        family=family,
+        family=told.kind,
+        architecture=architecture.name,
     )
-
-
-def _config(part: Path) -> dict:
-    """The config of a part of a diffusers folder; {} where it is broken, which loading will name."""
-    try:
-        return dict(json.loads((part / "config.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _licence(folder: Path) -> str:
@@ -287,22 +258,15 @@ def fetch_need(need: hub.Need, report: Callable[[str], None]) -> None:
     report(f"Fetched {need.title}: {progress}")
 
 
-def parameter_shapes(source: Source, variant: str | None) -> dict[str, dict[str, tuple[int, ...]]]:
+def parameter_shapes(spec: ModelSpec) -> dict[str, dict[str, tuple[int, ...]]]:
     """Names and shapes of what LoRAs may change in a model, by part, read off its files; {} where it is not here."""
+    family = FAMILIES[spec.architecture]
     try:
-        folder = Path(local_source("The model", source, variant).place).expanduser()
+        folder = Path(local_source("The model", spec.source, spec.variant).place).expanduser()
     except ModelError:
         return {}
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for part in ("unet", "text_encoder", "text_encoder_2"):
-        for path in sorted((folder / part).glob("*.safetensors")):
-            try:
-                with safe_open(path, "pt") as file:
-                    own = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            except (OSError, SafetensorError):  # loading names it
-                return {}
-            shapes.setdefault(part, {}).update(own)
-    return shapes if "unet" in shapes else {}
+    shapes = {part: found for part in family.adapted if (found := shapes_of(folder / part))}
+    return shapes if family.network in shapes else {}
 
 
 @dataclass
@@ -310,23 +274,20 @@ class LoadedModel:
     """A model in memory. Only the engine changes it, under its lock.
 
     Attributes:
-        unet, text_encoder, tokenizer, autoencoder: the parts of the pipeline.
+        family: its architecture.
+        parts: of the pipeline, by the names that diffusers gives them.
         decoder: what turns latents into pictures; the autoencoder itself or a tiny one.
-        scheduler: the pipeline's scheduler, whose config the schedule comes from.
         schedule: noise schedule.
-        prediction: what the UNet returns.
+        prediction: what the network returns.
         prior_mean, prior_deviation: (C,) moments of clean scaled latents, for the informative prior.
         loras: the networks' weights and what is added to them.
         one_step: the model's own LoRA; empty where the network itself is one-step.
     """
 
     spec: ModelSpec
-    unet: nn.Module
-    text_encoder: nn.Module
-    tokenizer: object
-    autoencoder: nn.Module
+    family: Family
+    parts: dict[str, Any]
     decoder: nn.Module
-    scheduler: object
     schedule: NoiseSchedule
     prediction: Prediction
     prior_mean: Tensor
@@ -335,8 +296,58 @@ class LoadedModel:
     one_step: Lora
 
     @property
+    def network(self) -> nn.Module:
+        """What predicts."""
+        return self.parts[self.family.network]
+
+    @property
+    def autoencoder(self) -> nn.Module:
+        return self.parts["vae"]
+
+    @property
+    def scheduler(self) -> Any:
+        """The pipeline's scheduler, whose config the schedule comes from."""
+        return self.parts["scheduler"]
+
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The networks that read prompts."""
+        return [self.parts[name] for name in self.family.encoders]
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype
+
+    @property
+    def channels(self) -> int:
+        """C of a latent."""
+        return self.autoencoder.config.latent_channels
+
+    @property
     def pixels_per_latent(self) -> int:
         return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    @property
+    def unit(self) -> int:
+        """Pixels that sides of pictures are multiples of."""
+        return self.pixels_per_latent * self.family.patch(self.network)
+
+    def predict(self, noisy: Tensor, t: Tensor, condition: Condition, residuals: Sequence[Tensor] = ()) -> Tensor:
+        """The bare output of its network, see `Family.predict`."""
+        return self.family.predict(self.network, noisy, t, condition, residuals)
+
+    def denoiser(self, consistent: bool = True, control: Control | None = None) -> Denoiser:
+        """Its network as a function to the clean latent, see `Denoiser`."""
+        return Denoiser(self.predict, self.schedule, self.prediction, consistent, control)
+
+    def encode_texts(self, texts: Sequence[str], size: tuple[int, int] | None = None) -> Condition:
+        """See `Family.encode_texts`; for pictures of this width and height, None for the model's own."""
+        condition = self.family.encode_texts(self, texts)
+        return self.family.at_size(self, condition, size or (self.spec.resolution,) * 2)
 
 
 def load_model(
@@ -356,9 +367,7 @@ def load_model(
     Raises:
         ModelError: a sentence that says what is missing or broken.
     """
-    from diffusers import StableDiffusionPipeline  # seconds to import, so not at import time
-    from diffusers.utils import logging as diffusers_logging
-    from transformers import CLIPTextModel
+    from diffusers.utils import logging as diffusers_logging  # seconds to import, so not at import time
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):
@@ -366,62 +375,37 @@ def load_model(
     dtype = dtype or getattr(torch, spec.dtype)
     refuse_missing_lora(spec)
     report(f"Loading {spec.title}")
-    unchecked = {"safety_checker": None, "requires_safety_checker": False}
     place = local_source(spec.title, spec.source, spec.variant).place
     refuse_other_files(spec.title, Path(place))
-    # By itself, because only so transformers tells which weights the files lack; it makes those up.
-    text_encoder, told = load_part(
-        CLIPTextModel.from_pretrained,
-        spec.title,
-        Source(place),
-        subfolder="text_encoder",
-        dtype=dtype,
-        variant=spec.variant,
-        output_loading_info=True,
-    )
-    if missing := sorted(told["missing_keys"]):
-        raise ModelError(f"The text encoder of {spec.title} lacks the weights {missing[0]}; its files are incomplete.")
-    pipeline = load_part(
-        StableDiffusionPipeline.from_pretrained,
-        spec.title,
-        Source(place),
-        text_encoder=text_encoder,
-        dtype=dtype,
-        variant=spec.variant,
-        low_cpu_mem_usage=True,
-        **unchecked,
-    )
-    _refuse_other_families(spec, pipeline)
-    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise ModelError(f"{spec.title} predicts {prediction!r}, which is unknown; known: {', '.join(PREDICTIONS)}.")
-    schedule = _schedule(spec, pipeline.scheduler.config)
+    family = FAMILIES[spec.architecture]
+    parts = family.load(Checkpoint(spec.title, place, spec.variant), dtype)
+    network, autoencoder, scheduler = parts[family.network], parts["vae"], parts["scheduler"]
+    try:
+        prediction, schedule = family.prediction(scheduler.config), family.schedule(scheduler.config)
+    except ValueError as error:
+        raise ModelError(f"{spec.title} can't be used: {error}.") from None
     if prediction == "epsilon" and schedule.alpha[-1] == 0:
         raise ModelError(
             f"{spec.title} predicts noise from pure noise, which says nothing; its scheduler config is wrong."
         )
-    decoder = pipeline.vae
+    decoder = autoencoder
     if spec.tiny_decoder is not None:
         from diffusers import AutoencoderTiny
 
         report(f"Loading the fast decoder of {spec.title}")
         source = local_source(f"The fast decoder of {spec.title}", spec.tiny_decoder)
         decoder = load_part(AutoencoderTiny.from_pretrained, spec.title, source, dtype=dtype)
-    for network in (pipeline.unet, pipeline.text_encoder, pipeline.vae, decoder):
-        network.requires_grad_(False).eval().to(device)
-    for network in (pipeline.unet, pipeline.vae, decoder):
-        network.to(memory_format=torch.channels_last)
-    networks = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
-    stack = LoraStack(networks)
-    mean, deviation = _prior(spec, pipeline.vae.config)
+    for part in (network, *(parts[name] for name in family.encoders), autoencoder, decoder):
+        part.requires_grad_(False).eval().to(device)
+    for part in (network, autoencoder, decoder):
+        part.to(memory_format=torch.channels_last)
+    stack = LoraStack({name: parts[name] for name in (*family.adapted, "vae")})
+    mean, deviation = _prior(spec, autoencoder.config)
     return LoadedModel(
         spec=spec,
-        unet=pipeline.unet,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        autoencoder=pipeline.vae,
+        family=family,
+        parts=parts,
         decoder=decoder,
-        scheduler=pipeline.scheduler,
         schedule=schedule,
         prediction=prediction,
         prior_mean=mean,
@@ -440,82 +424,3 @@ def _prior(spec: ModelSpec, autoencoder) -> tuple[Tensor, Tensor]:
     scale, channels = autoencoder.scaling_factor, autoencoder.latent_channels
     mean = torch.tensor(autoencoder.get("latents_mean") or [0.0] * channels) * scale
     return mean, torch.tensor(autoencoder.get("latents_std") or [1 / scale] * channels) * scale
-
-
-def _schedule(spec: ModelSpec, config) -> NoiseSchedule:
-    try:
-        return NoiseSchedule.from_config(config)
-    except ValueError as error:
-        raise ModelError(f"{spec.title} can't be used: {error}.") from None
-
-
-def refuse_other_files(title: str, folder: Path) -> None:
-    """The lists of sharded weights may name any file; only safetensors beside them are read.
-
-    Raises:
-        ModelError: one names something else.
-    """
-    for index in folder.rglob("*.safetensors.index*.json"):
-        try:
-            names = set(json.loads(index.read_text())["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            names = {"nothing that can be read"}
-        if odd := [name for name in names if not SHARD.fullmatch(str(name))]:
-            raise ModelError(f"{title} lists weights in {odd[0]!r:.60}; only safetensors files are read.")
-
-
-def refuse_missing_weights(title: str, network: nn.Module) -> None:
-    """What diffusers found no weights for is left on the "meta" device.
-
-    Raises:
-        ModelError: there is such a weight.
-    """
-    if lacking := [key for key, value in network.state_dict().items() if value.is_meta]:
-        raise ModelError(f"{title} lacks the weights {lacking[0]}; its files are incomplete.")
-
-
-def _refuse_other_families(spec: ModelSpec, pipeline) -> None:
-    """The parts must be there, whole, fit each other, and be of the Stable Diffusion family.
-
-    Raises:
-        ModelError: they are not; one sentence says how.
-    """
-    parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
-    if absent := [name for name, part in parts.items() if part is None]:
-        raise ModelError(f"The folder {spec.source.place} is not a whole diffusers model ({absent[0]} is missing).")
-    for name in ("unet", "vae"):
-        refuse_missing_weights(f"The {name} of {spec.title}", parts[name])
-    unet, channels = pipeline.unet.config, pipeline.vae.config.latent_channels
-    extra = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
-    wanting = [name for name in extra if unet.get(name) is not None]
-    width, read = pipeline.text_encoder.config.hidden_size, unet.get("cross_attention_dim")
-    limit = pipeline.text_encoder.config.max_position_embeddings
-    if wanting:
-        reason = f"its network wants more than a prompt ({wanting[0]})"
-    elif not unet.get("in_channels") == unet.get("out_channels") == channels:
-        takes, gives = unet.get("in_channels"), unet.get("out_channels")
-        reason = f"latents have {channels} channels, its network takes {takes} and gives {gives}"
-    elif read != width:
-        reason = f"its network reads prompts of width {read}, its text encoder writes {width}"
-    elif not 2 <= pipeline.tokenizer.model_max_length <= limit:
-        reason = f"its text encoder takes {limit} tokens, its tokenizer gives {pipeline.tokenizer.model_max_length:.3g}"
-    elif not {"beta_schedule", "trained_betas"} & set(pipeline.scheduler.config):
-        reason = f"its scheduler, {type(pipeline.scheduler).__name__}, has no betas"
-    elif not pipeline.vae.config.scaling_factor:
-        reason = "its autoencoder has no scaling factor"
-    else:
-        return
-    raise ModelError(f"{spec.title} is not a Stable Diffusion model that can be used here: {reason}.")
-
-
-def load_part(call: Callable, title: str, source: Source, **options):
-    """What a `from_pretrained` returns of a folder: safetensors only, no remote code, and errors in one sentence."""
-    if not os.path.isdir(source.place):
-        raise ModelError(f"{title} is not at {source.place}; please check the folder's path.")
-    try:
-        return call(source.place, use_safetensors=True, local_files_only=True, **options)
-    except MemoryError:
-        raise
-    except Exception as error:  # diffusers, transformers and safetensors raise a dozen unrelated types
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise ModelError(f"The folder {source.place} is not a whole diffusers model ({cause}).") from error

@@ -1,9 +1,9 @@
-"""Samplers: pure functions of a denoiser, noise and context. No state, hence nothing to race.
+"""Samplers: pure functions of a denoiser, noise and a condition. No state, hence nothing to race.
 
 Consistency sampling (`few_step`) wants the boundary scalings that one-step models are trained with; `ddim` and
 `dpm_solver` follow the path of a diffusion model and want its plain clean estimate.
 
-Latents are (B, C, h, w), noise is standard normal of the same shape, context is (B, L, D).
+Latents are (B, C, h, w), noise is standard normal of the same shape, a condition has B rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from yoso_core.condition import Condition
 from yoso_core.denoiser import Denoise
 from yoso_core.schedule import NoiseSchedule
 
@@ -85,19 +86,19 @@ def repaint(denoise: Denoise, original: Tensor, mask: Tensor) -> Denoise:
         original: (1 or B, C, h, w) clean latents to keep.
         mask: (1, 1, h, w), 1 where to repaint.
     """
-    return lambda noisy, t, context: mask * denoise(noisy, t, context) + (1 - mask) * original
+    return lambda noisy, t, condition: mask * denoise(noisy, t, condition) + (1 - mask) * original
 
 
-def one_step(denoise: Denoise, start: Tensor, context: Tensor, t: int) -> Tensor:
+def one_step(denoise: Denoise, start: Tensor, condition: Condition, t: int) -> Tensor:
     """One network evaluation: G(z_t, t, c)."""
-    return denoise(start, full(t, start), context)
+    return denoise(start, full(t, start), condition)
 
 
 def few_step(
     denoise: Denoise,
     schedule: NoiseSchedule,
     start: Tensor,
-    context: Tensor,
+    condition: Condition,
     timesteps: Sequence[int],
     noises: Sequence[Tensor],
 ) -> Tensor:
@@ -108,9 +109,9 @@ def few_step(
         timesteps: falling, one evaluation each.
         noises: ``len(timesteps) - 1`` fresh noises, added between the evaluations.
     """
-    clean = one_step(denoise, start, context, timesteps[0])
+    clean = one_step(denoise, start, condition, timesteps[0])
     for t, noise in zip(timesteps[1:], noises, strict=True):
-        clean = one_step(denoise, schedule.add_noise(clean, noise, full(t, clean)), context, t)
+        clean = one_step(denoise, schedule.add_noise(clean, noise, full(t, clean)), condition, t)
     return clean
 
 
@@ -129,7 +130,9 @@ def falling(timesteps: Iterable[int]) -> list[int]:
     return sorted({max(t, 0) for t in timesteps}, reverse=True)
 
 
-def ddim(denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tensor, timesteps: Sequence[int]) -> Tensor:
+def ddim(
+    denoise: Denoise, schedule: NoiseSchedule, start: Tensor, condition: Condition, timesteps: Sequence[int]
+) -> Tensor:
     """Deterministic DDIM (arXiv 2010.02502, eq. 12 with eta = 0).
 
     `denoise` must give the plain clean estimate: without the consistency boundary.
@@ -140,7 +143,7 @@ def ddim(denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tens
     """
     noisy, clean = start, start
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-        clean = one_step(denoise, noisy, context, t)
+        clean = one_step(denoise, noisy, condition, t)
         if following is not None:
             noisy = ddim_step(schedule, clean, noisy, full(t, noisy), full(following, noisy))
     return clean
@@ -159,7 +162,7 @@ def ddim_step(schedule: NoiseSchedule, clean: Tensor, noisy: Tensor, t: Tensor, 
 
 
 def dpm_solver(
-    denoise: Denoise, schedule: NoiseSchedule, start: Tensor, context: Tensor, timesteps: Sequence[int]
+    denoise: Denoise, schedule: NoiseSchedule, start: Tensor, condition: Condition, timesteps: Sequence[int]
 ) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, Alg. 2, data prediction); its last step, to no noise at all, is of order one.
 
@@ -175,7 +178,7 @@ def dpm_solver(
     noisy = start.to(torch.promote_types(start.dtype, torch.float32))
     clean, leaps = start, []  # h in the paper
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-        before, clean = clean, one_step(denoise, noisy.to(start.dtype), context, t)
+        before, clean = clean, one_step(denoise, noisy.to(start.dtype), condition, t)
         if following is not None:
             leaps.append(half_log_snr[following] - half_log_snr[t])
             slope = (leaps[-1] / (2 * leaps[-2])).item() if len(leaps) > 1 else 0.0

@@ -5,7 +5,7 @@ a hub is brought before anybody works on it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,10 @@ class Service(ABC):
     Attributes:
         lock: under which what is known here is changed; it goes to all who ask in turn.
         fetches: what is being brought from a hub.
+        rest: seconds for which nothing has to be typed until what was typed is worth a request.
     """
+
+    rest = 0.0
 
     def __init__(
         self,
@@ -66,11 +69,20 @@ class Service(ABC):
             RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
             PictureError: the networks returned NaN, or there is not enough memory.
         """
+        return self.answer(self._settled(request, report), report)
+
+    def run_each(self, requests: Sequence[GenerateRequest], report: Report = unheard) -> Iterator[Result]:
+        """The results of several requests in their order, each as soon as it is there; raises as `run` does."""
+        for number, request in enumerate(requests, 1):
+            place = f"{number} of {len(requests)}"
+            yield self.run(request, lambda message, place=place: report(f"{place}: {message}"))
+
+    def _settled(self, request: GenerateRequest, report: Report) -> GenerateRequest:
+        """A request as `answer` takes it."""
         offered = {called(name): name for name in list(self._lora_files)}
         prompt, loras = take_loras(request.prompt, request.loras, offered)
-        request = replace(request, prompt=prompt, loras=loras)
         self._bring(self._missing(request.model, request.control), report)
-        return self.answer(request, report)
+        return replace(request, prompt=prompt, loras=loras)
 
     @abstractmethod
     def answer(self, request: GenerateRequest, report: Report = unheard) -> Result:
@@ -152,6 +164,11 @@ class Service(ABC):
     @abstractmethod
     def _is_loaded(self, name: str) -> bool:
         """Whether a model is in memory, so that nothing of it has to be looked for."""
+
+    @property
+    def first(self) -> str:
+        """The model that is taken where none is named."""
+        return next(iter(self.models))
 
     def missing(self, name: str) -> list[Need]:
         """What a model needs of a hub that is not on this machine.

@@ -303,9 +303,7 @@ def run(engine: Service, sheet: Sheet, report: Report = unheard) -> Iterator[Res
     engine.load(model, report)  # in no picture's time
     for name in {use.name: None for request in sheet.requests for use in request.loras}:
         engine.check_lora(name, model)  # so that none is refused when half of the pictures are there
-    for number, request in enumerate(sheet.requests, 1):
-        place = f"{number} of {len(sheet.requests)}"
-        yield engine.run(request, lambda message, place=place: report(f"{place}: {message}"))
+    yield from engine.run_each(sheet.requests, report)
 
 
 def draw(sheet: Sheet, results: Iterable[Result]) -> Image.Image:

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from yoso_core.autoencoder import decode_with, encode_with_features, to_tensor
+from yoso_core.checkpoints import ModelError
+from yoso_core.condition import Condition
 from yoso_core.denoiser import Denoiser
+from yoso_core.families.base import Family
 from yoso_core.lora.admission import admit_tensors
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import LoraError, one_line, read_tensors
-from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel, ModelError
+from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.sampling import one_step
 from yoso_core.schedule import NoiseSchedule, Prediction
@@ -239,21 +243,25 @@ class Translator:
     The LoRAs have been put into the networks by whoever owns them, at the strength of the call.
 
     Attributes:
-        unet: the network of a one-step model.
+        family: of a one-step model.
+        network: of that model.
         schedule, prediction: of that network.
         autoencoder: an ``AutoencoderKL``.
         skips: around the network; None for none.
         first: the retrained first convolution; None keeps the network's own.
     """
 
-    unet: nn.Module
+    family: Family
+    network: nn.Module
     schedule: NoiseSchedule
     prediction: Prediction
     autoencoder: nn.Module
     skips: Skips | None
     first: nn.Conv2d | None = None
 
-    def __call__(self, pictures: Tensor, context: Tensor, strength: float = 1.0, noise: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, pictures: Tensor, condition: Condition, strength: float = 1.0, noise: Tensor | None = None
+    ) -> Tensor:
         """Translate pictures.
 
         With strength g the network begins from ``g E(x) + (1 - g) noise``, its first convolution is
@@ -262,7 +270,7 @@ class Translator:
 
         Args:
             pictures: (B, 3, H, W) in [-1, 1], or as `input_tensor` makes them.
-            context: (B, L, D) encoded prompts.
+            condition: the encoded prompts.
             strength: g, 0 to 1.
             noise: (B, C, h, w), where a picture would begin from words alone, see `prior_start`; needed below strength
                 1.
@@ -271,20 +279,20 @@ class Translator:
             (B, 3, H, W), about [-1, 1].
         """
         latents, features = encode_with_features(self.autoencoder, pictures)
-        start = latents.to(context.dtype)
+        start = latents.to(condition.context.dtype)
         if strength < 1:
             start = strength * start + (1 - strength) * noise
-        denoise = Denoiser(self._network(strength), self.schedule, self.prediction)
-        clean = one_step(denoise, start, context, self.schedule.last).to(latents.dtype)
+        denoise = Denoiser(partial(self.family.predict, self._network(strength)), self.schedule, self.prediction)
+        clean = one_step(denoise, start, condition, self.schedule.last).to(latents.dtype)
         added = self.skips(features, strength) if self.skips else [0.0] * len(features)
         return decode_with(self.autoencoder, clean, added)
 
     def _network(self, strength: float) -> nn.Module:
         """The network, with its first convolution between its own and the retrained one."""
         if self.first is None:
-            return self.unet
-        network = copy.copy(self.unet)  # of the modules' names alone: it computes with the very same weights
-        network._modules = {**self.unet._modules, FIRST: Blend(self.unet.conv_in, self.first, strength)}
+            return self.network
+        network = copy.copy(self.network)  # of the modules' names alone: it computes with the very same weights
+        network._modules = {**self.network._modules, FIRST: Blend(self.network.conv_in, self.first, strength)}
         return network
 
 
@@ -326,7 +334,13 @@ class LoadedTranslator:
 
     def on(self, model: LoadedModel, direction: str) -> Translator:
         return Translator(
-            model.unet, model.schedule, model.prediction, model.autoencoder, self.skips[direction], self.first
+            model.family,
+            model.network,
+            model.schedule,
+            model.prediction,
+            model.autoencoder,
+            self.skips[direction],
+            self.first,
         )
 
 
@@ -341,11 +355,11 @@ def load_translator(
     report(f"Loading the translator {spec.title}")
     if spec.family != model.spec.family:
         raise ModelError(f"{spec.title} is for models of the family {spec.family}, not for {model.spec.title}.")
-    parts = {"unet": model.unet, "vae": model.autoencoder}
+    parts = {model.family.network: model.network, "vae": model.autoencoder}
     path = spec.folder / NETWORK_FILE
     try:
         shared, first = _split(read_tensors(path)[0], f"{FIRST}.")
-        convolution = _first(model.unet, first)
+        convolution = _first(model.network, first)
         base, loras, skips = admit_tensors(path, shared, parts) if shared else {}, {}, {}
         for name in spec.directions:
             path = spec.folder / f"{name}.safetensors"
@@ -370,10 +384,10 @@ def _split(tensors: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], 
     return {key: value for key, value in tensors.items() if not key.startswith(prefix)}, theirs
 
 
-def _first(unet: nn.Module, weights: dict[str, Tensor]) -> nn.Conv2d | None:
+def _first(network: nn.Module, weights: dict[str, Tensor]) -> nn.Conv2d | None:
     if not weights:
         return None
-    own = unet.conv_in
+    own = network.conv_in
     found = nn.Conv2d(own.in_channels, own.out_channels, own.kernel_size, padding=own.padding)
     found.load_state_dict(weights)
     return found.requires_grad_(False).to(own.weight).to(memory_format=torch.channels_last)

@@ -202,7 +202,7 @@ def test_the_base_is_that_of_the_file_after_a_hundred_swaps(engine_with_bad_file
     for (_, name), value in model.loras.base.items():
         assert torch.equal(value, stored[name])
     model.loras.apply([])
-    assert all(torch.equal(value, stored[key]) for key, value in model.unet.state_dict().items())
+    assert all(torch.equal(value, stored[key]) for key, value in model.network.state_dict().items())
 
 
 def test_a_lora_of_the_text_encoder_acts_and_is_taken_off(styled, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 import yoso_core.runtimes.openvino as module
 from tests.test_engine import lora_files  # noqa: F401
+from tests.tiny import FAMILY
 from yoso_core.drawing import Result
 from yoso_core.engine import Engine
 from yoso_core.requests import (
@@ -132,7 +133,8 @@ def test_large_networks_are_not_swapped_for_a_compilation_alone_and_small_ones_a
     requests = [GenerateRequest("a", loras=(LoraUse(name, 0.5),)) for name in ("lora0", "lora1")]
     networks = fast._executed[DEFAULT_MODEL]
     fast.run(requests[0])
-    part, weights = networks._predict, networks._weights(networks._predict)
+    (part,) = networks._predict.values()
+    weights = networks._weights(part)
     inputs = [torch.zeros(1, 8, 8, 8), torch.tensor([999]), torch.zeros(1, 32, 32)]
     fast.run(requests[1])
     fast.runtime.settle()
@@ -165,7 +167,7 @@ def test_no_more_compiled_networks_than_there_is_room_for(fast, monkeypatch):
     for weight in (0.1, 0.2, 0.3):
         fast.run(GenerateRequest("a", loras=(LoraUse("lora0", weight),)))
         fast.runtime.settle()
-    assert len(fast.runtime._shelves[fast._executed[DEFAULT_MODEL]._predict].ready) == 2
+    assert len(fast.runtime._shelves[fast._executed[DEFAULT_MODEL]._predict["context",]].ready) == 2
     assert module.room(2**50) == 1
 
 
@@ -206,10 +208,14 @@ def test_a_broken_cache_is_made_anew_with_one_line(part, plain, tmp_path, caplog
 
 
 def test_sides_that_can_not_be_halved_throughout_are_compiled_too(plain, tmp_path, caplog):
-    predict = Predict(plain.load(DEFAULT_MODEL).unet)
+    predict = Predict(FAMILY, plain.load(DEFAULT_MODEL).network)
     runtime = OpenVINO(plain.lock, "f32", tmp_path)
     for shape in ((8, 8), (11, 6), (6, 11), (9, 7), (12, 6)):
-        inputs = (torch.randn(1, predict.unet.config.in_channels, *shape), torch.tensor([999]), torch.zeros(1, 4, 32))
+        inputs = (
+            torch.randn(1, predict.network.config.in_channels, *shape),
+            torch.tensor([999]),
+            torch.zeros(1, 4, 32),
+        )
         with torch.inference_mode():
             (expected,) = predict(*inputs)
             for _ in range(2):

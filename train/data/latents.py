@@ -19,6 +19,8 @@ from train.data.reader import AHEAD, Keep, Listing, Seen, Shape, list_files, not
 from train.loop.config import ConfigError
 from train.loop.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode
+from yoso_core.condition import Condition, cat, where
+from yoso_core.models import LoadedModel
 
 ENCODED_AT_ONCE = 2**21  # pixels
 MOMENTS_FROM = 256  # latents
@@ -109,18 +111,18 @@ class CaptionedLatents:
 
     Attributes:
         latents: (N, C, h, w) float32, scaled by the autoencoder's scaling factor.
-        contexts: (M, L, D) bfloat16, the encoded phrasings of all pictures, one after another.
-        first: (N + 1,) int64; picture i has the contexts ``first[i]`` to ``first[i + 1] - 1``.
-        empty: (1, L, D), the encoded empty prompt.
+        conditions: M rows, bfloat16, the encoded phrasings of all pictures, one after another.
+        first: (N + 1,) int64; picture i has the conditions ``first[i]`` to ``first[i + 1] - 1``.
+        empty: one row, the encoded empty prompt.
         digest: hash of the files and the networks that they are made from; "" where there are none.
         problems: of the folder that they come from.
         repeats: see `CaptionedPictures`.
     """
 
     latents: Tensor
-    contexts: Tensor
+    conditions: Condition
     first: Tensor
-    empty: Tensor
+    empty: Condition
     digest: str = ""
     problems: tuple[Problem, ...] = ()
     repeats: Tensor | None = None
@@ -133,8 +135,8 @@ class CaptionedLatents:
         """(C, h, w) of a latent."""
         return tuple(self.latents.shape[1:])
 
-    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, h, w) and one phrasing of each (B, L, D), float32, on the device of `draws`.
+    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Condition]:
+        """Latents (B, C, h, w) and one phrasing of each, float32, on the device of `draws`.
 
         Args:
             indices: (B,) on the CPU.
@@ -142,8 +144,8 @@ class CaptionedLatents:
             draws: of the same B rows.
         """
         chosen = choose_phrasings(self.first, indices, draws)
-        context, _ = drop_prompts(self.contexts[chosen], self.empty, drop, draws)
-        return self.latents[indices].to(draws.device), context
+        condition, _ = drop_prompts(self.conditions[chosen], self.empty, drop, draws)
+        return self.latents[indices].to(draws.device), condition
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (C,) and standard deviation (C,) of the latents, for the informative prior."""
@@ -151,7 +153,7 @@ class CaptionedLatents:
 
     def fingerprint(self) -> str:
         """A short text that is another for other data: of the files if known, because latents differ by device."""
-        return (self.digest or _digest(map(_bytes, (self.latents, self.contexts, self.first))))[:16]
+        return (self.digest or _digest(map(_bytes, (self.latents, *self.conditions.tensors.values(), self.first))))[:16]
 
 
 @dataclass(frozen=True)
@@ -159,33 +161,33 @@ class GeneratedLatents:
     """Captions alone: their clean latents are made when they are asked for, by a model that is fast already.
 
     Attributes:
-        sample: (noise (B, C, h, w), context (B, L', D')) -> clean latents (B, C, h, w), scaled.
+        sample: (noise (B, C, h, w), condition of B rows) -> clean latents (B, C, h, w), scaled.
         shape: (C, h, w) of a latent.
-        maker_contexts: (N, L', D'), the captions as the model behind `sample` reads them.
-        contexts: (N, L, D) bfloat16, the captions as the model in training reads them.
-        empty: (1, L, D), the encoded empty prompt of the model in training.
+        maker_conditions: N rows, the captions as the model behind `sample` reads them.
+        conditions: N rows, bfloat16, the captions as the model in training reads them.
+        empty: one row, the encoded empty prompt of the model in training.
         device: where `sample` computes.
         digest: hash of the captions, see `digest_of`; "" to hash what they are encoded to.
     """
 
-    sample: Callable[[Tensor, Tensor], Tensor]
+    sample: Callable[[Tensor, Condition], Tensor]
     shape: tuple[int, ...]
-    maker_contexts: Tensor
-    contexts: Tensor
-    empty: Tensor
+    maker_conditions: Condition
+    conditions: Condition
+    empty: Condition
     device: torch.device | str = "cpu"
     digest: str = ""
     repeats: None = None  # of captions there are none
 
     def __len__(self) -> int:
-        return len(self.contexts)
+        return len(self.conditions)
 
-    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Condition]:
         """As `CaptionedLatents.batch`; a latent is made of its caption even where that is dropped."""
         with torch.no_grad():
-            context = self.maker_contexts[indices].float().to(self.device)
-            latents = self.sample(draws.normal(*self.shape).to(self.device), context).float().to(draws.device)
-        return latents, drop_prompts(self.contexts[indices], self.empty, drop, draws)[0]
+            condition = self.maker_conditions[indices].float().to(self.device)
+            latents = self.sample(draws.normal(*self.shape).to(self.device), condition).float().to(draws.device)
+        return latents, drop_prompts(self.conditions[indices], self.empty, drop, draws)[0]
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """As `CaptionedLatents.moments`, of a few hundred latents, always the same ones."""
@@ -202,7 +204,10 @@ class GeneratedLatents:
 
     def fingerprint(self) -> str:
         """As `CaptionedLatents.fingerprint`."""
-        return (self.digest or _digest(map(_bytes, (self.maker_contexts, self.contexts))))[:16]
+        return (
+            self.digest
+            or _digest(map(_bytes, (*self.maker_conditions.tensors.values(), *self.conditions.tensors.values())))
+        )[:16]
 
 
 def choose_phrasings(first: Tensor, indices: Tensor, draws: Draws) -> Tensor:
@@ -217,15 +222,15 @@ def choose_phrasings(first: Tensor, indices: Tensor, draws: Draws) -> Tensor:
     return first[indices] + (draws.uniform().cpu() * count).long()
 
 
-def drop_prompts(contexts: Tensor, empty: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
+def drop_prompts(conditions: Condition, empty: Condition, drop: float, draws: Draws) -> tuple[Condition, Tensor]:
     """Replace some prompts by the empty one, as classifier-free guidance wants it.
 
     Returns:
-        The contexts (B, L, D), float32 on the device of `draws`, and which were replaced: (B,) bool.
+        The conditions, float32 on the device of `draws`, and which were replaced: (B,) bool.
     """
     dropped = draws.uniform() < drop
-    kept, nothing = (each.to(draws.device).float() for each in (contexts, empty))
-    return torch.where(dropped[:, None, None], nothing, kept), dropped
+    kept, nothing = (each.to(draws.device).float() for each in (conditions, empty))
+    return where(dropped, nothing, kept), dropped
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -257,62 +262,44 @@ def weights_fingerprint(*modules: nn.Module) -> str:
     return f"{len(sums)}:{(sums * torch.arange(1, len(sums) + 1)).sum().item():.9g}"
 
 
-@torch.no_grad()
-def encode_texts(texts: list[str], tokenizer, text_encoder) -> Tensor:
-    """Prompts as a pipeline encodes them: padded to L tokens, last hidden state, (N, L, D) float32 on the CPU."""
-    found = []
-    for start in range(0, len(texts), 512):
-        tokens = tokenizer(
-            texts[start : start + 512],
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        found.append(text_encoder(tokens.to(text_encoder.device))[0].float().cpu())
-    return torch.cat(found)
-
-
 class Captions(NamedTuple):
     """The encoded phrasings of pictures.
 
     Attributes:
         texts: M of them, one picture's after another's.
-        contexts: (M, L, D) bfloat16.
+        conditions: M rows, bfloat16.
         first: (N + 1,) int64; picture i has the phrasings ``first[i]`` to ``first[i + 1] - 1``.
     """
 
     texts: list[str]
-    contexts: Tensor
+    conditions: Condition
     first: Tensor
 
 
-def encode_captions(captions: list[list[str]], tokenizer, text_encoder) -> Captions:
+def encode_captions(captions: list[list[str]], model: LoadedModel) -> Captions:
     """Encode the phrasings of N pictures."""
     texts = [text for phrasings in captions for text in phrasings]
-    contexts = [
-        encode_texts(texts[start : start + 512], tokenizer, text_encoder).bfloat16()
-        for start in range(0, len(texts), 512)
+    conditions = [
+        model.encode_texts(texts[start : start + 512]).to(dtype=torch.bfloat16) for start in range(0, len(texts), 512)
     ]
-    return Captions(texts, torch.cat(contexts), torch.tensor([0, *map(len, captions)]).cumsum(0))
+    return Captions(texts, cat(conditions), torch.tensor([0, *map(len, captions)]).cumsum(0))
 
 
 @torch.no_grad()
-def encode_folder(
-    folder: Path, size: int, autoencoder: nn.Module, tokenizer, text_encoder, keep: Keep = not_held_out
-) -> CaptionedLatents:
+def encode_folder(folder: Path, size: int, model: LoadedModel, keep: Keep = not_held_out) -> CaptionedLatents:
     """Run the frozen parts of a model once over a folder of pictures, of which a few are in memory at a time.
 
     Args:
         folder: see `read_listing`.
         size: side of the pictures in pixels; the middle of each is taken.
-        autoencoder: on whatever device, as `text_encoder`; the latents are on the CPU.
+        model: on whatever device; the latents are on the CPU.
         keep: which lines to take.
 
     Raises:
         ConfigError: nothing in it is usable.
     """
     listing = read_listing(folder, keep)
+    autoencoder = model.autoencoder
     weight = next(autoencoder.parameters())
     rows: list[dict] = []
     digests: list[str] = []
@@ -325,13 +312,15 @@ def encode_folder(
         digests += [one.digest for one in chunk]
     captions = [row["captions"] for row in some(rows, listing.problems, folder)]
     repeats = repeats_of(rows)
-    encoded = encode_captions(captions, tokenizer, text_encoder)
+    encoded = encode_captions(captions, model)
     return CaptionedLatents(
         torch.cat(latents),
-        encoded.contexts,
+        encoded.conditions,
         encoded.first,
-        encode_texts([""], tokenizer, text_encoder),
-        digest_of([_digest_of_data(size, digests, captions, repeats), weights_fingerprint(autoencoder, text_encoder)]),
+        model.encode_texts([""]),
+        digest_of(
+            [_digest_of_data(size, digests, captions, repeats), weights_fingerprint(autoencoder, *model.encoders)]
+        ),
         tuple(listing.problems),
         repeats,
     )

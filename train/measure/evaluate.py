@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.data.latents import encode_texts, load_pictures, to_unit_range
+from train.data.latents import load_pictures, to_unit_range
 from train.data.reader import not_held_out, read_listing
 from train.loop.config import ConfigError, Settings, setting
 from train.loop.randomness import Use, generator_for
@@ -26,7 +26,8 @@ from train.measure.evaluator import Evaluator, Seen
 from train.measure.metrics import frechet_distance, kernel_distance, precision_recall, retrieval
 from train.recipes.corpus.emoji import CORPUS
 from yoso_core.autoencoder import decode, encode
-from yoso_core.denoiser import Denoiser, guided
+from yoso_core.condition import Condition
+from yoso_core.denoiser import guided
 from yoso_core.models import LoadedModel, find_model, load_model, with_weights
 from yoso_core.requests import CONSISTENCY, SAMPLERS, RequestError
 from yoso_core.sampling import (
@@ -308,16 +309,16 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
         ConfigError: the networks returned NaN.
     """
     side = model.spec.resolution // model.pixels_per_latent
-    shape = (model.unet.config.in_channels, side, side)
-    denoise = Denoiser(model.unet, model.schedule, model.prediction, consistent=sampling.sampler == CONSISTENCY)
+    shape = (model.channels, side, side)
+    denoise = model.denoiser(sampling.sampler == CONSISTENCY)
     fresh = sampling.steps if sampling.sampler == CONSISTENCY else 1
-    device, dtype, made, started = model.unet.device, model.unet.dtype, [], time.perf_counter()
+    device, dtype, made, started = model.device, model.dtype, [], time.perf_counter()
 
-    def context(texts: list[str]) -> Tensor:
-        return encode_texts(texts, model.tokenizer, model.text_encoder).to(device, dtype)
+    def read(texts: list[str]) -> Condition:
+        return model.encode_texts(texts).to(device, dtype)
 
     if sampling.guidance != 1:
-        denoise = guided(denoise, sampling.guidance, context([""]))
+        denoise = guided(denoise, sampling.guidance, read([""]))
     for start in range(0, len(captions), batch):
         texts = captions[start : start + batch]
         generators = [generator_for(seed, Use.PICTURE, start + index) for index in range(len(texts))]
@@ -329,15 +330,15 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
         ]
         if sampling.sampler == "ddim":
             timesteps = ddim_timesteps(sampling.steps, model.schedule.last)
-            clean = ddim(denoise, model.schedule, noises[0], context(texts), timesteps)
+            clean = ddim(denoise, model.schedule, noises[0], read(texts), timesteps)
         elif sampling.sampler == "dpm++":
             timesteps = dpm_solver_timesteps(sampling.steps, model.schedule.last)
-            clean = dpm_solver(denoise, model.schedule, noises[0], context(texts), timesteps)
+            clean = dpm_solver(denoise, model.schedule, noises[0], read(texts), timesteps)
         else:
             if sampling.prior:
                 noises[0] = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
             timesteps = few_step_timesteps(sampling.steps, len(model.schedule))
-            clean = few_step(denoise, model.schedule, noises[0], context(texts), timesteps, noises[1:])
+            clean = few_step(denoise, model.schedule, noises[0], read(texts), timesteps, noises[1:])
         decoded = decode(model.decoder, clean)
         if not decoded.isfinite().all():
             raise ConfigError(f"{model.spec.title} returned NaN for seed {seed}; its weights are broken")
@@ -349,7 +350,7 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
 def through_autoencoder(model: LoadedModel, pictures: Tensor, batch: int = 50) -> Made:
     """Real pictures (N, 3, S, S) uint8 encoded and decoded: the best that a network on these latents can do."""
     started = time.perf_counter()
-    device, dtype = model.unet.device, model.unet.dtype
+    device, dtype = model.device, model.dtype
     parts = (to_unit_range(part).to(device, dtype) for part in pictures.split(batch))
     made = [to_levels(decode(model.decoder, encode(model.autoencoder, part))).cpu() for part in parts]
     return Made(torch.cat(made), (time.perf_counter() - started) / len(pictures))

@@ -9,6 +9,7 @@ from torch import Tensor
 from train.data.latents import to_unit_range
 from train.measure.evaluate import FEWEST, Judge, look_at, to_levels
 from train.measure.metrics import frechet_distance, structure_distance
+from yoso_core.condition import Condition
 
 TOGETHER = 8  # pictures translated at once
 
@@ -21,32 +22,34 @@ class Tried:
         name: of the direction.
         given: (N, 3, H, W) in [-1, 1], what goes in.
         wanted: (M, 3, H, W) uint8, pictures of the domain that it goes to.
-        contexts: (N, L, D), the encoded prompt of each.
+        conditions: N rows, the encoded prompt of each.
         paired: whether each of `wanted` belongs to that of `given` in its place.
     """
 
     name: str
     given: Tensor
     wanted: Tensor
-    contexts: Tensor
+    conditions: Condition
     paired: bool
 
 
 @torch.no_grad()
 def measure(
-    tried: Tried, go: Callable[[Tensor, Tensor], Tensor], levels: Callable[[Tensor], list[Tensor]], judge: Judge
+    tried: Tried, go: Callable[[Tensor, Condition], Tensor], levels: Callable[[Tensor], list[Tensor]], judge: Judge
 ) -> dict[str, float]:
     """Figures of one direction by name; all are better when lower.
 
     Args:
         tried: the pictures.
-        go: pictures (B, 3, H, W) in [-1, 1] and their prompts (B, L, D) -> what is made of them.
+        go: pictures (B, 3, H, W) in [-1, 1] and their prompts -> what is made of them.
         levels: features of pictures, from coarse to deep; the deepest say what is kept of a picture's structure.
         judge: sees for the Fréchet distance, which needs a few pictures.
     """
     made, structure = [], []
-    for given, context in zip(tried.given.split(TOGETHER), tried.contexts.split(TOGETHER), strict=True):
-        one = go(given, context).clamp(-1, 1)
+    for start in range(0, len(tried.given), TOGETHER):
+        rows = slice(start, start + TOGETHER)
+        given = tried.given[rows]
+        one = go(given, tried.conditions[rows]).clamp(-1, 1)
         structure.append(structure_distance(levels(given.to(one.device))[-1], levels(one)[-1]).cpu())
         made.append(to_levels(one.cpu()))
     pictures, device = torch.cat(made), one.device

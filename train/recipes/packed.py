@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from train.data.latents import encode_texts
 from train.loop.config import ConfigError, Settings, from_arguments, setting
 from train.loop.console import run_command
 from train.loop.randomness import Draws
@@ -26,6 +25,8 @@ from train.recipes.corpus.art import CORPUS
 from train.recipes.corpus.corpus import Corpus
 from train.recipes.corpus.scenes import describe
 from yoso_core.autoencoder import encode
+from yoso_core.condition import Condition
+from yoso_core.families.unet import clip_texts
 
 PACKED = Path("runs/packed.safetensors")
 
@@ -50,14 +51,14 @@ def load_frozen(model: Path, device: torch.device) -> tuple[AutoencoderKL, CLIPT
 
 @dataclass(frozen=True)
 class PackedScenes:
-    """Clean latents and the tokens of their captions; contexts are computed as they are asked for.
+    """Clean latents and the tokens of their captions; conditions are computed as they are asked for.
 
     Attributes:
         latents: (N, C, h, w) float16, scaled by the autoencoder's scaling factor.
         tokens: (N, L) int16.
         empty_tokens: (L,) int64, of the empty prompt.
         text_encoder: frozen.
-        empty: (1, L, D), the encoded empty prompt.
+        empty: one row, the encoded empty prompt.
         digest: of the file.
     """
 
@@ -65,7 +66,7 @@ class PackedScenes:
     tokens: Tensor
     empty_tokens: Tensor
     text_encoder: CLIPTextModel
-    empty: Tensor
+    empty: Condition
     digest: str
 
     def __len__(self) -> int:
@@ -76,15 +77,15 @@ class PackedScenes:
         """(C, h, w) of a latent."""
         return tuple(self.latents.shape[1:])
 
-    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, drop: float, draws: Draws) -> tuple[Tensor, Condition]:
         """As `CaptionedLatents.batch`."""
         device = self.latents.device
         indices = indices.to(device)
         dropped = (draws.uniform() < drop).to(device)
         tokens = torch.where(dropped[:, None], self.empty_tokens, self.tokens[indices].long())
         with torch.no_grad():
-            context = self.text_encoder(tokens)[0].float()
-        return self.latents[indices].float().to(draws.device), context.to(draws.device)
+            condition = Condition(self.text_encoder(tokens)[0].float())
+        return self.latents[indices].float().to(draws.device), condition.to(draws.device)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """As `CaptionedLatents.moments`."""
@@ -108,7 +109,7 @@ class PackedScenes:
             latents, tokens = file.get_tensor("latents"), file.get_tensor("tokens")
             digest = file.metadata()["digest"]
         empty = tokenize([""], tokenizer)[0].to(device)
-        return cls(latents, tokens, empty, text_encoder, encode_texts([""], tokenizer, text_encoder), digest)
+        return cls(latents, tokens, empty, text_encoder, Condition(clip_texts([""], tokenizer, text_encoder)), digest)
 
 
 def tokenize(texts: list[str], tokenizer: CLIPTokenizer) -> Tensor:

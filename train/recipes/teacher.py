@@ -17,13 +17,15 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from train.data.latents import encode_texts
 from train.loop.config import parse, setting, with_defaults
 from train.loop.console import follow, run_command
 from train.loop.trainer import Trainer
 from train.recipes.packed import PACKED, PackedScenes, load_frozen
 from train.tasks.base import Previewer
 from train.tasks.diffusion import DenoisingConfig, DiffusionTask
+from yoso_core.condition import Condition
+from yoso_core.families import FAMILIES
+from yoso_core.families.unet import clip_texts
 from yoso_core.schedule import NoiseSchedule
 
 PREVIEW_PROMPTS = (
@@ -126,8 +128,8 @@ def main() -> None:
     device, model = PartialState().device, Path(config.model)
     autoencoder, tokenizer, text_encoder = load_frozen(model, device)
     data = PackedScenes.load(Path(config.data), model, device)
-    contexts = encode_texts(list(PREVIEW_PROMPTS), tokenizer, text_encoder)
-    previewer = Previewer(autoencoder, contexts, data.empty, data.shape)
+    conditions = Condition(clip_texts(PREVIEW_PROMPTS, tokenizer, text_encoder))
+    previewer = Previewer(autoencoder, conditions, data.empty, data.shape)
     unet = UNet2DConditionModel.from_pretrained(config.start_from).float() if config.start_from else build_unet()
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # its backward is faster than fused attention on 64 tokens
@@ -138,7 +140,14 @@ def main() -> None:
         if trainer.processes.is_main_process:
             write_pipeline(model, trainer.averages["network"])
 
-    follow(Trainer(DiffusionTask(unet, schedule, data, config, previewer), config, folder, hand_over))
+    follow(
+        Trainer(
+            DiffusionTask(FAMILIES["stable-diffusion"], unet, schedule, data, config, previewer),
+            config,
+            folder,
+            hand_over,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
 from torch import Tensor, nn
 
 from train.data.fitting import Fitting, fitting
@@ -15,12 +15,12 @@ from train.data.latents import (
     CaptionedLatents,
     GeneratedLatents,
     encode_captions,
-    encode_texts,
     load_pictures,
     weights_fingerprint,
 )
 from train.data.listings import Problem
-from train.handover.export import Card, keep_snapshot, save_controlnet, save_lora, save_network, save_translator
+from train.handover.cards import Card
+from train.handover.export import keep_snapshot, save_controlnet, save_lora, save_network, save_translator
 from train.loop.config import ConfigError
 from train.loop.console import follow
 from train.loop.trainer import Trainer, writing
@@ -45,6 +45,7 @@ from train.tasks.translate import (
     spec_of,
 )
 from train.tasks.yoso import YosoConfig, YosoTask
+from yoso_core.condition import Condition
 from yoso_core.models import LoadedModel
 from yoso_core.sampling import prior_start
 from yoso_core.schedule import NoiseSchedule
@@ -74,9 +75,9 @@ def train_yoso(config: YosoConfig, folder: Path, loaded: tuple[LoadedModel, Data
     """
     base, data = loaded or load(config, folder)
     torch.manual_seed(config.seed)
-    generator = trainable(base.unet, config)
+    generator = trainable(base, config)
     preview = previewer(config, base, data)
-    task = YosoTask(base.unet, generator, base.schedule, base.prediction, data, config, preview)
+    task = YosoTask(base.family, base.network, generator, base.schedule, base.prediction, data, config, preview)
     return follow(
         Trainer(task, config, folder, lambda trainer: _hand_over(trainer, "generator", config, base, one_step=True))
     )
@@ -100,8 +101,10 @@ def train_diffusion(config: DiffusionConfig, folder: Path) -> bool:
         )
     data = _load_data(config, base, folder)
     torch.manual_seed(config.seed)
-    network = trainable(base.unet, config)
-    task = DiffusionTask(network, schedule, data, config, previewer(config, base, data), weights_fingerprint(base.unet))
+    network = trainable(base, config)
+    task = DiffusionTask(
+        base.family, network, schedule, data, config, previewer(config, base, data), weights_fingerprint(base.network)
+    )
     changed = DDIMScheduler.from_config(scheduler) if moved else None  # not all can end in pure noise
     return follow(
         Trainer(task, config, folder, lambda trainer: _hand_over(trainer, "network", config, base, False, changed))
@@ -122,10 +125,12 @@ def train_controlnet(config: ControlConfig, folder: Path) -> bool:
     pictures = load_pictures(Path(config.data), base.spec.resolution).pictures
     variants = make_variants(pictures, config.variants, base.autoencoder, config.seed)
     torch.manual_seed(config.seed)
-    controlnet = begin_controlnet(base.unet, config).to(base.unet.device).train()
+    controlnet = begin_controlnet(base.network, config).to(base.device).train()
     controlnet.to(memory_format=torch.channels_last)
     preview = previewer(config, base, data)
-    task = ControlTask(base.unet, controlnet, base.schedule, base.prediction, data, variants, config, preview)
+    task = ControlTask(
+        base.family, base.network, controlnet, base.schedule, base.prediction, data, variants, config, preview
+    )
     card = Card(
         title=config.title or f"{base.spec.title}, guided by edges",
         description="Draws along edges (Canny) or a scribble, white on black, in one evaluation as in many.",
@@ -190,19 +195,19 @@ def _measures(
 ) -> Callable[[dict[str, nn.Module]], dict[str, float]]:
     """Measures the average generator on what is held out; on nothing where that is not asked for, or not there."""
 
-    def read(prompts: list[str]) -> Tensor:
-        return encode_texts(prompts, base.tokenizer, base.text_encoder)
+    def read(prompts: list[str]) -> Condition:
+        return base.encode_texts(prompts)
 
     all_tried = held_out_pictures(config, task.fit, read)
     if config.measured and not all_tried:
         print("nothing is held out to measure on: put pairs or domains into test_A and test_B beside train_A")
-    judge = load_judge(config.judge, config.clip_model, base.unet.device) if all_tried else None
+    judge = load_judge(config.judge, config.clip_model, base.device) if all_tried else None
 
     def figures(averages: dict[str, nn.Module]) -> dict[str, float]:
         network = averages["generator"]
 
-        def go(direction: str, given: Tensor, context: Tensor) -> Tensor:
-            return network(given.to(task.device), context.to(task.device), direction)
+        def go(direction: str, given: Tensor, condition: Condition) -> Tensor:
+            return network(given.to(task.device), condition.to(task.device), direction)
 
         found = [measure(one, partial(go, one.name), task.perception.levels, judge) for one in all_tried]
         return {name: value for one in found for name, value in one.items()}
@@ -218,26 +223,26 @@ def build_translation(
     size = config.resolution or base.spec.resolution
     fit = fitting(config.preparation, size)
 
-    def read(text: str) -> Tensor:
-        return encode_texts([text], base.tokenizer, base.text_encoder)
+    def read(text: str) -> Condition:
+        return base.encode_texts([text])
 
     if config.domains:
         domains = load_domains(config, fit)
         problems = list(dict.fromkeys(problem for domain in domains for problem in domain.problems))
         tell(problems, sum(map(len, domains)), folder)
-        contexts = dict(zip(config.directions, map(read, config.fixed_prompts), strict=True))
+        conditions = dict(zip(config.directions, map(read, config.fixed_prompts), strict=True))
         marks = fingerprint_of([domain.digest for domain in domains], base)
         for domain in domains:
             _check_size(domain.pictures, fit, base)
-        return UnpairedTask(generator, perception, config, domains, fit, contexts, marks)
+        return UnpairedTask(generator, perception, config, domains, fit, conditions, marks)
     pairs = load_pairs(config, fit)
     tell(pairs.targets.problems, len(pairs.targets), folder)
     judge = None
     if config.similarity_weight:
-        judge = load_judge(config.similarity, config.clip_model, base.unet.device)
+        judge = load_judge(config.similarity, config.clip_model, base.device)
     seen = _check_size(pairs.targets.pictures, fit, base)
-    latent = (base.unet.config.in_channels, *(side // base.pixels_per_latent for side in seen))
-    captions = encode_captions(pairs.targets.captions, base.tokenizer, base.text_encoder)
+    latent = (base.channels, *(side // base.pixels_per_latent for side in seen))
+    captions = encode_captions(pairs.targets.captions, base)
     marks = fingerprint_of([pairs.digest], base)
 
     def start(noise: Tensor) -> Tensor:
@@ -360,7 +365,7 @@ def _hand_over(
 
 
 def _save_pipeline(
-    network: UNet2DConditionModel,
+    network: nn.Module,
     out: Path,
     config: ModelRunConfig,
     card: Card,
@@ -369,19 +374,10 @@ def _save_pipeline(
     scheduler: SchedulerMixin,
 ) -> None:
     """The whole model, for which no other is needed."""
-    pipeline = StableDiffusionPipeline(
-        vae=_with_moments(base.autoencoder, card.prior),
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        unet=base.unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_config(out)
-    for name in ("vae", "text_encoder", "tokenizer"):
-        getattr(pipeline, name).save_pretrained(out / name)
+    parts = base.parts | {"vae": _with_moments(base.autoencoder, card.prior), "scheduler": scheduler}
+    base.family.pipeline(parts).save_config(out)
+    for name in parts.keys() - {base.family.network, "scheduler"}:
+        parts[name].save_pretrained(out / name)
     save_network(network, out, config, card, steps, scheduler)
 
 

@@ -1,13 +1,12 @@
 """What a run starts from: a text-to-image model, its data, and the part of it that is trained."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
 from PIL import Image
@@ -18,7 +17,6 @@ from train.data.latents import (
     GeneratedLatents,
     digest_of,
     encode_folder,
-    encode_texts,
     grid,
     weights_fingerprint,
 )
@@ -26,22 +24,17 @@ from train.data.listings import read_captions
 from train.loop.config import ConfigError, RunConfig, setting
 from train.loop.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
-from yoso_core.denoiser import Denoiser
+from yoso_core.checkpoints import ModelError
+from yoso_core.condition import Condition
 from yoso_core.hub import HubError
 from yoso_core.lora.admission import RANK_LIMIT, SCALE_LIMIT
-from yoso_core.models import LoadedModel, ModelError, fetch_model, find_model, load_model
+from yoso_core.models import LoadedModel, fetch_model, find_model, load_model
 from yoso_core.sampling import one_step, prior_start
 
 ADAPTERS = ("lora", "full")
 LORA_STARTS = ("gaussian", "kaiming")
 PREVIEWS = 16  # pictures in a preview grid where no prompts are given
 FEW_TOKENS = 256  # up to here plain attention is faster to train than the fused one
-
-# Attention projections, feed-forward, resnet convolutions, shortcuts, samplers and time-embedding projections.
-LORA_TARGETS = [
-    *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),
-    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
-]
 
 
 @dataclass(frozen=True)
@@ -115,8 +108,8 @@ def _load(name: str, device: torch.device, one_step: bool) -> LoadedModel:
     except (ModelError, HubError) as error:
         raise ConfigError(str(error)) from error
     model.loras.apply([(model.one_step, 1.0)])
-    if (model.unet.config.sample_size or 64) ** 2 <= FEW_TOKENS:
-        model.unet.set_attn_processor(AttnProcessor())  # its backward is faster there; on many it takes memory
+    if (model.network.config.sample_size or 64) ** 2 <= FEW_TOKENS:
+        model.network.set_attn_processor(AttnProcessor())  # its backward is faster there; on many it takes memory
     return model
 
 
@@ -131,59 +124,58 @@ def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | G
     if config.maker and not config.captions:
         raise ConfigError("a maker makes latents of captions; name a text file of captions, or leave maker out")
     if config.data:
-        size = base.spec.resolution
-        return encode_folder(Path(config.data), size, base.autoencoder, base.tokenizer, base.text_encoder)
+        return encode_folder(Path(config.data), base.spec.resolution, base)
     if not config.maker:
         raise ConfigError("captions need a maker: the one-step model that makes latents of them")
-    device = base.unet.device
+    device = base.device
     maker = _load(config.maker, device, one_step=True)
-    if maker.autoencoder.config.latent_channels != base.autoencoder.config.latent_channels:
+    if maker.channels != base.channels:
         raise ConfigError(
             f"{config.maker} and {config.model} have different latents; choose a maker of the same family"
         )
-    denoise = Denoiser(maker.unet, maker.schedule, maker.prediction)
+    denoise = maker.denoiser()
     phrases = read_captions(Path(config.captions))
-    read = encode_texts(phrases, maker.tokenizer, maker.text_encoder)
+    read = maker.encode_texts(phrases)
     same = maker.spec.source == base.spec.source
-    contexts = read if same else encode_texts(phrases, base.tokenizer, base.text_encoder)
+    conditions = read if same else base.encode_texts(phrases)
 
-    def sample(noise: Tensor, context: Tensor) -> Tensor:
+    def sample(noise: Tensor, condition: Condition) -> Tensor:
         start = prior_start(maker.schedule, noise, maker.prior_mean, maker.prior_deviation)
-        return one_step(denoise, start, context, maker.schedule.last)
+        return one_step(denoise, start, condition, maker.schedule.last)
 
     return GeneratedLatents(
         sample,
-        shape=(base.unet.config.in_channels, *[base.spec.resolution // base.pixels_per_latent] * 2),
-        maker_contexts=read,
-        contexts=contexts.bfloat16(),
-        empty=encode_texts([""], base.tokenizer, base.text_encoder),
+        shape=(base.channels, *[base.spec.resolution // base.pixels_per_latent] * 2),
+        maker_conditions=read,
+        conditions=conditions.to(dtype=torch.bfloat16),
+        empty=base.encode_texts([""]),
         device=device,
-        digest=digest_of([*phrases, weights_fingerprint(maker.unet, maker.text_encoder, base.text_encoder)]),
+        digest=digest_of([*phrases, weights_fingerprint(maker.network, *maker.encoders, *base.encoders)]),
     )
 
 
-def trainable(unet: UNet2DConditionModel, config: ModelRunConfig) -> UNet2DConditionModel:
+def trainable(base: LoadedModel, config: ModelRunConfig) -> nn.Module:
     """A copy of the network of which the right part requires gradients: a fresh LoRA, or everything."""
-    network = copy.deepcopy(unet).to(memory_format=torch.channels_last).train()
+    network = copy.deepcopy(base.network).to(memory_format=torch.channels_last).train()
     if config.adapter == "full":
         network.requires_grad_(True)
     else:
-        add_lora(network, config.rank, config.alpha, config.lora_start)
+        add_lora(network, base.family.targets, config.rank, config.alpha, config.lora_start)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
     return network
 
 
-def add_lora(unet: UNet2DConditionModel, rank: int, alpha: int, start: str = "gaussian") -> None:
+def add_lora(network: nn.Module, targets: Sequence[str], rank: int, alpha: int, start: str = "gaussian") -> None:
     """Freeze the network and put a trainable LoRA on everything that YOSO's has it on."""
-    unet.requires_grad_(False)
-    unet.add_adapter(lora_config(rank, alpha, LORA_TARGETS, start))
+    network.requires_grad_(False)
+    network.add_adapter(lora_config(rank, alpha, targets, start))
 
 
-def lora_config(rank: int, alpha: int, targets: list[str], start: str) -> LoraConfig:
+def lora_config(rank: int, alpha: int, targets: Sequence[str], start: str) -> LoraConfig:
     """Of a fresh LoRA, which changes nothing; `start` is one of `LORA_STARTS`."""
     first = {"gaussian": "gaussian", "kaiming": True}[start]  # as peft calls them
-    return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights=first, target_modules=targets)
+    return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights=first, target_modules=list(targets))
 
 
 class Previewer:
@@ -191,39 +183,40 @@ class Previewer:
 
     Args:
         autoencoder: decodes.
-        contexts: (N, L, D), the encoded prompts.
-        empty: (1, L, D), the encoded empty prompt.
+        conditions: N rows, the encoded prompts.
+        empty: one row, the encoded empty prompt.
         shape: (C, h, w) of a latent.
         seeds: prompt i starts from the noise of seed ``i % seeds``.
     """
 
     def __init__(
-        self, autoencoder: nn.Module, contexts: Tensor, empty: Tensor, shape: tuple[int, ...], seeds: int = 8
+        self, autoencoder: nn.Module, conditions: Condition, empty: Condition, shape: tuple[int, ...], seeds: int = 8
     ) -> None:
         self.autoencoder = autoencoder
         self.device = next(autoencoder.parameters()).device
-        self.contexts, self.empty = contexts.float().to(self.device), empty.to(self.device)
+        self.conditions, self.empty = conditions.float().to(self.device), empty.to(self.device)
         noise = [
-            torch.randn(shape, generator=generator_for(0, Use.PREVIEW, index % seeds)) for index in range(len(contexts))
+            torch.randn(shape, generator=generator_for(0, Use.PREVIEW, index % seeds))
+            for index in range(len(conditions))
         ]
         self.noise = torch.stack(noise).to(self.device)
 
     @torch.no_grad()
-    def __call__(self, sample: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Image.Image:
-        """`sample(noise, context, empty)` -> clean latents (B, C, h, w), scaled."""
+    def __call__(self, sample: Callable[[Tensor, Condition, Condition], Tensor]) -> Image.Image:
+        """`sample(noise, condition, empty)` -> clean latents (B, C, h, w), scaled."""
         noise = self.noise.contiguous(memory_format=torch.channels_last)
         found = []
         for start in range(0, len(noise), 8):
             part = slice(start, start + 8)
-            found.append(decode(self.autoencoder, sample(noise[part], self.contexts[part], self.empty)).cpu())
+            found.append(decode(self.autoencoder, sample(noise[part], self.conditions[part], self.empty)).cpu())
         return grid(torch.cat(found), 8)
 
 
 def previewer(config: ModelRunConfig, base: LoadedModel, data: CaptionedLatents | GeneratedLatents) -> Previewer:
     """The previewer of a run: its own prompts, or phrasings spread over the data."""
     if config.preview_prompts:
-        contexts = encode_texts(list(config.preview_prompts), base.tokenizer, base.text_encoder)
+        conditions = base.encode_texts(config.preview_prompts)
     else:
-        count = min(PREVIEWS, len(data.contexts))
-        contexts = data.contexts[torch.arange(count) * len(data.contexts) // count]
-    return Previewer(base.decoder, contexts, data.empty, data.shape)
+        count = min(PREVIEWS, len(data.conditions))
+        conditions = data.conditions[torch.arange(count) * len(data.conditions) // count]
+    return Previewer(base.decoder, conditions, data.empty, data.shape)

@@ -8,6 +8,7 @@ squared error alone it would come to the mean of all pictures with such edges; a
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import NamedTuple
 
@@ -27,8 +28,10 @@ from train.tasks.base import ModelRunConfig, Previewer
 from train.tasks.discriminator import LatentDiscriminator
 from train.tasks.losses import discriminator_loss, generator_loss, reconstruction_sample_weight, weighted_mse
 from yoso_core.autoencoder import encode
+from yoso_core.condition import Condition
 from yoso_core.conditioning import Guide
 from yoso_core.denoiser import Denoiser
+from yoso_core.families.base import Family
 from yoso_core.sampling import one_step
 from yoso_core.schedule import NoiseSchedule, Prediction
 
@@ -152,14 +155,15 @@ class ControlPass(NamedTuple):
     clean: Tensor  # (B, C, h, w)
     estimate: Tensor  # (B, C, h, w), with gradients
     t: Tensor  # (B,)
-    context: Tensor  # (B, L, D)
+    condition: Condition  # of B rows
 
 
 class ControlTask:
     """The clean latent from a noisy one, its prompt and a map.
 
     Args:
-        unet: the network with its one-step LoRA merged; stays as it is.
+        family: of the networks.
+        network: with its one-step LoRA merged; stays as it is.
         controlnet: what is trained.
         schedule: the noise schedule.
         prediction: what the network returns.
@@ -173,7 +177,8 @@ class ControlTask:
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        family: Family,
+        network: nn.Module,
         controlnet: ControlNetModel,
         schedule: NoiseSchedule,
         prediction: Prediction,
@@ -184,22 +189,25 @@ class ControlTask:
     ) -> None:
         self.data, self.variants, self.config, self.previewer = data, variants, config, previewer
         self.schedule, self.prediction = schedule, prediction
-        self.unet, self.controlnet = unet.requires_grad_(False).eval(), controlnet
+        self.family, self.controlnet = family, controlnet
+        self.network = network.requires_grad_(False).eval()
         self.sample_count, self.repeats = len(data), data.repeats
-        self.fingerprint = f"{data.fingerprint()} {weights_fingerprint(unet)}"
+        self.fingerprint = f"{data.fingerprint()} {weights_fingerprint(network)}"
         self.players: dict[str, Player] = {}
         if config.adversarial_weight:
-            self.discriminator = LatentDiscriminator(unet).to(unet.device, memory_format=torch.channels_last)
+            self.discriminator = LatentDiscriminator(family.encoder(network)).to(
+                network.device, memory_format=torch.channels_last
+            )
             self.discriminator.requires_grad_(True)
             rate = config.discriminator_learning_rate
             self.players["discriminator"] = Player(self.discriminator, rate, betas=(0.0, 0.99), weight_decay=0.0)
         self.players["controlnet"] = Player(controlnet, config.learning_rate)
         if config.compile:
-            for network in (unet, *(player.module for player in self.players.values())):
-                network.compile()
+            for module in (network, *(player.module for player in self.players.values())):
+                module.compile()
 
     def forward(self, indices: Tensor, draws: Draws) -> ControlPass:
-        _, context = self.data.batch(indices, self.config.drop_caption, draws)
+        _, condition = self.data.batch(indices, self.config.drop_caption, draws)
         variant, which = (
             (draws.uniform().cpu() * count).long() for count in (len(self.variants.maps), self.variants.maps.shape[2])
         )
@@ -209,36 +217,36 @@ class ControlTask:
         t = (draws.uniform() * len(self.schedule)).long()
         t = torch.where(draws.uniform() < self.config.last_timestep_share, self.schedule.last, t)
         maps = maps * (draws.uniform() >= self.config.empty_maps).float()[:, None, None, None]
-        guide = Guide(self.controlnet, maps.expand(-1, 3, -1, -1), self.schedule.last)
+        guide = Guide(partial(self.family.follow, self.controlnet), maps.expand(-1, 3, -1, -1), self.schedule.last)
         noisy = self.schedule.add_noise(clean, noise, t).contiguous(memory_format=torch.channels_last)
-        return ControlPass(clean, self._denoiser(guide)(noisy, t, context), t, context)
+        return ControlPass(clean, self._denoiser(guide)(noisy, t, condition), t, condition)
 
     def _denoiser(self, guide: Guide) -> Denoiser:
-        return Denoiser(self.unet, self.schedule, self.prediction, control=guide)
+        return Denoiser(partial(self.family.predict, self.network), self.schedule, self.prediction, control=guide)
 
     def losses(self, player: str, shared: ControlPass) -> Losses:
-        config, t, context = self.config, shared.t, shared.context
+        config, t, condition = self.config, shared.t, shared.condition
         if config.adversarial_weight:
             self.discriminator.requires_grad_(player == "discriminator")
         if player == "discriminator":
-            real = self.discriminator(shared.clean, t, context)
-            fake = self.discriminator(shared.estimate.detach(), t, context)
+            real = self.discriminator(shared.clean, t, condition)
+            fake = self.discriminator(shared.estimate.detach(), t, condition)
             logits = {"logit_real": real.mean(), "logit_fake": fake.mean()}
             return Losses({"discriminator": discriminator_loss(real, fake)}, logits)
         weight = reconstruction_sample_weight(self.schedule.snr(t), config.weight_cap).clamp_min(config.weight_floor)
         terms = {"error": weighted_mse(shared.estimate, shared.clean, weight)}
         if config.adversarial_weight:
-            logits = self.discriminator(shared.estimate, t, context)
+            logits = self.discriminator(shared.estimate, t, condition)
             terms["adversarial"] = config.adversarial_weight * generator_loss(logits)
         return Losses(terms)
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
         """One-step pictures of the preview prompts, each guided by a map of the data."""
         pictures = torch.arange(8) * len(self.data) // 8
-        maps = self.variants.maps[-1, pictures, 0][:, None].float().expand(-1, 3, -1, -1).to(self.unet.device) / 255
+        maps = self.variants.maps[-1, pictures, 0][:, None].float().expand(-1, 3, -1, -1).to(self.network.device) / 255
 
-        def sample(noise: Tensor, context: Tensor, empty: Tensor) -> Tensor:
-            guide = Guide(averages["controlnet"], maps[: len(noise)], self.schedule.last)
-            return one_step(self._denoiser(guide), noise, context, self.schedule.last)
+        def sample(noise: Tensor, condition: Condition, empty: Condition) -> Tensor:
+            guide = Guide(partial(self.family.follow, averages["controlnet"]), maps[: len(noise)], self.schedule.last)
+            return one_step(self._denoiser(guide), noise, condition, self.schedule.last)
 
         return self.previewer(sample)

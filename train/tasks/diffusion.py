@@ -6,6 +6,7 @@ noise, where an estimate of the clean latent stays finite.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from train.loop.trainer import Losses, Player
 from train.tasks.base import ModelRunConfig, Previewer
 from train.tasks.losses import per_sample_mse
 from yoso_core.denoiser import Denoiser, guided
+from yoso_core.families.base import Family
 from yoso_core.sampling import ddim, ddim_timesteps
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
@@ -67,6 +69,7 @@ class DiffusionTask:
     """Predict noise, velocity or the clean latent from a noisy one.
 
     Args:
+        family: of the network.
         network: on its device; what requires gradients is trained.
         schedule: the noise schedule to learn under.
         data: latents with encoded captions.
@@ -79,6 +82,7 @@ class DiffusionTask:
 
     def __init__(
         self,
+        family: Family,
         network: nn.Module,
         schedule: NoiseSchedule,
         data: CaptionedLatents | GeneratedLatents,
@@ -91,7 +95,7 @@ class DiffusionTask:
         self.sample_count, self.repeats = len(data), data.repeats
         self.fingerprint = f"{data.fingerprint()} {fingerprint}"
         self.players = {"network": Player(network, config.learning_rate)}
-        self.network = network
+        self.family, self.network = family, network
         if config.compile:
             network.compile()
 
@@ -101,10 +105,10 @@ class DiffusionTask:
         return (uniform**self.config.high_noise * len(self.schedule)).long().clamp(max=self.schedule.last)
 
     def forward(self, indices: Tensor, draws: Draws) -> DiffusionPass:
-        clean, context = self.data.batch(indices, self.config.drop_caption, draws)
+        clean, condition = self.data.batch(indices, self.config.drop_caption, draws)
         noise, t = draws.normal(*clean.shape[1:]), self.timesteps(draws)
         noisy = self.schedule.add_noise(clean, noise, t).contiguous(memory_format=torch.channels_last)
-        output = self.network(noisy, t, encoder_hidden_states=context, return_dict=False)[0]
+        output = self.family.predict(self.network, noisy, t, condition)
         wanted = {
             "epsilon": lambda: noise,
             "v_prediction": lambda: self.schedule.velocity(clean, noise, t),
@@ -116,11 +120,13 @@ class DiffusionTask:
         return Losses({"error": per_sample_mse(shared.output, shared.wanted).mean()})
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
-        denoise = Denoiser(averages["network"], self.schedule, self.prediction, consistent=False)
+        denoise = Denoiser(
+            partial(self.family.predict, averages["network"]), self.schedule, self.prediction, consistent=False
+        )
         timesteps = ddim_timesteps(self.config.preview_steps, self.schedule.last)
         guidance = self.config.preview_guidance
         return self.previewer(
-            lambda noise, context, empty: ddim(
-                guided(denoise, guidance, empty), self.schedule, noise, context, timesteps
+            lambda noise, condition, empty: ddim(
+                guided(denoise, guidance, empty), self.schedule, noise, condition, timesteps
             )
         )

@@ -20,8 +20,11 @@ from train.loop.randomness import Use, generator_for
 from train.recipes.corpus.emoji import CORPUS
 from train.tasks.diffusion import DenoisingConfig, DiffusionTask
 from train.tasks.yoso import CooperationConfig, YosoTask
+from yoso_core.condition import Condition
+from yoso_core.families import FAMILIES
 from yoso_core.schedule import NoiseSchedule
 
+FAMILY = FAMILIES["stable-diffusion"]  # a UNet that reads a context, whatever it was encoded by
 CONTEXT = 8  # width of the one prompt, all zeros, that an unconditional network is always handed
 TIMESTEPS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": True}
 
@@ -85,10 +88,10 @@ def build_network(config: PixelConfig) -> UNet2DConditionModel:
 
 def load_pixels(config: PixelConfig) -> CaptionedLatents:
     """Pictures in [-1, 1] as if they were latents, all under one empty prompt."""
-    data, empty = load_pictures(Path(config.data), config.size), torch.zeros(1, 1, CONTEXT)
+    data, empty = load_pictures(Path(config.data), config.size), Condition(torch.zeros(1, 1, CONTEXT))
     return CaptionedLatents(
         to_unit_range(data.pictures),
-        contexts=empty.expand(len(data), -1, -1).bfloat16(),
+        conditions=empty.expand(len(data)).to(dtype=torch.bfloat16),
         first=torch.arange(len(data) + 1),
         empty=empty,
         digest=data.digest,
@@ -102,11 +105,11 @@ class PixelPreviewer:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.noise = torch.randn(32, 3, size, size, generator=generator_for(0, Use.PREVIEW)).to(device)
-        self.context = torch.zeros(32, 1, CONTEXT, device=device)
+        self.condition = Condition(torch.zeros(32, 1, CONTEXT, device=device))
 
     @torch.no_grad()
     def __call__(self, sample) -> Image.Image:
-        return grid(sample(self.noise, self.context, self.context[:1]).cpu(), 8)
+        return grid(sample(self.noise, self.condition, self.condition[:1]).cpu(), 8)
 
 
 def build_task(config: ScratchConfig | ScratchDiffusionConfig, device: torch.device) -> YosoTask | DiffusionTask:
@@ -116,5 +119,5 @@ def build_task(config: ScratchConfig | ScratchDiffusionConfig, device: torch.dev
     network = build_network(config).to(device)
     schedule = NoiseSchedule.from_config(TIMESTEPS)
     if isinstance(config, ScratchDiffusionConfig):
-        return DiffusionTask(network, schedule, data, config, previewer)
-    return YosoTask(copy.deepcopy(network), network, schedule, "v_prediction", data, config, previewer)
+        return DiffusionTask(FAMILY, network, schedule, data, config, previewer)
+    return YosoTask(FAMILY, copy.deepcopy(network), network, schedule, "v_prediction", data, config, previewer)

@@ -48,9 +48,11 @@ from train.measure.evaluate import CLIP, Judge
 from train.measure.evaluator import words_of
 from train.measure.translation import Tried
 from train.tasks.augmentation import CHANGES, NUMBERS, POLICY, augmented
-from train.tasks.base import LORA_TARGETS, ModelRunConfig, lora_config
+from train.tasks.base import ModelRunConfig, lora_config
 from train.tasks.losses import discriminator_loss, generator_loss, per_sample_mse
 from train.tasks.perception import PERCEPTIONS, Perception, PictureDiscriminator
+from yoso_core.condition import Condition
+from yoso_core.families.base import Family
 from yoso_core.models import LoadedModel
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.schedule import NoiseSchedule, Prediction
@@ -310,13 +312,13 @@ def load_pairs(config: TranslateConfig, fit: Fitting, keep: Keep = not_held_out)
     return Pairs(targets, torch.from_numpy(stacked).permute(0, 3, 1, 2), digest)
 
 
-def held_out_pictures(config: TranslateConfig, fit: Fitting, read: Callable[[list[str]], Tensor]) -> list[Tried]:
+def held_out_pictures(config: TranslateConfig, fit: Fitting, read: Callable[[list[str]], Condition]) -> list[Tried]:
     """What a run can be measured on: the tests beside its data, as many as `measured`; [] where there are none.
 
     Args:
         config: see `settled`.
         fit: what becomes of the pictures.
-        read: N prompts -> (N, L, D). Of a picture's phrasings it is handed the first.
+        read: N prompts -> a condition of N rows. Of a picture's phrasings it is handed the first.
     """
 
     def few(pictures: Tensor) -> Tensor:
@@ -341,10 +343,10 @@ def held_out_pictures(config: TranslateConfig, fit: Fitting, read: Callable[[lis
     if len(tests) < 2 or _fixed_prompts(tuple(map(Path, config.domains))) == ():
         return []
     first, second = (few(load_pictures(one, fit.kept, captioned=False, shape=fit.shape).pictures) for one in tests)
-    there, back = read(list(config.fixed_prompts)).split(1)
+    prompts = read(list(config.fixed_prompts))
     return [
-        Tried(FORWARD, to_unit_range(first), second, there.expand(len(first), -1, -1), False),
-        Tried(BACK, to_unit_range(second), first, back.expand(len(second), -1, -1), False),
+        Tried(FORWARD, to_unit_range(first), second, prompts[:1].expand(len(first)), False),
+        Tried(BACK, to_unit_range(second), first, prompts[1:].expand(len(second)), False),
     ]
 
 
@@ -439,13 +441,14 @@ class Generator(nn.Module):
 
     def __init__(self, base: LoadedModel, config: TranslateConfig) -> None:
         super().__init__()
+        self.family: Family = base.family
         self.schedule: NoiseSchedule = base.schedule
         self.prediction: Prediction = base.prediction
         lora = config.trained in ("all", "no-skips")
-        self.unet: UNet2DConditionModel = copy.deepcopy(base.unet).requires_grad_(False)
-        self.first = copy.deepcopy(base.unet.conv_in).requires_grad_(True)
+        self.unet: UNet2DConditionModel = copy.deepcopy(base.network).requires_grad_(False)
+        self.first = copy.deepcopy(base.network.conv_in).requires_grad_(True)
         if lora:
-            targets = [*LORA_TARGETS, "conv_out"]
+            targets = [*base.family.targets, "conv_out"]
             self.unet.add_adapter(lora_config(config.rank, config.alpha, targets, config.lora_start))
         self.autoencoders = nn.ModuleDict()
         self.skips = nn.ModuleDict()
@@ -461,18 +464,18 @@ class Generator(nn.Module):
             self.unet.enable_gradient_checkpointing()
             for autoencoder in self.autoencoders.values():
                 autoencoder.enable_gradient_checkpointing()
-        self.to(base.unet.device, memory_format=torch.channels_last)
+        self.to(base.device, memory_format=torch.channels_last)
 
     def forward(
-        self, pictures: Tensor, context: Tensor, direction: str, strength: float = 1.0, noise: Tensor | None = None
+        self, pictures: Tensor, condition: Condition, direction: str, strength: float = 1.0, noise: Tensor | None = None
     ) -> Tensor:
         """Translate pictures (B, 3, H, W) one way; see `Translator`."""
         autoencoder = self.autoencoders[direction]
         for layer in lora_layers(self.unet, autoencoder):
             layer.set_scale("default", strength)
         skips = self.skips[direction] if len(self.skips) else None
-        translator = Translator(self.unet, self.schedule, self.prediction, autoencoder, skips, self.first)
-        return translator(pictures, context, strength, noise)
+        translator = Translator(self.family, self.unet, self.schedule, self.prediction, autoencoder, skips, self.first)
+        return translator(pictures, condition, strength, noise)
 
 
 def lora_layers(*networks: nn.Module) -> list[LoraLayer]:
@@ -560,7 +563,7 @@ class PairedTask(_Task):
         pairs: what should come out, and what goes in.
         fit: what a step takes of them.
         captions: of the targets.
-        empty: (1, L, D), the encoded empty prompt.
+        empty: one row, the encoded empty prompt.
         latent: (C, h, w) of the noise.
         start: noise -> what a picture begins from without an input, see `prior_start`.
         judge: of picture and prompt; None where similarity has no weight.
@@ -575,7 +578,7 @@ class PairedTask(_Task):
         pairs: Pairs,
         fit: Fitting,
         captions: Captions,
-        empty: Tensor,
+        empty: Condition,
         latent: tuple[int, int, int],
         start: Callable[[Tensor], Tensor],
         judge: Judge | None,
@@ -590,12 +593,12 @@ class PairedTask(_Task):
         config = self.config
         given, target = self._pictures(indices, draws)
         chosen = choose_phrasings(self.captions.first, indices, draws)
-        context, dropped = drop_prompts(self.captions.contexts[chosen], self.empty, config.drop_caption, draws)
+        condition, dropped = drop_prompts(self.captions.conditions[chosen], self.empty, config.drop_caption, draws)
         texts = ["" if gone else self.captions.texts[one] for one, gone in zip(chosen, dropped, strict=True)]
         noise = self.start(draws.normal(*self.latent))
         which, strength = torch.rand(2, generator=draws.generator).tolist()  # one strength for the whole batch
         strength = strength if which < config.noisy_share else 1.0
-        made = self.generator(given, context, FORWARD, strength, noise)
+        made = self.generator(given, condition, FORWARD, strength, noise)
         return PairedPass(given, target, made, texts, strength, self._chances(draws))
 
     def _pictures(self, indices: Tensor, draws: Draws, whole: bool = False) -> tuple[Tensor, Tensor]:
@@ -655,8 +658,8 @@ class PairedTask(_Task):
         indices = torch.arange(SHOWN) * self.sample_count // SHOWN
         draws = Draws(0, 0, SHOWN, slice(None), self.device)
         given, target = self._pictures(indices, draws, whole=True)
-        context = self.captions.contexts[self.captions.first[indices]].float().to(self.device)
-        made = averages["generator"](given, context, FORWARD)
+        condition = self.captions.conditions[self.captions.first[indices]].float().to(self.device)
+        made = averages["generator"](given, condition, FORWARD)
         return grid(torch.cat([given, made, target]).cpu(), SHOWN)
 
 
@@ -680,7 +683,7 @@ class UnpairedTask(_Task):
         generator, perception, config: see `_Task`.
         domains: pictures that go forward, and those that go back.
         fit: what a step takes of them.
-        contexts: (1, L, D) by direction, the fixed prompts.
+        conditions: by direction, the fixed prompts, a row each.
         fingerprint: of data and model.
     """
 
@@ -691,17 +694,17 @@ class UnpairedTask(_Task):
         config: TranslateConfig,
         domains: tuple[CaptionedPictures, CaptionedPictures],
         fit: Fitting,
-        contexts: Mapping[str, Tensor],
+        conditions: Mapping[str, Condition],
         fingerprint: str,
     ) -> None:
         super().__init__(generator, (FORWARD, BACK), perception, config, fingerprint)
-        self.domains, self.contexts = dict(zip((FORWARD, BACK), domains, strict=True)), contexts
+        self.domains, self.conditions = dict(zip((FORWARD, BACK), domains, strict=True)), conditions
         self.fit = fit
         self.sample_count, self.repeats = max(map(len, domains)), None  # see `forward`
 
     def _go(self, direction: str, pictures: Tensor, network: nn.Module | None = None) -> Tensor:
-        context = self.contexts[direction].expand(len(pictures), -1, -1).to(pictures.device)
-        return (network or self.generator)(pictures, context, direction)
+        condition = self.conditions[direction].expand(len(pictures)).to(pictures.device)
+        return (network or self.generator)(pictures, condition, direction)
 
     def forward(self, indices: Tensor, draws: Draws) -> UnpairedPass:
         real = {}
@@ -768,5 +771,5 @@ def _mirrored(pictures: Tensor, draws: Draws) -> Tensor:
 
 
 def fingerprint_of(digests: list[str], base: LoadedModel) -> str:
-    weights = weights_fingerprint(base.unet, base.autoencoder, base.text_encoder)
+    weights = weights_fingerprint(base.network, base.autoencoder, *base.encoders)
     return f"{digest_of(digests)[:16]} {weights}"

@@ -11,9 +11,9 @@ the schedule the real side is the data (a plain diffusion GAN); with ``adversari
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from train.loop.config import RunConfig, setting, with_defaults
 from train.loop.randomness import Draws
 from train.loop.trainer import Losses, Player
 from train.tasks.base import ModelRunConfig, Previewer
-from train.tasks.discriminator import LatentDiscriminator, UNetEncoder
+from train.tasks.discriminator import LatentDiscriminator
 from train.tasks.losses import (
     consistency_sample_weight,
     discriminator_loss,
@@ -30,7 +30,9 @@ from train.tasks.losses import (
     reconstruction_sample_weight,
     weighted_mse,
 )
+from yoso_core.condition import Condition
 from yoso_core.denoiser import Denoiser, guided
+from yoso_core.families.base import Family
 from yoso_core.sampling import ddim_step, one_step, prior_start
 from yoso_core.schedule import NoiseSchedule, Prediction
 
@@ -97,7 +99,7 @@ class YosoPass:
     """What both players look at in one step; all (B, ...)."""
 
     clean: Tensor  # the data
-    context: Tensor
+    condition: Condition  # of B rows
     t: Tensor
     t_target: Tensor
     fake: Tensor  # G(z_t, t), with gradients
@@ -109,7 +111,8 @@ class YosoTask:
     """Self-cooperative diffusion GAN on latents, or on pixels.
 
     Args:
-        unet: the network as it was before, on its device: it stays as it is, and gives the discriminator and the
+        family: of the networks.
+        network: as it was before, on its device: it stays as it is, and gives the discriminator and the
             perceptual distance their first weights.
         generator: the network that is trained; what requires gradients is.
         schedule: its noise schedule.
@@ -123,8 +126,9 @@ class YosoTask:
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
-        generator: UNet2DConditionModel,
+        family: Family,
+        network: nn.Module,
+        generator: nn.Module,
         schedule: NoiseSchedule,
         prediction: Prediction,
         data: CaptionedLatents | GeneratedLatents,
@@ -133,13 +137,15 @@ class YosoTask:
     ) -> None:
         self.data, self.config, self.schedule, self.prediction = data, config, schedule, prediction
         self.previewer, self.sample_count, self.repeats = previewer, len(data), data.repeats
-        self.fingerprint = f"{data.fingerprint()} {weights_fingerprint(unet)}"
+        self.fingerprint = f"{data.fingerprint()} {weights_fingerprint(network)}"
         self.moments = data.moments()
-        self.denoise = Denoiser(generator, schedule, prediction)
+        self.family, self.denoise = family, Denoiser(partial(family.predict, generator), schedule, prediction)
         self.players: dict[str, Player] = {}
         compiled: list[nn.Module] = [generator]
         if config.adversarial_weight:
-            self.discriminator = LatentDiscriminator(unet).to(unet.device, memory_format=torch.channels_last)
+            self.discriminator = LatentDiscriminator(family.encoder(network)).to(
+                network.device, memory_format=torch.channels_last
+            )
             self.discriminator.requires_grad_(True)
             self.players["discriminator"] = Player(
                 self.discriminator,
@@ -151,12 +157,12 @@ class YosoTask:
             compiled.append(self.discriminator)
         self.players["generator"] = Player(generator, config.learning_rate, betas=(0.9, 0.999))
         if config.consistency_distance == "perceptual":
-            self.perception = UNetEncoder(unet).requires_grad_(False).to(memory_format=torch.channels_last)
+            self.perception = family.encoder(network).requires_grad_(False).to(memory_format=torch.channels_last)
             compiled.append(self.perception)
         if config.consistency_path == "teacher":
-            teacher = unet.requires_grad_(False).to(memory_format=torch.channels_last)
-            plain = Denoiser(teacher, schedule, prediction, consistent=False)
-            self.teacher = guided(plain, config.teacher_guidance, data.empty.to(unet.device))
+            teacher = network.requires_grad_(False).to(memory_format=torch.channels_last)
+            plain = Denoiser(partial(family.predict, teacher), schedule, prediction, consistent=False)
+            self.teacher = guided(plain, config.teacher_guidance, data.empty.to(network.device))
         if config.compile:
             for module in compiled:
                 module.compile()
@@ -168,7 +174,7 @@ class YosoTask:
 
     def forward(self, indices: Tensor, draws: Draws) -> YosoPass:
         config, schedule = self.config, self.schedule
-        clean, context = self.data.batch(indices, 0.0, draws)
+        clean, condition = self.data.batch(indices, 0.0, draws)
         noise, t = draws.normal(*clean.shape[1:]), self.timesteps(draws)
         if config.noise_offset:
             noise = noise + config.noise_offset * draws.normal(clean.shape[1], 1, 1)
@@ -184,21 +190,21 @@ class YosoTask:
             noisy = schedule.add_noise(clean, noise + more, t).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             if config.adversarial_weight:
-                real = self.denoise(noised(t_real), t_real, context)
+                real = self.denoise(noised(t_real), t_real, condition)
             if config.consistency_weight:
                 neighbour = noised(t_target)
                 if config.consistency_path == "teacher":
-                    neighbour = ddim_step(schedule, self.teacher(noisy, t, context), noisy, t, t_target)
-                target = self.denoise(neighbour, t_target, context)
-        return YosoPass(clean, context, t, t_target, self.denoise(noisy, t, context), real, target)
+                    neighbour = ddim_step(schedule, self.teacher(noisy, t, condition), noisy, t, t_target)
+                target = self.denoise(neighbour, t_target, condition)
+        return YosoPass(clean, condition, t, t_target, self.denoise(noisy, t, condition), real, target)
 
     def losses(self, player: str, shared: YosoPass) -> Losses:
         return self._discriminator_losses(shared) if player == "discriminator" else self._generator_losses(shared)
 
     def _discriminator_losses(self, x: YosoPass) -> Losses:
         self.discriminator.requires_grad_(True)
-        real = self.discriminator(x.real, x.t, x.context)
-        fake = self.discriminator(x.fake.detach(), x.t, x.context)
+        real = self.discriminator(x.real, x.t, x.condition)
+        fake = self.discriminator(x.fake.detach(), x.t, x.condition)
         logits = {"logit_real": real.mean(), "logit_fake": fake.mean()}
         return Losses({"discriminator": discriminator_loss(real, fake)}, logits)
 
@@ -207,7 +213,7 @@ class YosoTask:
         snr = self.schedule.snr(x.t)
         if config.adversarial_weight:
             self.discriminator.requires_grad_(False)
-            logits = self.discriminator(x.fake, x.t, x.context)
+            logits = self.discriminator(x.fake, x.t, x.condition)
             terms["adversarial"] = config.adversarial_weight * generator_loss(logits)
         if config.consistency_weight:
             near = consistency_sample_weight(snr, self.schedule.snr(x.t_target), config.consistency_cap)
@@ -223,14 +229,14 @@ class YosoTask:
         """What the consistency distance compares: features at timestep 0 under the same text, or the latent."""
         if self.config.consistency_distance == "mse":
             return latent
-        return self.perception(latent, torch.zeros_like(x.t), x.context)
+        return self.perception(latent, torch.zeros_like(x.t), x.condition)
 
     def preview(self, averages: dict[str, nn.Module]) -> Image.Image:
         """One-step pictures."""
-        denoise = Denoiser(averages["generator"], self.schedule, self.prediction)
+        denoise = Denoiser(partial(self.family.predict, averages["generator"]), self.schedule, self.prediction)
 
-        def sample(noise: Tensor, context: Tensor, empty: Tensor) -> Tensor:
+        def sample(noise: Tensor, condition: Condition, empty: Condition) -> Tensor:
             start = prior_start(self.schedule, noise, *self.moments) if self.config.prior else noise
-            return one_step(denoise, start, context, self.schedule.last)
+            return one_step(denoise, start, condition, self.schedule.last)
 
         return self.previewer(sample)

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yoso_core import hub
+from yoso_core.families.stable_diffusion import KINDS
 from yoso_core.files.cards import CARD_LIMIT, NOTHING, read_card
 from yoso_core.lora import admission
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
-from yoso_core.models import FAMILIES, LORA_FILE, MODELS, MODELS_FOLDER, ModelSpec, Source, parameter_shapes
+from yoso_core.models import LORA_FILE, MODELS, MODELS_FOLDER, ModelSpec, parameter_shapes
 from yoso_core.prompts import called
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"
@@ -42,7 +43,7 @@ FILES_LIMIT = 2000  # that one folder offers
 DEPTH_LIMIT = 8  # folders within folders
 MISFITS_IN_MEMORY = 10_000
 OUTLINES_IN_MEMORY = 8
-WIDTHS = {2048: "sdxl"} | FAMILIES  # families by the width of the prompts that they read
+WIDTHS = {2048: "sdxl"} | KINDS  # families by the width of the prompts that they read
 RUN_LIMIT = 150  # characters of a run's name in an id: what tells runs apart may stand at either end of it
 TOKEN = re.compile(r"[\w-]{8,64}", re.ASCII)
 SECRET_RUN = re.compile(r"^[0-9a-f]{32}\b-?")  # how the name of a run begins that only its owner may know
@@ -319,7 +320,7 @@ def misfits(entries: Iterable[LoraEntry], spec: ModelSpec) -> dict[str, str]:
     Where the model is on this machine, every name and every shape is compared; else the families.
     """
     try:
-        networks = _outline(spec.source, spec.variant)
+        networks = _outline(spec)
     except LookupError:
         networks = None
     reasons = {entry.id: entry.problem or _misfit(entry, spec, networks) for entry in entries}
@@ -327,15 +328,15 @@ def misfits(entries: Iterable[LoraEntry], spec: ModelSpec) -> dict[str, str]:
 
 
 @lru_cache(OUTLINES_IN_MEMORY)
-def _outline(source: Source, variant: str | None) -> admission.Outline:
+def _outline(spec: ModelSpec) -> admission.Outline:
     """What LoRAs may change in a model, off its files.
 
     Raises:
         LookupError: it is not on this machine; perhaps it will be when it is asked for next.
     """
-    if shapes := parameter_shapes(source, variant):
+    if shapes := parameter_shapes(spec):
         return admission.Outline(shapes)
-    raise LookupError(source.place)
+    raise LookupError(spec.source.place)
 
 
 def _misfit(entry: LoraEntry, spec: ModelSpec, networks: admission.Outline | None) -> str:

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from yoso_core.condition import Condition
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.stack import State
 from yoso_core.models import LoadedModel
-from yoso_core.runtimes.parts import Decode, Encode, Follow, Part, Predict, ReadPrompt, Translate
+from yoso_core.runtimes.parts import Decode, Encode, Follow, Part, Predict, Read, Translate
 from yoso_core.runtimes.reference import Runtime, Torch, Weights
 from yoso_core.translate import Translator
 
@@ -31,7 +32,8 @@ class Networks:
         self.prepare = False
         self.executed: dict[str, None] = {}
         self.uses: list[tuple[Lora, float]] = []
-        self._predict, self._read = Predict(model.unet), ReadPrompt(model.text_encoder)
+        self._predict: dict[tuple[str, ...], Predict] = {}  # by the tensors of the condition
+        self._read: dict[str, Read] = {}  # by the part of the pipeline
         self._encode, self._decode = Encode(model.autoencoder), Decode(model.decoder)
 
     def begin(self, uses: Sequence[tuple[Lora, float]]) -> None:
@@ -63,9 +65,11 @@ class Networks:
             in_force=lambda: stack.active == whole,
         )
 
-    def read_prompt(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) int64 -> (B, L, D)."""
-        return self._run(self._read, tokens)[0]
+    def read(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What a text encoder of the pipeline makes of its inputs, see `Family.read`."""
+        if part not in self._read:
+            self._read[part] = Read(self.model.family, part, self.model.parts[part])
+        return self._run(self._read[part], *(value.to(self.model.device) for value in inputs))
 
     def encode(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
@@ -75,48 +79,38 @@ class Networks:
         """Latents (B, C, h, w) -> (B, 3, H, W), about [-1, 1]."""
         return self._run(self._decode, latents)[0]
 
-    def unet(
-        self,
-        noisy: Tensor,
-        t: Tensor,
-        encoder_hidden_states: Tensor,
-        return_dict: bool = False,
-        down_block_additional_residuals: Sequence[Tensor] = (),
-        mid_block_additional_residual: Tensor | None = None,
-    ) -> tuple[Tensor]:
-        """As a ``UNet2DConditionModel`` is called."""
-        added = (
-            (*down_block_additional_residuals, mid_block_additional_residual) if down_block_additional_residuals else ()
-        )
-        return self._run(self._predict, noisy, t, encoder_hidden_states, *added)
+    def predict(self, noisy: Tensor, t: Tensor, condition: Condition, residuals: Sequence[Tensor] = ()) -> Tensor:
+        """What the network predicts, see `Family.predict`."""
+        names = tuple(condition.tensors)
+        if names not in self._predict:
+            self._predict[names] = Predict(self.model.family, self.model.network, names)
+        return self._run(self._predict[names], noisy, t, *condition.tensors.values(), *residuals)[0]
 
-    def control(self, network: nn.Module) -> Callable[..., tuple[list[Tensor], Tensor]]:
-        """What is called as this ``ControlNetModel`` is."""
-        part = Follow(network)
+    def control(self, network: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
+        """What `Family.follow` is with this ControlNet."""
+        parts: dict[tuple[str, ...], Follow] = {}
 
-        def follow(
-            noisy: Tensor,
-            t: Tensor,
-            encoder_hidden_states: Tensor,
-            controlnet_cond: Tensor,
-            conditioning_scale: float,
-            return_dict: bool = False,
-        ) -> tuple[list[Tensor], Tensor]:
-            *down, middle = self._run(part, noisy, t, encoder_hidden_states, controlnet_cond)
-            return [each * conditioning_scale for each in down], middle * conditioning_scale
+        def follow(noisy: Tensor, t: Tensor, condition: Condition, given: Tensor) -> tuple[Tensor, ...]:
+            names = tuple(condition.tensors)
+            if names not in parts:
+                parts[names] = Follow(self.model.family, network, names)
+            return self._run(parts[names], noisy, t, *condition.tensors.values(), given)
 
         return follow
 
     def translator(self, translator: Translator) -> Callable[..., Tensor]:
         """What is called as this `Translator` is."""
-        part = Translate(translator, 1.0)
+        parts: dict[tuple[str, ...], Translate] = {}
 
-        def translate(pictures: Tensor, context: Tensor, strength: float, noise: Tensor) -> Tensor:
+        def translate(pictures: Tensor, condition: Condition, strength: float, noise: Tensor) -> Tensor:
+            names, tensors = tuple(condition.tensors), condition.tensors.values()
             if strength == 1:
-                return self._run(part, pictures, context)[0]
+                if names not in parts:
+                    parts[names] = Translate(translator, 1.0, names)
+                return self._run(parts[names], pictures, *tensors)[0]
             # A number that a person moves, and that the computation holds all over.
-            between = Translate(translator, strength)
-            outputs, who = self.reference.run(between, (pictures, context, noise), self._weights(between), False)
+            between = Translate(translator, strength, names)
+            outputs, who = self.reference.run(between, (pictures, *tensors, noise), self._weights(between), False)
             self.executed[who] = None
             return outputs[0]
 

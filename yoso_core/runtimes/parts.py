@@ -6,12 +6,15 @@ they compile.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yoso_core.autoencoder import decode, encode
+from yoso_core.condition import Condition
+from yoso_core.families.base import Family
 from yoso_core.translate import Translator
 
 
@@ -49,50 +52,65 @@ def _plain(config: Any) -> dict:
     return {name: value for name, value in values.items() if not name.startswith("_")}
 
 
+def condition_of(names: Sequence[str], tensors: Sequence[Tensor]) -> Condition:
+    """The condition that has these tensors under these names."""
+    return Condition(**dict(zip(names, tensors, strict=True)))
+
+
 class Predict(Part):
-    """noisy (B, C, h, w), t (B,) int64, context (B, L, D), what a ControlNet adds -> what the network predicts."""
+    """noisy (B, C, h, w), t (B,) int64, the tensors of a condition, what a ControlNet adds -> the bare output.
 
-    reads = ("unet",)
+    Args:
+        family: of the network.
+        names: of the tensors of its conditions.
+    """
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, family: Family, network: nn.Module, names: tuple[str, ...] = ("context",)) -> None:
         super().__init__()
-        self.unet = unet
-        self.halved = 2**unet.num_upsamplers
+        self.family, self.network, self.names = family, network, names
+        self.reads, self.fixed = (family.network,), names
+        self.halved = 2 ** family.halvings(network)
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, *added: Tensor) -> tuple[Tensor]:
-        options: dict[str, Any] = {}
-        if added:
-            options = {"down_block_additional_residuals": added[:-1], "mid_block_additional_residual": added[-1]}
-        return (self.unet(noisy, t, encoder_hidden_states=context, return_dict=False, **options)[0],)
+    def forward(self, noisy: Tensor, t: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+        count = len(self.names)
+        condition = condition_of(self.names, tensors[:count])
+        return (self.family.predict(self.network, noisy, t, condition, tensors[count:]),)
 
 
 class Follow(Part):
-    """noisy (B, C, h, w), t (B,) int64, context (B, L, D), map (B, 3, H, W) -> what a ControlNet of strength 1 adds: to
-    the network's skips, then to its middle.
+    """noisy (B, C, h, w), t (B,) int64, the tensors of a condition, map (B, 3, H, W) -> what a ControlNet of strength 1
+    adds.
+
+    Args:
+        family: of the network that it guides.
+        names: of the tensors of its conditions.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, family: Family, control: nn.Module, names: tuple[str, ...] = ("context",)) -> None:
         super().__init__()
-        self.network = network
+        self.family, self.control, self.names = family, control, names
+        self.fixed = names
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, given: Tensor) -> tuple[Tensor, ...]:
-        down, middle = self.network(
-            noisy, t, encoder_hidden_states=context, controlnet_cond=given, conditioning_scale=1.0, return_dict=False
-        )
-        return (*down, middle)
+    def forward(self, noisy: Tensor, t: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        condition = condition_of(self.names, tensors[:-1])
+        return self.family.follow(self.control, noisy, t, condition, tensors[-1])
 
 
-class ReadPrompt(Part):
-    """Tokens (B, L) int64 -> (B, L, D)."""
+class Read(Part):
+    """What a text encoder makes of tokens; which tensors go in and come out is its family's.
 
-    reads = ("text_encoder",)
+    Args:
+        family: of the model.
+        part: of the pipeline that `encoder` is.
+    """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, family: Family, part: str, encoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.family, self.part, self.encoder = family, part, encoder
+        self.reads, self.fixed = (part,), (part,)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor]:
-        return (self.encoder(tokens)[0],)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.family.read(self.part, self.encoder, *inputs)
 
 
 class Encode(Part):
@@ -122,19 +140,25 @@ class Decode(Part):
 
 
 class Translate(Part):
-    """pictures (B, 3, H, W), context (B, L, D), below strength 1 also noise (B, C, h, w) -> pictures."""
+    """pictures (B, 3, H, W), the tensors of a condition, below strength 1 also noise (B, C, h, w) -> pictures.
 
-    reads = ("unet", "vae")
+    Args:
+        names: of the tensors of the condition.
+    """
 
-    def __init__(self, translator: Translator, strength: float) -> None:
+    def __init__(self, translator: Translator, strength: float, names: tuple[str, ...] = ("context",)) -> None:
         super().__init__()
-        self.translator, self.strength = translator, strength
-        schedule = translator.schedule
-        self.fixed = (strength, translator.prediction, schedule.alpha[-1].item(), schedule.sigma[-1].item())
+        self.translator, self.strength, self.names = translator, strength, names
+        schedule, family = translator.schedule, translator.family
+        self.reads = (family.network, "vae")
+        self.fixed = (strength, translator.prediction, schedule.alpha[-1].item(), schedule.sigma[-1].item(), *names)
         # Registered, so that their weights are this part's.
-        self.unet, self.autoencoder = translator.unet, translator.autoencoder
+        self.network, self.autoencoder = translator.network, translator.autoencoder
         self.skips, self.first = translator.skips, translator.first
-        self.halved = 2 ** (len(self.autoencoder.config.block_out_channels) - 1 + self.unet.num_upsamplers)
+        levels = len(self.autoencoder.config.block_out_channels) - 1
+        self.halved = 2 ** (levels + family.halvings(self.network))
 
-    def forward(self, pictures: Tensor, context: Tensor, *noise: Tensor) -> tuple[Tensor]:
-        return (self.translator(pictures, context, self.strength, *noise),)
+    def forward(self, pictures: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+        count = len(self.names)
+        condition = condition_of(self.names, tensors[:count])
+        return (self.translator(pictures, condition, self.strength, *tensors[count:]),)

@@ -7,7 +7,7 @@ import os
 import struct
 import time
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +25,6 @@ from train.data.latents import (
     GeneratedLatents,
     digest_of,
     encode_folder,
-    encode_texts,
     grid,
     load_pictures,
     to_unit_range,
@@ -35,6 +34,8 @@ from train.data.reader import AHEAD, Listing, list_files, read_listing, scan, wi
 from train.loop.config import ConfigError
 from train.loop.randomness import Draws
 from train.recipes.corpus.emoji import CORPUS
+from yoso_core.condition import Condition
+from yoso_core.families.unet import clip_texts
 
 SIZE = 16
 
@@ -369,14 +370,30 @@ def test_grid_places_pictures_row_by_row():
 # Latents
 
 
+@dataclass
+class Frozen:
+    """What of a `LoadedModel` makes latents and conditions."""
+
+    autoencoder: nn.Module
+    tokenizer: CLIPTokenizer
+    text_encoder: nn.Module
+
+    @property
+    def encoders(self):
+        return [self.text_encoder]
+
+    def encode_texts(self, texts):
+        return Condition(clip_texts(texts, self.tokenizer, self.text_encoder))
+
+
 @pytest.fixture(scope="module")
 def frozen():
-    """Autoencoder, tokenizer and text encoder, tiny."""
+    """Of a model the parts that make latents and conditions, tiny."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     autoencoder = build_autoencoder()
     autoencoder.register_to_config(scaling_factor=0.5)
-    return autoencoder.eval(), tokenizer, build_text_encoder(tokenizer).eval()
+    return Frozen(autoencoder.eval(), tokenizer, build_text_encoder(tokenizer).eval())
 
 
 @pytest.fixture
@@ -388,15 +405,14 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_encoded_as_its_pictures_and_captions_are(folder, frozen):
-    autoencoder, tokenizer, text_encoder = frozen
-    encoded, loaded = encode_folder(folder, 64, *frozen), load_pictures(folder, 64)
+    encoded, loaded = encode_folder(folder, 64, frozen), load_pictures(folder, 64)
     with torch.no_grad():
-        expected = autoencoder.encode(to_unit_range(loaded.pictures)).latent_dist.mean * 0.5
+        expected = frozen.autoencoder.encode(to_unit_range(loaded.pictures)).latent_dist.mean * 0.5
     torch.testing.assert_close(encoded.latents, expected)
-    contexts = encode_texts(["red", "a red square", "blue"], tokenizer, text_encoder)
-    assert encoded.contexts.dtype == torch.bfloat16 and torch.equal(encoded.contexts, contexts.bfloat16())
+    contexts = frozen.encode_texts(["red", "a red square", "blue"]).context
+    assert torch.equal(encoded.conditions.context, contexts.bfloat16())
     assert encoded.first.tolist() == [0, 2, 3] and len(encoded) == 2 and encoded.shape == (8, 8, 8)
-    assert torch.equal(encoded.empty, encode_texts([""], tokenizer, text_encoder))
+    assert torch.equal(encoded.empty.context, frozen.encode_texts([""]).context)
     assert list(encoded.problems) == loaded.problems and "bad.png" in {problem.file for problem in loaded.problems}
 
 
@@ -422,47 +438,56 @@ def test_a_large_folder_is_never_whole_in_memory(tmp_path, frozen, monkeypatch):
     original = reader.open_picture
     monkeypatch.setattr(reader, "open_picture", lambda path: opened.append(path) or original(path))
     autoencoder = CountingAutoencoder(lambda: len(opened))
-    encoded = encode_folder(many(tmp_path, count), SIZE, autoencoder, *frozen[1:])
+    encoded = encode_folder(many(tmp_path, count), SIZE, replace(frozen, autoencoder=autoencoder))
     usable = [index for index in range(count) if index % 7]
     assert len(autoencoder.ahead) >= 5 and max(autoencoder.ahead) <= AHEAD + count // 7 + 1  # bad ones are not seen
     expected = to_unit_range(torch.tensor([colours(count)[index] for index in usable]))
-    assert torch.equal(encoded.latents[:, :, 5, 5], expected) and len(encoded.contexts) == len(usable)
+    assert torch.equal(encoded.latents[:, :, 5, 5], expected) and len(encoded.conditions) == len(usable)
 
 
 def test_the_fingerprint_follows_the_data_and_nothing_else(folder, frozen):
-    first = encode_folder(folder, 64, *frozen).fingerprint()
-    assert first == encode_folder(folder, 64, *frozen).fingerprint() and len(first) == 16
-    trained_again = build_autoencoder(), *frozen[1:]
-    seen = {first, encode_folder(folder, 32, *frozen).fingerprint()}
-    seen.add(encode_folder(folder, 64, *trained_again).fingerprint())
+    first = encode_folder(folder, 64, frozen).fingerprint()
+    assert first == encode_folder(folder, 64, frozen).fingerprint() and len(first) == 16
+    trained_again = replace(frozen, autoencoder=build_autoencoder())
+    seen = {first, encode_folder(folder, 32, frozen).fingerprint()}
+    seen.add(encode_folder(folder, 64, trained_again).fingerprint())
     write(folder, {"b.png": picture("navy", 64, 64)})
-    seen.add(encode_folder(folder, 64, *frozen).fingerprint())
+    seen.add(encode_folder(folder, 64, frozen).fingerprint())
     listing = (folder / "metadata.jsonl").read_text()
     write(folder, {"metadata.jsonl": listing.replace('"blue"', '"navy"')})
-    seen.add(encode_folder(folder, 64, *frozen).fingerprint())
+    seen.add(encode_folder(folder, 64, frozen).fingerprint())
     os.remove(folder / "b.png")
-    seen.add(encode_folder(folder, 64, *frozen).fingerprint())
+    seen.add(encode_folder(folder, 64, frozen).fingerprint())
     assert len(seen) == 6
+
+
+EMPTY = Condition(torch.full((1, 5, 4), -1.0))
 
 
 def captioned(count=12):
     """Latents of 3 x 2 x 2, two phrasings each; the numbers tell which is which."""
     latents = torch.arange(count * 12.0).reshape(count, 3, 2, 2)
-    contexts = torch.arange(count * 2.0)[:, None, None].expand(-1, 5, 4).bfloat16()
-    return CaptionedLatents(latents, contexts, torch.arange(0, count * 2 + 1, 2), torch.full((1, 5, 4), -1.0))
+    conditions = Condition(torch.arange(count * 2.0)[:, None, None].expand(-1, 5, 4).bfloat16())
+    return CaptionedLatents(latents, conditions, torch.arange(0, count * 2 + 1, 2), EMPTY)
 
 
 def generated(count=12, **options):
     """A sampler that keeps noise and caption apart: noise, doubled, plus the caption's number."""
     own = torch.arange(float(count))[:, None, None]
-    options = {"sample": lambda noise, context: noise * 2 + context.mean((1, 2))[:, None, None, None]} | options
+    options = {"sample": lambda noise, told: noise * 2 + told.context.mean((1, 2))[:, None, None, None]} | options
     return GeneratedLatents(
         shape=(3, 2, 2),
-        maker_contexts=own.expand(-1, 7, 6),
-        contexts=(own + 100).expand(-1, 5, 4).bfloat16(),
-        empty=torch.full((1, 5, 4), -1.0),
+        maker_conditions=Condition(own.expand(-1, 7, 6)),
+        conditions=Condition((own + 100).expand(-1, 5, 4).bfloat16()),
+        empty=EMPTY,
         **options,
     )
+
+
+def plain(batch):
+    """Latents and contexts (B, L, D)."""
+    latents, condition = batch
+    return latents, condition.context
 
 
 def draws(step=0, batch=12, rows=slice(None)):
@@ -472,14 +497,16 @@ def draws(step=0, batch=12, rows=slice(None)):
 @pytest.mark.parametrize("data", [captioned(), generated()], ids=["captioned", "generated"])
 def test_both_kinds_of_data_are_one_interface(data):
     indices = torch.randperm(12)
-    latents, context = data.batch(indices, 0.0, draws())
+    latents, context = plain(data.batch(indices, 0.0, draws()))
     assert latents.shape == (12, *data.shape) and context.shape == (12, 5, 4)
     assert latents.dtype == context.dtype == torch.float32 and len(data) == 12
-    assert (data.batch(indices, 1.0, draws())[1] == data.empty).all()
-    dropped = (data.batch(torch.zeros(2000, dtype=torch.int64), 0.25, draws(batch=2000))[1] == data.empty).all((1, 2))
+    assert (data.batch(indices, 1.0, draws())[1].context == data.empty.context).all()
+    dropped = (
+        data.batch(torch.zeros(2000, dtype=torch.int64), 0.25, draws(batch=2000))[1].context == data.empty.context
+    ).all((1, 2))
     assert 0.2 < dropped.float().mean() < 0.3
-    whole = data.batch(indices, 0.5, draws(7))
-    parts = [data.batch(indices[rows], 0.5, draws(7, rows=rows)) for rows in (slice(0, 5), slice(5, 12))]
+    whole = plain(data.batch(indices, 0.5, draws(7)))
+    parts = [plain(data.batch(indices[rows], 0.5, draws(7, rows=rows))) for rows in (slice(0, 5), slice(5, 12))]
     for a, b in zip(whole, map(torch.cat, zip(*parts, strict=True)), strict=True):
         assert torch.equal(a, b)
     mean, deviation = data.moments()
@@ -488,15 +515,18 @@ def test_both_kinds_of_data_are_one_interface(data):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_what_the_processor_gives(folder, frozen):
-    encoded = encode_folder(folder, 64, *frozen)
-    autoencoder, tokenizer, text_encoder = frozen
-    moved = copy.deepcopy(autoencoder).cuda(), tokenizer, copy.deepcopy(text_encoder).cuda()
-    there = encode_folder(folder, 64, *moved)
+    encoded = encode_folder(folder, 64, frozen)
+    moved = replace(
+        frozen,
+        autoencoder=copy.deepcopy(frozen.autoencoder).cuda(),
+        text_encoder=copy.deepcopy(frozen.text_encoder).cuda(),
+    )
+    there = encode_folder(folder, 64, moved)
     torch.testing.assert_close(there.latents, encoded.latents, atol=2e-2, rtol=0)
     assert there.fingerprint() == encoded.fingerprint()
     for data in (captioned(), generated(), generated(device="cuda")):
-        on_gpu = data.batch(torch.arange(12), 0.5, replace(draws(), device="cuda"))
-        for a, b in zip(on_gpu, data.batch(torch.arange(12), 0.5, draws()), strict=True):
+        on_gpu = plain(data.batch(torch.arange(12), 0.5, replace(draws(), device="cuda")))
+        for a, b in zip(on_gpu, plain(data.batch(torch.arange(12), 0.5, draws())), strict=True):
             assert a.is_cuda
             torch.testing.assert_close(a.cpu(), b)
 
@@ -505,7 +535,7 @@ def test_latents_come_with_one_of_their_own_phrasings():
     data = captioned()
     chosen = set()
     for step in range(20):
-        latents, context = data.batch(torch.arange(12), 0.0, draws(step))
+        latents, context = plain(data.batch(torch.arange(12), 0.0, draws(step)))
         assert torch.equal(latents, data.latents)
         assert (context[:, 0, 0].long() // 2 == torch.arange(12)).all()
         chosen |= set(context[:, 0, 0].tolist())
@@ -516,7 +546,7 @@ def test_moments_are_those_of_each_channel():
     latents = (
         torch.randn(500, 3, 4, 4) * torch.tensor([1.0, 2, 3])[:, None, None] + torch.tensor([0.0, 5, -5])[:, None, None]
     )
-    data = CaptionedLatents(latents, torch.zeros(500, 1, 1).bfloat16(), torch.arange(501), torch.zeros(1, 1, 1))
+    data = CaptionedLatents(latents, Condition(torch.zeros(500, 1, 1).bfloat16()), torch.arange(501), EMPTY)
     mean, deviation = data.moments()
     torch.testing.assert_close(mean, torch.tensor([0.0, 5, -5]), atol=0.2, rtol=0)
     torch.testing.assert_close(deviation, torch.tensor([1.0, 2, 3]), atol=0.2, rtol=0)
@@ -524,7 +554,7 @@ def test_moments_are_those_of_each_channel():
 
 def test_generated_latents_are_of_their_caption_and_of_fresh_noise():
     data = generated()
-    latents, context = data.batch(torch.arange(12), 0.0, draws())
+    latents, context = plain(data.batch(torch.arange(12), 0.0, draws()))
     noise = draws().normal(3, 2, 2)
     torch.testing.assert_close(latents, noise * 2 + torch.arange(12.0)[:, None, None, None])
     assert (context[:, 0, 0] == torch.arange(12.0) + 100).all()
@@ -534,13 +564,13 @@ def test_generated_latents_are_of_their_caption_and_of_fresh_noise():
 
 def test_generated_latents_carry_no_gradient():
     network = nn.Conv2d(3, 3, 1)
-    data = generated(sample=lambda noise, context: network(noise))
+    data = generated(sample=lambda noise, told: network(noise))
     assert not data.batch(torch.arange(4), 0.0, draws(batch=4))[0].requires_grad
 
 
 def test_moments_of_generated_latents_are_measured_once_and_always_the_same():
     calls = []
-    data = generated(sample=lambda noise, context: calls.append(len(noise)) or noise * 2 + 3)
+    data = generated(sample=lambda noise, told: calls.append(len(noise)) or noise * 2 + 3)
     mean, deviation = data.moments()
     torch.testing.assert_close(mean, torch.full((3,), 3.0), atol=0.3, rtol=0)
     torch.testing.assert_close(deviation, torch.full((3,), 2.0), atol=0.2, rtol=0)

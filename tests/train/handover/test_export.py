@@ -13,11 +13,12 @@ from diffusers.utils import convert_state_dict_to_kohya
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import build_unet
-from train.handover.export import CONFIG_KEY, KOHYA_FILE, Card, read_config, save_lora, save_network, save_translator
+from tests.tiny import FAMILY, build_unet
+from train.handover.cards import Card
+from train.handover.export import CONFIG_KEY, KOHYA_FILE, read_config, save_lora, save_network, save_translator
 from train.loop.config import ConfigError
 from train.recipes.teacher import build_scheduler
-from train.tasks.base import LORA_TARGETS, add_lora
+from train.tasks.base import add_lora
 from train.tasks.translate import Generator, TranslateConfig, lora_layers
 from train.tasks.yoso import YosoConfig
 from yoso_core.__main__ import build_parser
@@ -39,7 +40,7 @@ def card(base=Source("owner/name", "0" * 40), **changes):
 def with_adapter(unet, alpha=ALPHA):
     """A frozen network with a LoRA on everything, of weights that count."""
     torch.manual_seed(1)
-    add_lora(unet, RANK, alpha)
+    add_lora(unet, FAMILY.targets, RANK, alpha)
     for name, parameter in unet.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -108,7 +109,7 @@ def test_a_folder_is_enough_for_diffusers(tiny_model, tmp_path):
 def test_every_kind_of_module_is_in_both_files(network, tmp_path):
     save_lora(network, tmp_path, CONFIG, card(), 7)
     diffusers, kohya = (load_file(tmp_path / file) for file in FILES)
-    for target in LORA_TARGETS:
+    for target in FAMILY.targets:
         assert any(f"{target}.lora_A.weight" in key for key in diffusers)
         assert any(f"{target.replace('.', '_')}.lora_down.weight" in key for key in kohya)
     assert convert_state_dict_to_kohya(diffusers).keys() == kohya.keys()

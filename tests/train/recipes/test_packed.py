@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from train.data.latents import encode_texts
 from train.loop.config import ConfigError
 from train.loop.randomness import Draws
 from train.recipes import packed
 from train.recipes.corpus.scenes import describe
 from train.recipes.packed import PackConfig, PackedScenes, load_frozen, pack
 from yoso_core.autoencoder import encode
+from yoso_core.families.unet import clip_texts
 
 CPU = torch.device("cpu")
 
@@ -49,8 +49,8 @@ def test_contexts_are_those_of_the_captions_and_dropped_ones_of_none(art_folder,
 
     captions = describe(Corpus.load(art_folder).describer, 12, PackConfig().seed).captions
     _, tokenizer, text_encoder = load_frozen(tiny_model, CPU)
-    _, context = data.batch(torch.tensor([3, 7]), 0.0, draws(2))
-    assert torch.allclose(context, encode_texts([captions[3], captions[7]], tokenizer, text_encoder), atol=1e-5)
+    _, condition = data.batch(torch.tensor([3, 7]), 0.0, draws(2))
+    assert torch.allclose(condition.context, clip_texts([captions[3], captions[7]], tokenizer, text_encoder), atol=1e-5)
     _, dropped = data.batch(torch.tensor([3, 7]), 1.0, draws(2))
     assert torch.allclose(dropped, data.empty.expand_as(dropped), atol=1e-5)
 

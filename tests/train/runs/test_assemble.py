@@ -80,7 +80,7 @@ def test_the_moments_of_the_prior_travel_with_the_lora(tmp_path, monkeypatch, ti
     run(monkeypatch, "yoso", "--model", tiny_model, "--data", pictures, "--run", folder, *SHORT, *TINY_LORA)
     spec = local_model(str(tiny_model))
     trained = load_model(replace(spec, lora=folder / "output/pytorch_lora_weights.safetensors"))
-    data = encode_folder(pictures, spec.resolution, trained.autoencoder, trained.tokenizer, trained.text_encoder)
+    data = encode_folder(pictures, spec.resolution, trained)
     for stored, measured in zip((trained.prior_mean, trained.prior_deviation), data.moments(), strict=True):
         torch.testing.assert_close(stored, measured, rtol=1e-3, atol=1e-3)
     assert not torch.equal(trained.prior_mean, load_model(spec).prior_mean)
@@ -95,9 +95,9 @@ def test_full_training_hands_over_a_pipeline(tmp_path, monkeypatch, tiny_model, 
     trained = load_model(spec)
     [checkpoint] = (folder / "checkpoints").iterdir()
     average = load_file(checkpoint / "generator.average.safetensors")
-    for name, value in trained.unet.state_dict().items():
+    for name, value in trained.network.state_dict().items():
         torch.testing.assert_close(value, average[name].half().to(value.dtype), rtol=0, atol=0)
-    data = encode_folder(pictures, spec.resolution, trained.autoencoder, trained.tokenizer, trained.text_encoder)
+    data = encode_folder(pictures, spec.resolution, trained)
     for stored, measured in zip((trained.prior_mean, trained.prior_deviation), data.moments(), strict=True):
         torch.testing.assert_close(stored, measured, rtol=1e-3, atol=1e-3)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from tests.tiny import build_unet
+from tests.tiny import FAMILY, build_unet
 from tests.tiny_control import write_tiny_control
 from tests.trained import SHORT, scene
 from train.data.lines import maps_of
@@ -17,6 +18,7 @@ from train.loop.config import ConfigError
 from train.runs.assemble import train_controlnet
 from train.tasks.controlnet import ControlConfig, begin_controlnet, build_controlnet, make_variants
 from yoso_core.autoencoder import encode, to_tensor
+from yoso_core.condition import Condition
 from yoso_core.conditioning import Guide, find_control, load_control, map_tensor
 from yoso_core.engine import Engine
 from yoso_core.models import load_model
@@ -55,9 +57,9 @@ def test_a_fresh_controlnet_adds_nothing_yet(whole_encoder):
     unet = build_unet().eval()
     network = build_controlnet(unet, whole_encoder).eval()
     noisy, t, context = torch.randn(2, 8, 8, 8), torch.tensor([999, 10]), torch.randn(2, 32, 32)
-    guide = Guide(network, map_tensor(scene()), 999)
+    guide = Guide(partial(FAMILY.follow, network), map_tensor(scene()), 999)
     with torch.no_grad():
-        added, middle = guide(noisy, t, context)
+        *added, middle = guide(noisy, t, Condition(context))
         plain = unet(noisy, t, context).sample
         given = {"down_block_additional_residuals": added, "mid_block_additional_residual": middle}
         assert torch.equal(unet(noisy, t, context, **given).sample, plain)
@@ -96,7 +98,7 @@ def test_what_a_run_hands_over_loads_in_diffusers(run_folder):
 def test_what_a_run_hands_over_guides_the_engine(run_folder, tiny_spec):
     spec = find_control(str(run_folder / "output"), tiny_spec.family)
     model = load_model(tiny_spec)
-    assert load_control(spec, model).dtype == model.unet.dtype
+    assert load_control(spec, model).dtype == model.network.dtype
     engine = Engine({"tiny": tiny_spec}, device="cpu", controls={"mine": spec})
     request = GenerateRequest("a ball", model="tiny", control=ControlUse(picture=scene(), strength=2.0))
     guided, free = engine.run(request), engine.run(replace(request, control=None))

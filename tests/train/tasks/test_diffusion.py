@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.tiny import build_unet
+from tests.tiny import FAMILY, build_unet
 from tests.trained import SCHEDULE, SHORT, draws, no_preview, tiny_latents
 from train.loop.config import ConfigError
 from train.loop.trainer import Trainer
@@ -21,7 +21,7 @@ CONFIG = DiffusionConfig(**SHORT)
 def test_what_is_wanted_gives_back_the_clean_latent(prediction):
     config = replace(CONFIG, prediction=prediction, zero_terminal_snr=False)
     schedule = NoiseSchedule.from_config({"beta_schedule": "scaled_linear"})
-    task = DiffusionTask(build_unet(), schedule, tiny_latents(), config, no_preview)
+    task = DiffusionTask(FAMILY, build_unet(), schedule, tiny_latents(), config, no_preview)
     x = task.forward(torch.arange(4), draws())
     numbers = draws()
     clean, _ = task.data.batch(torch.arange(4), 0.1, numbers)
@@ -32,7 +32,7 @@ def test_what_is_wanted_gives_back_the_clean_latent(prediction):
 
 def test_high_noise_moves_timesteps_towards_noise():
     tasks = [
-        DiffusionTask(build_unet(), SCHEDULE, tiny_latents(), replace(CONFIG, high_noise=power), no_preview)
+        DiffusionTask(FAMILY, build_unet(), SCHEDULE, tiny_latents(), replace(CONFIG, high_noise=power), no_preview)
         for power in (0.5, 1.0, 2.0)
     ]
     means = [task.timesteps(draws(1000)).float().mean().item() for task in tasks]
@@ -77,7 +77,7 @@ def test_pixel_network_is_the_same_for_both_methods():
 
 def test_a_network_learns(tmp_path):
     config = replace(CONFIG, steps=60, batch=12, learning_rate=3e-3, checkpoint_every=60, preview_every=60)
-    task = DiffusionTask(build_unet(), SCHEDULE, tiny_latents(1), config, no_preview)
+    task = DiffusionTask(FAMILY, build_unet(), SCHEDULE, tiny_latents(1), config, no_preview)
     trainer = Trainer(task, config, tmp_path)
     first = trainer._gradients()["network"]["error"]
     list(trainer.run())

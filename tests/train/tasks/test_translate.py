@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.trained import SHORT, draws
 from train.data.fitting import fitting
-from train.data.latents import encode_texts, to_unit_range
+from train.data.latents import to_unit_range
 from train.data.lines import CANNY_THRESHOLDS, maps_of, sketch
 from train.loop.config import ConfigError
 from train.loop.randomness import Draws
@@ -34,8 +34,8 @@ from train.tasks.translate import (
 )
 from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
 from yoso_core.conditioning import Annotations
-from yoso_core.denoiser import Denoiser
 from yoso_core.engine import Engine
+from yoso_core.models import LoadedModel
 from yoso_core.requests import ControlUse, TranslateRequest
 from yoso_core.sampling import one_step
 from yoso_core.translate import in_ink, load_translator, read_translator
@@ -138,7 +138,7 @@ def test_what_a_run_hands_over_makes_the_pictures_of_its_averaged_generator(kind
     assert (spec.family, spec.input) == (base.spec.family, "lines" if kind == "lines" else "picture")
     model = load_base(config, CPU, one_step=True)
     loaded, given = load_translator(spec, model), torch.cat([to_tensor(ball(colour)) for colour in COLOURS[:2]])
-    context = encode_texts(["a red ball", "a ball"], base.tokenizer, base.text_encoder)
+    context = base.encode_texts(["a red ball", "a ball"])
     noise = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         for direction in spec.directions:
@@ -268,7 +268,7 @@ def test_what_is_left_out_is_neither_trained_nor_handed_over(kinds, tmp_path, tr
     assert any(name.startswith("unet.") for name in network) == any(name.startswith("vae.") for name in way) == lora
     assert any(name.startswith("skips.") for name in way) == skips
     assert {"conv_in.weight", "conv_in.bias"} <= network.keys()
-    assert not torch.equal(network["conv_in.weight"], base.unet.conv_in.weight.half())
+    assert not torch.equal(network["conv_in.weight"], base.network.conv_in.weight.half())
     loaded = load_translator(read_translator(tmp_path / "output"), base)
     assert bool(loaded.loras[FORWARD]) == lora and (loaded.skips[FORWARD] is not None) == skips
 
@@ -277,9 +277,9 @@ def test_what_is_left_out_is_neither_trained_nor_handed_over(kinds, tmp_path, tr
 @torch.no_grad()
 def test_a_fresh_generator_makes_what_the_frozen_model_makes_of_the_encoded_picture(base, tiny_model, trained):
     generator = Generator(base, config_for(tiny_model, trained=trained, domains=LOOKS))
-    given, context = to_tensor(ball("red")), encode_texts(["a ball"], base.tokenizer, base.text_encoder)
+    given, context = to_tensor(ball("red")), base.encode_texts(["a ball"])
     latent = encode(base.autoencoder, given)
-    denoise = Denoiser(base.unet, base.schedule, base.prediction)
+    denoise = base.denoiser()
     wanted = decode(base.autoencoder, one_step(denoise, latent, context, base.schedule.last))
     for direction in (FORWARD, BACK):
         torch.testing.assert_close(generator(given, context, direction), wanted, rtol=0, atol=2e-3)
@@ -292,7 +292,7 @@ def test_memory_is_saved_without_changing_the_gradients(base, tiny_model):
     for checkpointing in (False, True):
         torch.manual_seed(0)
         generator = Generator(base, config_for(tiny_model, checkpointing=checkpointing)).train()
-        context = encode_texts(["a ball"], base.tokenizer, base.text_encoder)
+        context = base.encode_texts(["a ball"])
         generator(to_tensor(ball("red")), context, FORWARD).square().mean().backward()
         found.append({name: value.grad for name, value in generator.named_parameters() if value.grad is not None})
     assert found[0].keys() == found[1].keys()
@@ -618,8 +618,9 @@ def test_what_is_held_out_is_measured_at_every_preview(tiny_model, pictures, tmp
     if kind == "pairs":
         (folder / "test_prompts.json").write_text(json.dumps({f"{colour}.png": colour for colour in COLOURS[:2]}))
     read = []
+    encode_texts = LoadedModel.encode_texts
     monkeypatch.setattr(
-        "train.runs.assemble.encode_texts", lambda texts, *by: read.append(texts) or encode_texts(texts, *by)
+        LoadedModel, "encode_texts", lambda self, texts: read.append(list(texts)) or encode_texts(self, texts)
     )
     train_translate(config_for(tiny_model, **given, steps=1, measured=8), tmp_path / "run")
     prompts = {"pairs": ["red", "green"], "domains": ["a solid ball", "a flat ball"], "lines": ["a pink ball, flat"]}

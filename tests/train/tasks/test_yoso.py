@@ -1,9 +1,11 @@
 """YOSO: who is real, who is fake, who moves; and the methods that are settings of it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from tests.tiny import build_unet
+from tests.tiny import FAMILY, build_unet, called
 from tests.trained import SCHEDULE, changed, draws, no_preview, tiny_latents
 from train.loop.trainer import StepDone, Trainer
 from train.tasks.base import trainable
@@ -16,8 +18,8 @@ from yoso_core.sampling import ddim, full
 def build_task(**values) -> YosoTask:
     torch.manual_seed(0)
     config, unet = changed(**values), build_unet()
-    generator = trainable(unet, config)
-    return YosoTask(unet, generator, SCHEDULE, "v_prediction", tiny_latents(), config, no_preview)
+    generator = trainable(SimpleNamespace(network=unet, family=FAMILY), config)
+    return YosoTask(FAMILY, unet, generator, SCHEDULE, "v_prediction", tiny_latents(), config, no_preview)
 
 
 def at_timestep(task, t):
@@ -78,7 +80,7 @@ def test_the_teachers_path_is_one_ddim_step():
     _, context = task.data.batch(torch.arange(4), 0.0, noise_draws)
     noise = noise_draws.normal(8, 8, 8)
     torch.manual_seed(0)
-    plain = Denoiser(build_unet(), SCHEDULE, "v_prediction", consistent=False)
+    plain = Denoiser(called(build_unet()), SCHEDULE, "v_prediction", consistent=False)
     with torch.no_grad():
         estimate = ddim(plain, SCHEDULE, noise, context, [999])  # at t = 999 the latent is all noise
         neighbour = SCHEDULE.alpha[974] * estimate + SCHEDULE.sigma[974] * noise

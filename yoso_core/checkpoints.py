@@ -1,0 +1,124 @@
+"""Folders as diffusers lays them out: where they are, and reading one part of them, from safetensors alone."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from yoso_core.requests import RequestError
+
+SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
+
+
+class ModelError(RequestError):
+    """A model that can't be loaded, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder on this machine, or a hub repository pinned to a commit.
+
+    Attributes:
+        place: a path, or a hub id "owner/name".
+        revision: 40 hex digits; None for a folder.
+    """
+
+    place: str
+    revision: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        return self.revision is None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's folder on this machine.
+
+    Attributes:
+        title: what people call the model.
+        place: of the folder.
+        variant: of its weights, such as "fp16".
+    """
+
+    title: str
+    place: str
+    variant: str | None = None
+
+    def part(self, call: Callable, name: str = "", **options: Any) -> Any:
+        """What a `from_pretrained` returns of a part, or of the folder itself; see `load_part`."""
+        named = {"subfolder": name} if name else {}
+        return load_part(call, self.title, Source(self.place), variant=self.variant, **named, **options)
+
+
+def config_of(part: Path) -> dict:
+    """The config of a part of a diffusers folder; {} where it is broken, which loading will name."""
+    return _read(part / "config.json")
+
+
+def index_of(folder: Path) -> dict:
+    """Which class each part of a folder is of, as its ``model_index.json`` says; {} where that is broken."""
+    return _read(folder / "model_index.json")
+
+
+def _read(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of a part, read off its files; {} where they can't be read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):  # loading names it
+            return {}
+    return shapes
+
+
+def load_part(call: Callable, title: str, source: Source, **options: Any) -> Any:
+    """What a `from_pretrained` returns of a folder: safetensors only, no remote code, and errors in one sentence."""
+    if not os.path.isdir(source.place):
+        raise ModelError(f"{title} is not at {source.place}; please check the folder's path.")
+    try:
+        return call(source.place, use_safetensors=True, local_files_only=True, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # diffusers, transformers and safetensors raise a dozen unrelated types
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise ModelError(f"The folder {source.place} is not a whole diffusers model ({cause}).") from error
+
+
+def refuse_other_files(title: str, folder: Path) -> None:
+    """The lists of sharded weights may name any file; only safetensors beside them are read.
+
+    Raises:
+        ModelError: one names something else.
+    """
+    for index in folder.rglob("*.safetensors.index*.json"):
+        try:
+            names = set(json.loads(index.read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            names = {"nothing that can be read"}
+        if odd := [name for name in names if not SHARD.fullmatch(str(name))]:
+            raise ModelError(f"{title} lists weights in {odd[0]!r:.60}; only safetensors files are read.")
+
+
+def refuse_missing_weights(title: str, network: nn.Module) -> None:
+    """What diffusers found no weights for is left on the "meta" device.
+
+    Raises:
+        ModelError: there is such a weight.
+    """
+    if lacking := [key for key, value in network.state_dict().items() if value.is_meta]:
+        raise ModelError(f"{title} lacks the weights {lacking[0]}; its files are incomplete.")
