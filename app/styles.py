@@ -44,7 +44,7 @@ class StylePictures:
         return f"<style>{''.join(rules)}</style>"
 
     def _rule(self, name: str, model: str, prompt: str, about: str) -> str:
-        picture = self.engine.run(GenerateRequest(prompt, model=model)).pictures[0]
+        uri = thumbnail_uri(self.engine.run(GenerateRequest(prompt, model=model)).pictures[0])
         told = json.dumps(about, ensure_ascii=False).replace("<", "\\3c ")
         values = f"--side: var(--side-by, 26px); --apart: 6px; --about: {told}; --picture: url({uri})"
         return f'#style label[data-testid="{name}-radio-label"] {{ {values}; }}'

@@ -366,7 +366,7 @@ def test_a_model_of_a_hub_is_fetched_while_the_page_shows_how_far_it_is(drawing,
     monkeypatch.setattr(engine, "fetches", Fetches(fetch))
     steps = choose(drawing, "remote")
     assert next(steps)[settings.stop].visible is True
-    assert not engine.lock.locked() and engine.run(GenerateRequest("a cat")).pictures
+    assert engine.run(GenerateRequest("a cat")).pictures
     steps.close()
     *_, updates = choose(drawing, "broken")  # something else goes on as ever
     assert updates[settings.wished] == DEFAULT_MODEL
@@ -611,15 +611,15 @@ def test_api_refuses_a_bare_nan(url, client):
 
 def test_a_full_queue_says_so_and_recovers(engine, url, client, monkeypatch):
     """50 at once: never two on the device, the surplus told, and then business as before."""
-    run, busy, alone = engine.run, threading.Lock(), []
+    answer, busy, alone = engine._answer, threading.Lock(), []
 
-    def slow_run(request):
+    def slow_answer(asked):
         alone.append(busy.acquire(blocking=False))
         time.sleep(0.1)
         busy.release()
-        return run(request)
+        answer(asked)
 
-    monkeypatch.setattr(engine, "run", slow_run)
+    monkeypatch.setattr(engine, "_answer", slow_answer)
     body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None, "", 1, None, "", 1, "lcm"]}
     answers = []
     with httpx.Client(timeout=60) as http:
