@@ -152,8 +152,7 @@ class Drawing:
     def for_model(self, name: str, values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
         """Every control as another model has it."""
         settings = self.settings
-        loras, own = values[settings.picker.loras], values.get(settings.picker.own) or []
-        updates = settings.for_model(name, values[settings.style], loras, own)
+        updates = settings.for_model(name, values, values.get(settings.picker.own) or [])
         for tab in self.tabs.values():
             updates |= tab.for_model(name, values)
         return updates

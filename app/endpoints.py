@@ -17,7 +17,6 @@ from yoso_core.files.pictures import Opened, open_mask, open_picture
 from yoso_core.lora.library import by_name
 from yoso_core.prompts import take_loras
 from yoso_core.requests import (
-    CONSISTENCY,
     SIZE_RANGE,
     SIZE_STEP,
     ControlUse,
@@ -120,7 +119,7 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         negative: str = "",
         seed: int = 0,
         steps: int = 1,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         count: int = 1,
         model: str = engine.first,
         size: int | str | None = None,
@@ -129,14 +128,14 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         control: gr.FileData | None = None,
         annotator: str = "",
         control_strength: float = 1.0,
-        sampler: str = CONSISTENCY,
+        sampler: str | None = None,
     ) -> tuple[list[gr.FileData], dict]:
         """Make pictures from a prompt: PNG files with their settings inside, and a JSON object about them.
 
         `size` is the side of a square, or width and height such as "640x384".
         `loras` is such as "line-art:0.8, blueprint-ink:0.4", beside tags in the prompt; `control` with `annotator`
-        ("canny", "scribble", "map") is a picture whose lines to follow. `sampler` is "lcm" at 1, 2 or 4 steps, or
-        "ddim" or "dpm++" at 2 to 50.
+        ("canny", "scribble", "map") is a picture whose lines to follow. `sampler` is "lcm" or "tcd" at 1, 2 or 4 steps,
+        "ddim" or "dpm++" at 2 to 50, as far as the model has them; left out, it and `guidance` are the model's own.
         """
         given = read(control) if annotator and control else None
         prompt, uses = asked(prompt, loras)
@@ -168,7 +167,7 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         negative: str = "",
         seed: int = 0,
         steps: int = 1,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         count: int = 1,
         model: str = engine.first,
         size: int | None = None,
@@ -176,13 +175,13 @@ def build_endpoints(engine: Service, picker: LoraPicker, folder: str, listening:
         one_step: float = 1.0,
         annotator: str = "",
         control_strength: float = 1.0,
-        sampler: str = CONSISTENCY,
+        sampler: str | None = None,
     ) -> tuple[list[gr.FileData], dict]:
         """Edit a picture: strength 0 keeps it, 1 forgets it; white in `mask` says where to repaint,
         what is transparent in it is not.
 
         `grow` paints around the picture; `annotator` ("canny", "scribble") makes the result follow its lines.
-        `sampler` is "lcm" at 1, 2 or 4 steps, or "ddim" or "dpm++" at 2 to 50.
+        `sampler` and `guidance` are as of `generate`.
         """
         given = read(picture)
         prompt, uses = asked(prompt, loras)

@@ -122,7 +122,7 @@ class History:
             if not isinstance(sent, list) or not 1 <= len(sent) <= DOWNLOADS:
                 raise RequestError(f"From 1 to {DOWNLOADS} pictures can be saved at once.")
             requests = [replace(from_json(values), count=1) for values in sent]
-            if sum(request.steps * (1 + (request.guidance > 1)) for request in requests) > EVALUATIONS:
+            if sum(request.steps * (1 + ((request.guidance or 1) > 1)) for request in requests) > EVALUATIONS:
                 raise RequestError("These pictures take too long to make again at once; please save fewer.")
         except RequestError as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None

@@ -13,15 +13,14 @@ from app.styles import StylePictures
 from yoso_core.files.pictures import SUFFIXES, shape_of
 from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
+from yoso_core.offers import Offer
 from yoso_core.prompts import take_loras
 from yoso_core.requests import (
-    CONSISTENCY,
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
     PROMPT_LIMIT,
     SAMPLERS,
     SIZE_STEP,
-    STEPS,
     GenerateRequest,
     RequestError,
     check_choice,
@@ -71,7 +70,8 @@ def style_of(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
 def about(spec: ModelSpec) -> str:
     """What the page says of a model: what it draws, and whose it is."""
     sides = f"{spec.resolution} x {spec.resolution} pixels" + (", squares only" if spec.aspect == 1 else "")
-    return f"Draws {sides}. Licence: {spec.licence}"
+    steps = ", in one step" if spec.offer.steps == (1,) and not spec.offer.many else ""
+    return f"Draws {sides}{steps}{'' if spec.offer.edits else ', from words alone'}. Licence: {spec.licence}"
 
 
 def first_style(spec: ModelSpec) -> str:
@@ -126,6 +126,7 @@ class Settings:
     def build_panel(self) -> None:
         """The column beside the tabs: how to draw it."""
         spec = self.engine.models[self.engine.first]
+        offer = spec.offer
         # What is wished for, and what is in use: they differ while a model is loaded, and where that fails.
         self.wished = gr.Dropdown(
             [(known.title, name) for name, known in self.engine.models.items()],
@@ -137,7 +138,7 @@ class Settings:
         self.model = gr.Textbox(self.engine.first, visible="hidden")
         self.stop = gr.Button("Stop fetching", size="sm", visible=False, elem_id="stop-fetching")
         self.steps = gr.Radio(
-            STEPS,
+            list(offer.steps),
             value=1,
             label="Steps",
             info="How often the network is run for a picture; more take longer",
@@ -145,10 +146,10 @@ class Settings:
             elem_classes="segments",
         )
         self.sampler = gr.Radio(
-            [(title, name) for name, title in SAMPLERS.items()],
-            value=CONSISTENCY,
+            samplers_of(offer),
+            value=offer.samplers[0],
             label="Sampler",
-            info="How the steps follow one another; LCM is for one-step models, the others also for teachers",
+            info="How the steps follow one another; DDIM and DPM++ are for teachers too",
             elem_id="sampler",
             elem_classes="segments",
         )
@@ -166,10 +167,10 @@ class Settings:
             self.guidance = gr.Slider(
                 1,
                 GUIDANCE_LIMIT,
-                1,
+                offer.guidance,
                 step=GUIDANCE_STEP,
                 label="Guidance",
-                info="1 is off; above, each step takes two evaluations",
+                info=offer.about_guidance,
                 elem_id="guidance",
                 buttons=[],
             )
@@ -272,6 +273,7 @@ class Settings:
         """What the controls say, as the fields that all requests have; LoRA tags in the prompt are LoRAs."""
         check_text("The prompt", values[self.prompt])
         spec = self.engine.models.get(values[self.model])  # an unknown one is the engine's to refuse
+        alone = values[self.steps] == 1  # the samplers are shown above one step
         one_step, chosen = self.picker.uses(values[self.picker.loras])
         offered = by_name(self.picker.here(values.get(self.picker.own) or []))
         prompt = with_style(values[self.prompt], values[self.style], spec.styles if spec else ())
@@ -281,7 +283,7 @@ class Settings:
             "negative": values[self.negative],
             "seed": values[self.seed],
             "steps": values[self.steps],
-            "sampler": CONSISTENCY if values[self.steps] == 1 else values[self.sampler],  # shown above one step alone
+            "sampler": spec.offer.samplers[0] if alone and spec else values[self.sampler],
             "guidance": values[self.guidance],
             "model": values[self.model],
             "size": self.drawn_size(values, spec),
@@ -293,20 +295,34 @@ class Settings:
     def of_model(self) -> list[Any]:
         """What `for_model` sets."""
         shapes = [self.size, self.shape, self.width, self.height]
-        return [self.wished, self.model, self.style, *shapes, self.words, self.picker.loras, *self.examples]
+        how = [self.steps, self.sampler, self.guidance, self.negative]
+        return [self.wished, self.model, self.style, *how, *shapes, self.words, self.picker.loras, *self.examples]
 
-    def for_model(self, name: str, style: str, loras: Any, own: list[str]) -> dict[Any, dict[str, Any]]:
+    def for_model(self, name: str, values: dict[Any, Any], own: list[str]) -> dict[Any, dict[str, Any]]:
         """The controls as another model has them.
 
         Args:
             name: of the model.
-            style: that is chosen; it stays where the model has it.
-            loras: the LoRAs that act.
-            own: ids of those that the session added.
+            values: of the style, steps, sampler and LoRAs that are chosen; what the model has of them stays.
+            own: ids of LoRAs that the session added.
         """
         spec = self.engine.models[name]
+        offer, style, loras = spec.offer, values.get(self.style), values.get(self.picker.loras, {})
+        steps, sampler = values.get(self.steps), values.get(self.sampler)
         style = style if style in spec.styles else first_style(spec)
         return {
+            self.steps: gr.update(
+                choices=list(offer.steps), value=steps if steps in offer.steps else 1, visible=len(offer.steps) > 1
+            ),
+            self.sampler: gr.update(
+                choices=samplers_of(offer),
+                value=sampler if sampler in offer.samplers else offer.samplers[0],
+                visible=len(offer.samplers) > 1,
+            ),
+            self.guidance: gr.update(
+                value=offer.guidance, info=offer.about_guidance, interactive=offer.guided != "never"
+            ),
+            self.negative: gr.update(value=values.get(self.negative, ""), visible=offer.guided == "freely"),
             self.wished: gr.update(value=name, info=about(spec)),
             self.model: gr.update(value=name),
             self.style: gr.update(choices=[NO_STYLE, *spec.styles], value=style, visible=bool(spec.styles)),
@@ -331,24 +347,30 @@ class Settings:
             raise RequestError(f"This picture was made by {request.model!r:.60}, which is not among the models here.")
         spec = self.engine.models[request.model]
         prompt, style = style_of(request.prompt, spec.styles)
-        updates = self.for_model(request.model, style, {}, own)
+        chosen = {self.style: style, self.steps: request.steps, self.sampler: request.sampler}
+        updates = self.for_model(request.model, chosen, own)
         updates[self.style]["value"] = style
         if isinstance(request.size, int):
             updates[self.size] |= {"choices": sorted({*spec.sizes, request.size}), "value": request.size}
         elif request.size:
             updates |= {self.shape: OWN_SHAPE, self.width: request.size[0], self.height: request.size[1]}
         loras, notes = self.picker.restored(spec, request.one_step, request.loras, own)
-        steps = request.steps  # of the solvers they may be others than are offered
+        steps, few = request.steps, spec.offer.steps  # of the solvers they may be others than are offered
+        updates[self.steps] |= {"value": steps} if steps in few else {"choices": [*few, steps], "value": steps}
+        updates[self.sampler]["value"] = request.sampler or spec.offer.samplers[0]
+        updates[self.guidance]["value"] = request.guidance or spec.offer.guidance
+        updates[self.negative]["value"] = request.negative
         return updates | {
             self.prompt: prompt,
-            self.negative: request.negative,
             self.seed: request.seed,
-            self.steps: steps if steps in STEPS else gr.update(choices=[*STEPS, steps], value=steps),
-            self.sampler: request.sampler,
-            self.guidance: request.guidance,
             self.picker.loras: loras,
             self.order: order + 1,
         }, notes
+
+
+def samplers_of(offer: Offer) -> list[tuple[str, str]]:
+    """Titles and names."""
+    return [(SAMPLERS[name], name) for name in offer.samplers]
 
 
 def examples_of(spec: ModelSpec) -> list[str]:
@@ -359,7 +381,7 @@ def examples_of(spec: ModelSpec) -> list[str]:
 def is_proposed(request: GenerateRequest, spec: ModelSpec) -> bool:
     """Whether the page itself proposes it: an example, in a style of the model, and nothing else changed."""
     prompt, _ = style_of(request.prompt, spec.styles)
-    plain = GenerateRequest(request.prompt, model=request.model, size=request.size)
+    plain = spec.offer.settle(spec.title, GenerateRequest(request.prompt, model=request.model, size=request.size))
     known = bool(prompt) and prompt in examples_of(spec) and request.size in (None, spec.resolution)
     return known and request == plain
 

@@ -14,9 +14,9 @@ from yoso_core.conditioning import find_control
 from yoso_core.denoiser import Denoiser
 from yoso_core.engine import Engine
 from yoso_core.models import ModelError
+from yoso_core.offers import USUAL
 from yoso_core.requests import (
     DEFAULT_MODEL,
-    SAMPLERS,
     ControlUse,
     EditRequest,
     GenerateRequest,
@@ -267,7 +267,7 @@ def test_control_at_its_end_alone_does_not_reach_one_step(shared):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", USUAL.samplers)
 def test_control_goes_with_everything(shared, guidance, sampler):
     request = replace(controlled(), guidance=guidance, sampler=sampler, steps=2, count=2)
     result = shared.run(request)
@@ -357,7 +357,6 @@ GREY, HUGE = Image.new("L", (64, 64)), Image.new("RGB", (5001, 5000))
         {"sampler": "dpm++", "steps": 1},
         {"sampler": "dpm++", "steps": 51},
         {"sampler": "consistency"},
-        {"sampler": None},
         {"sampler": ["lcm"]},
         {"steps": 3},
         {"steps": 8},
@@ -432,7 +431,7 @@ def test_the_teacher_s_samplers_are_solvers_on_the_teacher(shared, sampler, step
     assert not same(result, shared.run(replace(request, one_step=1.0)))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", USUAL.samplers)
 def test_every_sampler_edits_what_is_marked_and_nothing_else(shared, sampler):
     request = edit(strength=0.6, mask=left_half(), feather=0.0, steps=2, sampler=sampler, guidance=1.5)
     result = shared.run(request)
@@ -489,9 +488,9 @@ def test_the_consistency_boundary_is_lcm_s_alone(shared, monkeypatch, sampler, b
 
 
 def test_samplers_differ_and_a_seed_is_a_picture(shared):
-    requests = [GenerateRequest("a red heart", seed=3, steps=4, sampler=sampler) for sampler in SAMPLERS]
+    requests = [GenerateRequest("a red heart", seed=3, steps=4, sampler=sampler) for sampler in USUAL.samplers]
     results = [shared.run(request) for request in requests]
-    assert len({result.pictures[0].tobytes() for result in results}) == len(SAMPLERS)
+    assert len({result.pictures[0].tobytes() for result in results}) == len(USUAL.samplers)
     for request, result in zip(requests[::-1], results[::-1], strict=True):
         assert same(shared.run(request), result)
         assert not same(shared.run(replace(request, seed=4)), result)

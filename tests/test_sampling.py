@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    TCDScheduler,
+)
 from torch import nn
 
 from tests.tiny import called
@@ -22,6 +28,7 @@ from yoso_core.sampling import (
     repaint,
     sdedit_start,
     strength_timestep,
+    tcd,
 )
 from yoso_core.schedule import NoiseSchedule
 
@@ -59,6 +66,40 @@ def test_equals_lcm_scheduler(steps, config):
     noises = [torch.randn(start.shape, generator=generator) for _ in range(steps - 1)]
     denoise = Denoiser(called(network), schedule, config["prediction_type"])
     ours = few_step(denoise, schedule, start, condition, few_step_timesteps(steps), noises)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("config", [SD15, BUNDLED], ids=["sd15", "bundled"])
+def test_equals_tcd_scheduler(steps, config):
+    start, condition = start_and_condition()
+    scheduler = TCDScheduler.from_config(config)
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == few_step_timesteps(steps)
+    network, theirs = Network(), start
+    generator = torch.Generator().manual_seed(5)
+    for t in scheduler.timesteps:
+        output = network(theirs, t.expand(2), condition.context, False)[0]
+        theirs = scheduler.step(output, t, theirs, eta=1.0, generator=generator, return_dict=False)[0]
+
+    schedule = NoiseSchedule.from_config(config)
+    generator = torch.Generator().manual_seed(5)
+    noises = [torch.randn(start.shape, generator=generator) for _ in range(steps - 1)]
+    denoise = Denoiser(called(network), schedule, config["prediction_type"], consistent=False)
+    ours = tcd(denoise, schedule, start, condition, few_step_timesteps(steps), noises)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_one_step_of_tcd_is_one_of_a_first_order_solver_that_keeps_the_last_trace_of_noise():
+    """As SDXS-512 is published: its scheduler is DEIS, of one step."""
+    start, condition = start_and_condition()
+    scheduler, network = DEISMultistepScheduler.from_config(SD15), Network()
+    scheduler.set_timesteps(1)
+    (t,) = scheduler.timesteps
+    theirs = scheduler.step(network(start, t.expand(2), condition.context, False)[0], t, start).prev_sample
+    schedule = NoiseSchedule.from_config(SD15)
+    denoise = Denoiser(called(network), schedule, "epsilon", consistent=False)
+    ours = tcd(denoise, schedule, start, condition, [schedule.last], [])
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 

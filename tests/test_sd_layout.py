@@ -45,7 +45,7 @@ def diffusers_latents(folder, request, dtype, lora=True):
     return pipe(
         request.prompt,
         num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
+        guidance_scale=request.guidance or 1.0,
         latents=torch.randn(1, 4, side, side, generator=generator).to(dtype),
         generator=generator,
         output_type="latent",

@@ -14,8 +14,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def encode(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
-    """The mean of the posterior, scaled."""
-    return autoencoder.encode(pictures).latent_dist.mean * autoencoder.config.scaling_factor
+    """The latents that it gives, or the mean of the distribution that it gives, scaled."""
+    (given,) = autoencoder.encode(pictures, return_dict=False)
+    return (given if isinstance(given, Tensor) else given.mean) * autoencoder.config.scaling_factor
+
+
+def pixels_per_latent(autoencoder: nn.Module) -> int:
+    """f, by the levels of an ``AutoencoderKL``, an ``AutoencoderTiny`` or an ``AutoencoderDC``."""
+    config = autoencoder.config
+    return 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
 
 
 def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:

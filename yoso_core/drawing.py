@@ -23,20 +23,9 @@ from yoso_core.editing import Canvas, latent_mask, put_together
 from yoso_core.files.pictures import OWN_SIDE, fit_note, fitted, own_size, whole
 from yoso_core.models import LoadedModel
 from yoso_core.prompts import Asked, Prompt, as_it_is, read_request
-from yoso_core.requests import CONSISTENCY, ControlUse, EditRequest, GenerateRequest, TranslateRequest
+from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, TranslateRequest
 from yoso_core.runtimes.networks import Networks
-from yoso_core.sampling import (
-    ddim,
-    ddim_timesteps,
-    dpm_solver,
-    dpm_solver_timesteps,
-    edit_timesteps,
-    few_step,
-    prior_start,
-    repaint,
-    sdedit_start,
-    strength_timestep,
-)
+from yoso_core.sampling import KNOWN, prior_start, repaint, sdedit_start, strength_timestep
 from yoso_core.translate import LoadedTranslator, input_tensor
 
 
@@ -283,17 +272,13 @@ def _followed(request: GenerateRequest, tools: Tools) -> tuple[Guide | None, Ima
 
 def _denoiser(request: GenerateRequest, tools: Tools, guide: Guide | None) -> Denoiser:
     """The network as its sampler wants it: what follows a diffusion path takes the plain estimate."""
-    model, consistent = tools.model, request.sampler == CONSISTENCY
-    return Denoiser(tools.networks.predict, model.schedule, model.prediction, consistent, guide)
+    model, sampler = tools.model, KNOWN[request.sampler]
+    return Denoiser(tools.networks.predict, model.schedule, model.prediction, sampler.consistent, guide)
 
 
 def _timesteps(request: GenerateRequest, model: LoadedModel, t: int) -> list[int]:
     """Where the network is run, falling from t."""
-    if request.sampler == "ddim":
-        return ddim_timesteps(request.steps, t)
-    if request.sampler == "dpm++":
-        return dpm_solver_timesteps(request.steps, t)
-    return edit_timesteps(request.steps, t, len(model.schedule))
+    return KNOWN[request.sampler].timesteps(request.steps, t, len(model.schedule))
 
 
 def _sample(
@@ -311,11 +296,7 @@ def _sample(
         start: z_t at ``timesteps[0]``.
         noises: as many as the sampler takes; the first is in `start`.
     """
-    if request.sampler == "ddim":
-        return ddim(denoise, model.schedule, start, condition, timesteps)
-    if request.sampler == "dpm++":
-        return dpm_solver(denoise, model.schedule, start, condition, timesteps)
-    return few_step(denoise, model.schedule, start, condition, timesteps, noises[1:])
+    return KNOWN[request.sampler].sample(denoise, model.schedule, start, condition, timesteps, noises[1:])
 
 
 def _noises(
@@ -332,7 +313,7 @@ def _noises(
         count: how many, None for what the sampler takes.
     """
     model = tools.model
-    count = count or (request.steps if request.sampler == CONSISTENCY else 1)
+    count = count or KNOWN[request.sampler].noises(request.steps)
     width, height = (side // model.pixels_per_latent for side in size or tools.size)
     shape = (1, model.channels, height, width)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

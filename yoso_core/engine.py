@@ -431,7 +431,7 @@ class Engine(Service):
         networks.prepare = True
         try:
             with torch.inference_mode():
-                self._run([GenerateRequest("", model=name)], unheard)
+                self._run([self.completed(GenerateRequest("", model=name))], unheard)
         except PictureError:
             pass  # whoever asks for a picture is told
         finally:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from yoso_core import hub
+from yoso_core.autoencoder import pixels_per_latent
 from yoso_core.checkpoints import Checkpoint, ModelError, Source, load_part, refuse_other_files, shapes_of
 from yoso_core.condition import Condition
 from yoso_core.denoiser import Control, Denoiser
@@ -23,6 +24,7 @@ from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
 from yoso_core.lora.stack import LoraStack
+from yoso_core.offers import USUAL, Offer
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words
@@ -49,6 +51,7 @@ class ModelSpec:
         aspect: how many times as long as short what it draws from words may be.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
         architecture: a key of `FAMILIES`.
+        offer: samplers, steps and guidance that it can be asked for.
     """
 
     title: str
@@ -64,6 +67,7 @@ class ModelSpec:
     aspect: float = 2.0
     family: str = "sd15"
     architecture: str = "stable-diffusion"
+    offer: Offer = USUAL
 
     @cached_property
     def words(self) -> Words:
@@ -329,7 +333,7 @@ class LoadedModel:
 
     @property
     def pixels_per_latent(self) -> int:
-        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        return pixels_per_latent(self.autoencoder)
 
     @property
     def unit(self) -> int:

@@ -245,10 +245,11 @@ def read_request(request: GenerateRequest) -> Asked:
     chosen = choose(request.prompt, request.seed)
     prompt = read_prompt(chosen)
     negative = read_prompt(without_tags(choose(request.negative, request.seed)))
-    count = max(len(prompt.parts), len(negative.parts)) if request.guidance > 1 else len(prompt.parts)
+    guided = (request.guidance or 1) > 1
+    count = max(len(prompt.parts), len(negative.parts)) if guided else len(prompt.parts)
     notes = [f"Seed {request.seed}: {_quoted(chosen, 200)}."] if has_choices(request.prompt) else []
     notes += prompt.notes
-    if request.guidance > 1:
+    if guided:
         notes += negative.notes
         if tags_of(request.negative):
             notes.append("Tags act in the prompt alone: those in the negative prompt are left out.")

@@ -15,8 +15,10 @@ from PIL import Image
 DEFAULT_MODEL = "yoso-emoji"
 STEPS = (1, 2, 4)
 MANY_STEPS = (2, 50)
-SAMPLERS = {"lcm": "LCM", "ddim": "DDIM", "dpm++": "DPM++ 2M"}  # by name, what the field calls them
-CONSISTENCY = "lcm"  # the one for one-step models
+# By name, what the field calls them; `yoso_core.sampling.KNOWN` has what they do.
+SAMPLERS = {"lcm": "LCM", "scm": "SCM", "tcd": "TCD", "ddim": "DDIM", "dpm++": "DPM++ 2M"}
+CONSISTENCY = "lcm"
+FEW_STEP_SAMPLERS = (CONSISTENCY, "scm", "tcd")  # those for one-step models
 PROMPT_LIMIT = 2000  # characters; the token limit of any supported model is far below
 SEED_LIMIT = 2**32 - 1
 RANDOM_SEED = -1
@@ -209,16 +211,17 @@ class GenerateRequest:
         prompt: what to show; empty asks for an unconditional picture.
         negative: what to move away from; it acts only when guidance is above 1.
         seed: of the first picture; picture i has seed + i. -1 is settled as a random one.
-        steps: network evaluations a picture (twice as many when guidance is above 1): 1, 2 or 4; with another
-            sampler than "lcm" 2 to 50.
-        guidance: classifier-free guidance, 1 (off) to 8.
+        steps: network evaluations a picture (twice as many when guidance is above 1): 1, 2 or 4; with "ddim" and
+            "dpm++" 2 to 50.
+        guidance: how strongly the prompt is followed, 1 (off) to 8; None for the model's own.
         count: 1 to 9 pictures.
         model: a key of the engine's models.
         size: side of a square picture in pixels, a multiple of 8, or width and height; None for the model's own.
         loras: up to five, beside the model's own one-step LoRA.
         one_step: weight of the model's own one-step LoRA, -1 to 2; 0 leaves the teacher.
-        sampler: how several steps follow one another: "lcm" as one-step models are trained, "ddim" or "dpm++"
-            (DPM-Solver++ 2M) for the many small steps of a teacher, or a few of what a one-step LoRA makes of it.
+        sampler: how several steps follow one another: "lcm", "scm" or "tcd" as one-step models are trained, "ddim" or
+            "dpm++" (DPM-Solver++ 2M) for the many small steps of a teacher, or a few of what a one-step LoRA makes of
+            it; None for the model's own. `Offer.settle` says which the model has.
         control: what the picture has to follow.
     """
 
@@ -226,13 +229,13 @@ class GenerateRequest:
     negative: str = ""
     seed: int = 0
     steps: int = 1
-    guidance: float = 1.0
+    guidance: float | None = None
     count: int = 1
     model: str = DEFAULT_MODEL
     size: Size | None = None
     loras: tuple[LoraUse, ...] = ()
     one_step: float = 1.0
-    sampler: str = CONSISTENCY
+    sampler: str | None = None
     control: ControlUse | None = None
 
     def __post_init__(self) -> None:
@@ -243,17 +246,19 @@ class GenerateRequest:
         check_text("The negative prompt", self.negative)
         check_text("The model's name", self.model, 500)
         settle("seed", check_seed(self.seed))
-        check_choice("The sampler", self.sampler, tuple(SAMPLERS))
+        if self.sampler is not None:
+            check_choice("The sampler", self.sampler, tuple(SAMPLERS))
         settle("steps", check_whole("Steps", self.steps, 1, max(MANY_STEPS)))
-        named = SAMPLERS[self.sampler]
-        if self.sampler == CONSISTENCY and self.steps not in STEPS:
+        named = SAMPLERS[self.sampler or CONSISTENCY]
+        if self.sampler in (None, *FEW_STEP_SAMPLERS) and self.steps not in STEPS:
             few = ", ".join(map(str, STEPS))
             raise RequestError(f"Steps must be one of {few} with {named}, not {self.steps}; other samplers take more.")
-        if self.sampler != CONSISTENCY and self.steps < min(MANY_STEPS):
+        if self.sampler not in (None, *FEW_STEP_SAMPLERS) and self.steps < min(MANY_STEPS):
             raise RequestError(
                 f"{named} takes {MANY_STEPS[0]} to {MANY_STEPS[1]} steps; for one choose the sampler lcm."
             )
-        settle("guidance", check_number("Guidance", self.guidance, 1.0, GUIDANCE_LIMIT, GUIDANCE_STEP))
+        if self.guidance is not None:
+            settle("guidance", check_number("Guidance", self.guidance, 1.0, GUIDANCE_LIMIT, GUIDANCE_STEP))
         settle("count", check_whole("The number of pictures", self.count, 1, COUNT_LIMIT))
         if self.size is not None:
             settle("size", check_size(self.size))
@@ -334,7 +339,7 @@ class TranslateRequest(GenerateRequest):
     fit: str = "keep"
 
     def __post_init__(self) -> None:
-        if self.sampler != CONSISTENCY:
+        if self.sampler not in (None, CONSISTENCY):
             raise RequestError("A translation takes one evaluation and has no sampler; leave it at lcm.")
         super().__post_init__()
         check_picture("The picture to translate", self.picture, "RGB")
@@ -346,7 +351,7 @@ class TranslateRequest(GenerateRequest):
         lines = self.lines
         object.__setattr__(self, "low", lines.low)
         object.__setattr__(self, "high", lines.high)
-        if self.steps != 1 or self.guidance != 1:
+        if self.steps != 1 or self.guidance not in (None, 1):
             raise RequestError("A translation takes one evaluation; leave steps and guidance at 1.")
         if self.control is not None:
             raise RequestError("A translation follows its picture alone; leave the ControlNet out.")

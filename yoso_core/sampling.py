@@ -1,12 +1,13 @@
 """Samplers: pure functions of a denoiser, noise and a condition. No state, hence nothing to race.
 
 Consistency sampling (`few_step`) wants the boundary scalings that one-step models are trained with; `ddim` and
-`dpm_solver` follow the path of a diffusion model and want its plain clean estimate.
+`dpm_solver` follow the path of a diffusion model and want its plain clean estimate, and so does `tcd`.
 
 Latents are (B, C, h, w), noise is standard normal of the same shape, a condition has B rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from yoso_core.denoiser import Denoise
 from yoso_core.schedule import NoiseSchedule
 
 LCM_STEPS = 50  # LCM's own grid of timesteps, which the few-step ones are picked from
+SCM_SECOND = 1.3 / 1.5708
 LEAST_ALPHA = 2.0**-12  # at zero terminal SNR, whose logarithm says nothing; what diffusers takes
 
 
@@ -115,6 +117,42 @@ def few_step(
     return clean
 
 
+def tcd(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    start: Tensor,
+    condition: Condition,
+    timesteps: Sequence[int],
+    noises: Sequence[Tensor],
+) -> Tensor:
+    """Trajectory consistency sampling (arXiv 2402.19159, gamma = 1): along the path to timestep 0, whose trace of noise
+    stays, then more noise, again. Of one step it is what any first-order solver does that ends at timestep 0.
+
+    `denoise` must give the plain clean estimate: without the consistency boundary.
+
+    Args:
+        start: z_t at ``timesteps[0]``.
+        timesteps: falling, one evaluation each.
+        noises: ``len(timesteps) - 1`` fresh noises, added between the evaluations.
+    """
+    noisy = start
+    for t, following, noise in zip(timesteps, [*timesteps[1:], 0], [*noises, torch.zeros_like(start)], strict=True):
+        clean = one_step(denoise, noisy, condition, t)
+        end = ddim_step(schedule, clean, noisy, full(t, noisy), full(0, noisy))
+        kept = (schedule.alpha[following] / schedule.alpha[0]).item()
+        noisy = kept * end + (1 - kept**2) ** 0.5 * noise
+    return noisy
+
+
+def scm_timesteps(steps: int, t: int) -> list[int]:
+    """Falling from t in even parts of the way (t + 1) / T; of two steps the second begins at 1.3 / 1.5708 of it.
+
+    These are the times of SANA-Sprint (arXiv 2503.09641), whose schedule is even in them.
+    """
+    shares = [1.0, SCM_SECOND] if steps == 2 else [1 - step / steps for step in range(steps)]
+    return [max(round((t + 1) * share) - 1, 0) for share in shares]
+
+
 def ddim_timesteps(steps: int, t: int) -> list[int]:
     """Falling from t in equal strides, "trailing": 4 steps from 999 are [999, 749, 499, 249]; as many as there are."""
     return falling(round((t + 1) * (steps - index) / steps) - 1 for index in range(steps))
@@ -186,3 +224,36 @@ def dpm_solver(
             kept, drawn = sigma[following] / sigma[t], -alpha[following] * torch.expm1(-leaps[-1])
             noisy = kept.item() * noisy + drawn.item() * ahead
     return clean
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One of the functions above, and what it is called with.
+
+    Attributes:
+        timesteps: (steps, t, T) -> so many timesteps, falling from t.
+        sample: (denoise, schedule, start, condition, timesteps, fresh noises) -> clean latents (B, C, h, w).
+        fresh: whether it adds a fresh noise between two steps; those are for one-step models.
+        consistent: whether it wants the consistency boundary.
+    """
+
+    timesteps: Callable[[int, int, int], list[int]]
+    sample: Callable[..., Tensor]
+    fresh: bool = True
+    consistent: bool = False
+
+    def noises(self, steps: int) -> int:
+        """How many noises so many steps take, that of the start included."""
+        return steps if self.fresh else 1
+
+
+# By the names of `yoso_core.requests.SAMPLERS`.
+KNOWN = {
+    "lcm": Sampler(edit_timesteps, few_step, consistent=True),
+    "scm": Sampler(lambda steps, t, length: scm_timesteps(steps, t), few_step),
+    "tcd": Sampler(edit_timesteps, tcd),
+    "ddim": Sampler(lambda steps, t, length: ddim_timesteps(steps, t), lambda *given: ddim(*given[:-1]), fresh=False),
+    "dpm++": Sampler(
+        lambda steps, t, length: dpm_solver_timesteps(steps, t), lambda *given: dpm_solver(*given[:-1]), fresh=False
+    ),
+}

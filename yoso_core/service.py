@@ -82,7 +82,14 @@ class Service(ABC):
         offered = {called(name): name for name in list(self._lora_files)}
         prompt, loras = take_loras(request.prompt, request.loras, offered)
         self._bring(self._missing(request.model, request.control), report)
-        return replace(request, prompt=prompt, loras=loras)
+        return self.completed(replace(request, prompt=prompt, loras=loras))
+
+    def completed(self, request: GenerateRequest) -> GenerateRequest:
+        """A request with what it left to its model, see `Offer.settle`."""
+        if request.model not in self.models:
+            raise self._unknown(request.model)
+        spec = self.models[request.model]
+        return spec.offer.settle(spec.title, request)
 
     @abstractmethod
     def answer(self, request: GenerateRequest, report: Report = unheard) -> Result:

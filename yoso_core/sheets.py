@@ -15,7 +15,6 @@ from yoso_core.drawing import Result
 from yoso_core.lora.library import public_name
 from yoso_core.prompts import split_at
 from yoso_core.requests import (
-    CONSISTENCY,
     CONTROL_STRENGTH_LIMIT,
     GUIDANCE_LIMIT,
     GUIDANCE_STEP,
@@ -24,7 +23,6 @@ from yoso_core.requests import (
     PROMPT_LIMIT,
     SAMPLERS,
     SEED_LIMIT,
-    STEPS,
     EditRequest,
     GenerateRequest,
     LoraUse,
@@ -228,7 +226,8 @@ def ladder(
     teacher_guidance: float = 2.0,
     report: Report = unheard,
 ) -> Sheet:
-    """One prompt and seed in 1, 2 and 4 steps, by the teacher, and in 1 step without the one-step LoRA.
+    """One prompt and seed in 1, 2 and 4 steps, by the teacher, and in 1 step without the one-step LoRA, as far as the
+    model has these.
 
     Args:
         engine: loads the model, to see whether it has such a LoRA.
@@ -243,8 +242,8 @@ def ladder(
         raise RequestError("A translation takes one evaluation and no other number; lay its strengths in a grid.")
     engine.load(request.model, report)
     spec = engine.models[request.model]
-    request = replace(request, count=1, sampler=CONSISTENCY, steps=1)
-    rungs = {_steps_text(steps): replace(request, steps=steps) for steps in STEPS}
+    request = replace(request, count=1, sampler=None, steps=1)
+    rungs = {_steps_text(steps): replace(request, steps=steps) for steps in spec.offer.steps}
     notes: tuple[str, ...] = ()
     if spec.lora is None:
         notes = (f"{spec.title} has no one-step LoRA of its own to leave out, so there is no teacher beside it",)

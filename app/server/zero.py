@@ -180,7 +180,7 @@ def seconds_of(requests: Sequence[GenerateRequest], models: Mapping[str, ModelSp
     seconds = STARTING
     for request in requests:
         width, height = sides_of(request.size or models[request.model].resolution)
-        evaluations = request.steps * request.count * (2 if request.guidance > 1 else 1)
+        evaluations = request.steps * request.count * (2 if (request.guidance or 1) > 1 else 1)
         seconds += evaluations * (PER_EVALUATION + PER_MEGAPIXEL * width * height / 1e6)
     return min(MOST, max(LEAST, math.ceil(seconds)))
 

@@ -14,6 +14,7 @@ from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
 from yoso_core.models import LORA_FILE, local_model
+from yoso_core.offers import USUAL
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse
 
 
@@ -117,7 +118,8 @@ def test_what_is_not_said_is_as_the_request_has_it(tiny_model, drawing, tmp_path
     assert main(["edit", drawing.path, "--model", str(tiny_model), "--out", str(tmp_path / "a.png")]) == 0
     with Image.open(tmp_path / "a.png") as saved:
         request = read_request(saved).request
-    assert replace(request, picture=drawing.picture) == EditRequest("", model=str(tiny_model), picture=drawing.picture)
+    wanted = USUAL.settle("", EditRequest("", model=str(tiny_model), picture=drawing.picture))
+    assert replace(request, picture=drawing.picture) == wanted
 
 
 def test_generate_follows_a_picture(tiny_model, tiny_control, drawing, tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from tests.test_engine import lora_files  # noqa: F401
 from yoso_core.drawing import PictureError, draw, passes
 from yoso_core.engine import Engine
-from yoso_core.requests import DEFAULT_MODEL, SAMPLERS, GenerateRequest, LoraUse, RequestError
+from yoso_core.offers import USUAL
+from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError
 from yoso_core.runtimes.reference import Torch
 
 
@@ -76,15 +77,15 @@ def test_requests_of_one_kind_share_passes_and_others_do_not(engine):
     engine.runtime.sizes.clear()
     together = run_together(engine, requests)
     assert max(engine.runtime.sizes) > 1 and len(engine.runtime.sizes) < len(requests)
-    for request, one, other in zip(requests, alone, together, strict=True):
-        assert other.request == request and other.seeds == one.seeds
+    for one, other in zip(alone, together, strict=True):
+        assert other.request == one.request and other.seeds == one.seeds
         assert close(one, other)
 
 
 def test_samplers_are_not_mixed_in_a_pass(engine, monkeypatch):
     """Rows that wait together at equal steps, sampler by sampler: a pass of another's would draw another picture."""
     requests = [
-        GenerateRequest("a dog", seed=seed, steps=2, sampler=sampler) for seed in range(2) for sampler in SAMPLERS
+        GenerateRequest("a dog", seed=seed, steps=2, sampler=sampler) for seed in range(2) for sampler in USUAL.samplers
     ]
     alone = [engine.run(request) for request in requests]
     kinds = []
@@ -95,7 +96,7 @@ def test_samplers_are_not_mixed_in_a_pass(engine, monkeypatch):
 
     monkeypatch.setattr("yoso_core.engine.draw", noted)
     together = run_together(engine, requests)
-    assert sorted(kinds) == [[sampler] * 2 for sampler in sorted(SAMPLERS)]
+    assert sorted(kinds) == [[sampler] * 2 for sampler in sorted(USUAL.samplers)]
     assert all(close(*pair) for pair in zip(alone, together, strict=True))
 
 

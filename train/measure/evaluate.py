@@ -29,17 +29,8 @@ from yoso_core.autoencoder import decode, encode
 from yoso_core.condition import Condition
 from yoso_core.denoiser import guided
 from yoso_core.models import LoadedModel, find_model, load_model, with_weights
-from yoso_core.requests import CONSISTENCY, SAMPLERS, RequestError
-from yoso_core.sampling import (
-    LCM_STEPS,
-    ddim,
-    ddim_timesteps,
-    dpm_solver,
-    dpm_solver_timesteps,
-    few_step,
-    few_step_timesteps,
-    prior_start,
-)
+from yoso_core.requests import CONSISTENCY, FEW_STEP_SAMPLERS, SAMPLERS, RequestError
+from yoso_core.sampling import KNOWN, LCM_STEPS, prior_start
 
 FEWEST = 4  # pictures that sets can be compared by
 POOL = 300  # captions that a picture's own one is looked for among
@@ -58,7 +49,9 @@ class EvaluateConfig(Settings):
     weights: str = setting(
         "own", "one-step weights: own (the model's), none, a LoRA file, or the output folder of a training run"
     )
-    sampler: str = setting(CONSISTENCY, "lcm for one-step models, ddim or dpm++ for teachers", tuple(SAMPLERS))
+    sampler: str = setting(
+        CONSISTENCY, "lcm, scm, tcd for one-step models, ddim or dpm++ for teachers", tuple(SAMPLERS)
+    )
     steps: tuple[int, ...] = setting((1, 2, 4), "network evaluations a picture, guidance aside; a row each")
     guidance: float = setting(1.0, "classifier-free guidance; 1 is none, more doubles the evaluations")
     prior: bool = setting(True, "start from noise with the moments of the data (YOSO, section 4.2); lcm only")
@@ -81,8 +74,8 @@ class EvaluateConfig(Settings):
         self._above_zero("guidance")
         if not self.steps or min(self.steps) < 1:
             self._refuse("steps", "name at least one number, each at least 1")
-        if self.sampler == CONSISTENCY and max(self.steps) > LCM_STEPS:
-            self._refuse("steps", f"lcm has at most {LCM_STEPS}")
+        if self.sampler in FEW_STEP_SAMPLERS and max(self.steps) > LCM_STEPS:
+            self._refuse("steps", f"{self.sampler} has at most {LCM_STEPS}")
         if self.steps and max(self.steps) > 1000:
             self._refuse("steps", "there are 1000 timesteps")
         if not self.seeds or min(self.seeds) < 0:
@@ -310,8 +303,8 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
     """
     side = model.spec.resolution // model.pixels_per_latent
     shape = (model.channels, side, side)
-    denoise = model.denoiser(sampling.sampler == CONSISTENCY)
-    fresh = sampling.steps if sampling.sampler == CONSISTENCY else 1
+    sampler = KNOWN[sampling.sampler]
+    denoise = model.denoiser(sampler.consistent)
     device, dtype, made, started = model.device, model.dtype, [], time.perf_counter()
 
     def read(texts: list[str]) -> Condition:
@@ -326,19 +319,12 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
             torch.stack([torch.randn(shape, generator=generator) for generator in generators])
             .to(device, dtype)
             .contiguous(memory_format=torch.channels_last)
-            for _ in range(fresh)
+            for _ in range(sampler.noises(sampling.steps))
         ]
-        if sampling.sampler == "ddim":
-            timesteps = ddim_timesteps(sampling.steps, model.schedule.last)
-            clean = ddim(denoise, model.schedule, noises[0], read(texts), timesteps)
-        elif sampling.sampler == "dpm++":
-            timesteps = dpm_solver_timesteps(sampling.steps, model.schedule.last)
-            clean = dpm_solver(denoise, model.schedule, noises[0], read(texts), timesteps)
-        else:
-            if sampling.prior:
-                noises[0] = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
-            timesteps = few_step_timesteps(sampling.steps, len(model.schedule))
-            clean = few_step(denoise, model.schedule, noises[0], read(texts), timesteps, noises[1:])
+        if sampling.prior and sampler.fresh:
+            noises[0] = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
+        timesteps = sampler.timesteps(sampling.steps, model.schedule.last, len(model.schedule))
+        clean = sampler.sample(denoise, model.schedule, noises[0], read(texts), timesteps, noises[1:])
         decoded = decode(model.decoder, clean)
         if not decoded.isfinite().all():
             raise ConfigError(f"{model.spec.title} returned NaN for seed {seed}; its weights are broken")

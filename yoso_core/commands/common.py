@@ -272,7 +272,11 @@ def draw_sheet(engine, sheet, out: Path) -> None:
 def add_request_options(command: argparse.ArgumentParser, out: str) -> None:
     """What every command has in common that draws of words or edits."""
     command.add_argument("--out", type=Path, default=Path(out), help=f"PNG to write; default: {out}")
-    command.add_argument("--guidance", type=float, help="classifier-free guidance; 1, the default, is off")
+    command.add_argument(
+        "--guidance",
+        type=float,
+        help="how strongly the prompt is followed, 1 to 8; default: the model's own, mostly 1, which is off",
+    )
     command.add_argument("--negative", help="what to move away from, when guidance is above 1")
     add_model_options(command, "--model")
     command.add_argument(
@@ -345,7 +349,11 @@ def add_count_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_steps_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--steps", type=int, help=f"network evaluations: {', '.join(map(str, STEPS))}; default: 1")
     command.add_argument(
-        "--sampler", choices=tuple(SAMPLERS), help="of several steps; ddim and dpm++ take 2 to 50; default: lcm"
+        "--steps", type=int, help=f"network evaluations, mostly {', '.join(map(str, STEPS))}; default: 1"
+    )
+    command.add_argument(
+        "--sampler",
+        choices=tuple(SAMPLERS),
+        help="of several steps; ddim and dpm++ take 2 to 50; default: the model's own",
     )

@@ -25,6 +25,7 @@ from yoso_core.prompts import LORA_KINDS, Tag, called, choose, number_in, tags_o
 from yoso_core.requests import (
     CONSISTENCY,
     DEFAULT_MODEL,
+    FEW_STEP_SAMPLERS,
     GUIDANCE_STEP,
     LORA_LIMIT,
     LORA_WEIGHT_RANGE,
@@ -204,8 +205,8 @@ def parameters_text(result: Result, index: int) -> str:
     loras = "".join(f" <lora:{use.name}:{use.weight:g}>" for use in request.loras)
     settings = {
         "Steps": request.steps,
-        "Sampler": SAMPLERS[request.sampler],
-        "CFG scale": f"{request.guidance:g}",
+        "Sampler": SAMPLERS[request.sampler or CONSISTENCY],  # nothing is left open in a request that was answered
+        "CFG scale": f"{request.guidance or 1:g}",
         "Seed": result.seeds[index],
         "Size": f"{picture.width}x{picture.height}",
         "Model": _quoted(request.model),
@@ -267,7 +268,7 @@ def _as_asked_here(found: Found, model: str, loras: Collection[str]) -> Restored
         negative=negative,
         seed=_take_seed(found.seed, notes),
         steps=steps,
-        guidance=guidance,
+        guidance=guidance if guidance > 1 else None,
         model=model,
         loras=uses,
         sampler=sampler,
@@ -336,16 +337,16 @@ def _take_steps(found: Found, notes: list[str]) -> tuple[int, float]:
     return int(steps) if few else 1, guidance
 
 
-def _take_sampler(rest: Mapping[str, str], steps: int) -> tuple[str, dict[str, str]]:
+def _take_sampler(rest: Mapping[str, str], steps: int) -> tuple[str | None, dict[str, str]]:
     """The sampler that is named, if it is one of ours and fits the steps, and what else was said."""
     for key, value in rest.items():
         if key.lower() in SAMPLER_KEYS:
             # A1111 wrote its spacing of timesteps behind the name before it became a setting of its own.
             named = re.sub(r"[\s_]+", " ", value.lower()).replace("dpmpp", "dpm++").strip().removesuffix(" karras")
             sampler = next((name for name, title in SAMPLERS.items() if title.lower() == named), None)
-            if sampler == CONSISTENCY or (sampler and steps > 1):
+            if sampler in FEW_STEP_SAMPLERS or (sampler and steps > 1):
                 return sampler, {name: each for name, each in rest.items() if name != key}
-    return CONSISTENCY, dict(rest)
+    return None, dict(rest)
 
 
 def _said(value: Any) -> str:
