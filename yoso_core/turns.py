@@ -45,6 +45,10 @@ class Turns:
         self._last: dict[str, int] = {}  # the round of each asker's last ticket, where that is not over
         self._numbers = itertools.count()
 
+    def locked(self) -> bool:
+        """Whether it is somebody's turn."""
+        return self._taken
+
     def __enter__(self) -> None:
         self._take(lambda ticket: ticket.called.acquire())
 
