@@ -28,6 +28,7 @@ from yoso_core.models import local_model
 from yoso_core.requests import AUTO, RUNTIME_HELP, RUNTIMES, GenerateRequest, RequestError
 from yoso_core.translate import find_translators
 
+SHELF = {"open": True, "closed": False, None: None}
 PORTS = range(1, 65_536)
 
 
@@ -55,6 +56,11 @@ def parse_arguments() -> argparse.Namespace:
     train = os.environ.get("TRAIN") or None  # a variable of a Space, as a few of these are
     parser.add_argument(
         "--train", choices=MODES, default=train, help="who may train what; default: by address, off on a Space"
+    )
+    parser.add_argument(
+        "--shelf",
+        choices=[*filter(None, SHELF)],
+        help="whether visitors may fetch, add and remove models; default: closed but on one's own machine",
     )
     parser.add_argument(
         "--mcp",
@@ -120,7 +126,7 @@ def serve(options: argparse.Namespace) -> None:
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])
     for sentence in left_out(options.loras):
         print(f"note: {sentence}", flush=True)
-    demo = build_app(engine, loras, options.loras, options.runs, mode)
+    demo = build_app(engine, loras, options.loras, options.runs, mode, SHELF[options.shelf])
     name = f"[{options.host}]" if ":" in options.host else options.host
     try:
         demo.launch(

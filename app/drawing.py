@@ -3,7 +3,7 @@
 import html
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -71,14 +71,19 @@ class Drawing:
         self.known_tabs = [*self.tabs, *others]
         self.makers = {tab.kind: tab for tab in tabs}
 
-    def connect(self, selected: gr.Tabs, private: dict[str, Any]) -> None:
+    def connect(
+        self, selected: gr.Tabs, private: dict[str, Any], shelf: Any, at_shelf: Callable[[str], dict[str, Any]]
+    ) -> None:
         """Who listens to whom.
 
         Args:
             selected: the row of tabs.
+            shelf: where models are shown that are not here.
+            at_shelf: what it shows of one of them, by id.
             private: queue rules of a listener that no program may call.
         """
         self.selected, settings = selected, self.settings
+        self.shelf, self.at_shelf = shelf, at_shelf
         sides = json.dumps({name: sent_side(spec) for name, spec in self.engine.models.items()})
         settings.model.change(None, settings.model, js=f"name => {{ window.yosoSide = {sides}[name]; }}")
         self.active = gr.Textbox("generate", visible="hidden")  # the name of the open tab; scripts set it too
@@ -105,16 +110,17 @@ class Drawing:
         )
         selected.select(self.choose_tab, None, self.active, show_progress="hidden", **private)
         settings.connect(private)
-        # A place of its own: what has to be fetched may take an hour.
-        choosing = settings.wished.select(
+        # A place of its own: what is loaded may take a minute.
+        self.chooses = {settings.wished, settings.model, settings.order, settings.picker.own, *typed}
+        opening = [selected, self.active, shelf]
+        self.chosen = list(dict.fromkeys([*settings.of_model, settings.order, *self.of_model, *opening]))
+        settings.wished.select(
             self.choose_model,
-            {settings.wished, settings.model, settings.order, settings.picker.own, *typed},
-            list(dict.fromkeys([*settings.of_model, settings.stop, settings.order, *self.of_model])),
+            self.chooses,
+            self.chosen,
             show_progress_on=self.tabs["generate"].stage,
             **private | FETCHING,
         )
-        stopped = [settings.wished, settings.stop]
-        settings.stop.click(self.stop_fetching, settings.model, stopped, cancels=[choosing], **private)
         opened = [selected, self.active]
         self.tabs["generate"].edit.click(open_edit, None, opened, js=TAKE_STAGE, show_progress="hidden", **private)
         self.history.strip.edit(self.open_tab, None, opened, show_progress="hidden", **private)
@@ -157,32 +163,34 @@ class Drawing:
             updates |= tab.for_model(name, values)
         return updates
 
-    def stop_fetching(self, model: str) -> tuple[str, gr.Button]:
-        """The picker as it was."""
-        return model, gr.Button(visible=False)
+    def choose_model(
+        self, values: dict[Any, Any], progress: gr.Progress = gr.Progress(), opened: str = ""
+    ) -> dict[Any, Any]:
+        """Load a model and open a tab, if one is named; one that is not here is shown on the shelf.
 
-    def choose_model(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> Iterator[dict[Any, Any]]:
-        """Fetch and load a model while the page shows how far it is; where that fails, only the picker goes back."""
+        Where that fails, only the picker goes back.
+        """
         progress(0, desc="Loading")
         settings, name = self.settings, values[self.settings.wished]
-        hidden = {settings.stop: gr.Button(visible=False)}
         try:
-            for need in self.engine.missing(name):
-                for done in self.engine.fetches.follow(need):
-                    progress(done.share, desc=f"Fetching {need.title}: {done}")
-                    yield {settings.stop: gr.Button(visible=True)}
+            if self.engine.missing(name):  # what it takes is told there, and it can be got
+                shelf = {self.shelf: self.at_shelf(f"model:{name}")}
+                return shelf | self.shows("models") | {settings.wished: values[settings.model]}
             self.engine.load(name, report=lambda message: progress(0.5, desc=message))
             updates = self.for_model(name, values)
         except (RequestError, PictureError) as error:
             gr.Warning(plain(str(error)), title="Model not loaded")
-            yield hidden | {settings.wished: values[settings.model]}
-            return
+            return {settings.wished: values[settings.model]}
         except Exception:  # a broken folder may raise anything
             LOG.exception("unforeseen while loading %s", name)
             gr.Warning("The server's log tells what went wrong.", title="Model not loaded")
-            yield hidden | {settings.wished: values[settings.model]}
-            return
-        yield hidden | updates | {settings.order: values[settings.order] + 1}
+            return {settings.wished: values[settings.model]}
+        shown = self.shows(opened) if opened else {}
+        return updates | shown | {settings.order: values[settings.order] + 1}
+
+    def shows(self, tab: str) -> dict[Any, Any]:
+        """Updates that open a tab."""
+        return {self.selected: gr.Tabs(selected=tab), self.active: tab}
 
     def draw(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:
         """Make the pictures of the open tab and say what they took.

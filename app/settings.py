@@ -136,7 +136,6 @@ class Settings:
             elem_id="model",
         )
         self.model = gr.Textbox(self.engine.first, visible="hidden")
-        self.stop = gr.Button("Stop fetching", size="sm", visible=False, elem_id="stop-fetching")
         self.steps = gr.Radio(
             list(offer.steps),
             value=1,

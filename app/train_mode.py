@@ -34,6 +34,7 @@ class Mode:
         uploads: bytes that a visitor may upload in an hour.
         uploads_in_all: bytes that lie on the disk of what was uploaded and made for visitors.
         queue_share: places in the queue that one visitor may take.
+        shelf: whether models may be fetched, added and removed.
         presets: those offered; none means that nothing is trained here.
     """
 
@@ -50,6 +51,7 @@ class Mode:
     uploads: int = 200_000_000
     uploads_in_all: int = 4_000_000_000
     queue_share: int = 8
+    shelf: bool = False
     presets: Collection[str] = ()
 
 
@@ -67,6 +69,7 @@ MODES: dict[str, Mode] = {
         uploads=20_000_000_000,
         uploads_in_all=40_000_000_000,
         queue_share=24,
+        shelf=True,
         presets=ALL,
     ),
     "private": Mode(

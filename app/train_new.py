@@ -26,7 +26,7 @@ from train.runs.estimates import Estimate, Estimates
 from train.runs.jobs import Job, JobError, Runs
 from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
-from train.tasks.translate import domain_of
+from train.tasks.translate_data import domain_of
 from yoso_core.files.pictures import SUFFIXES
 from yoso_core.requests import PROMPT_LIMIT, RequestError, check_text
 from yoso_core.service import Service

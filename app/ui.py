@@ -17,6 +17,7 @@ from app.endpoints import build_endpoints
 from app.generate_tab import GenerateTab
 from app.history import History
 from app.lora_picker import LoraPicker
+from app.models_tab import ModelsTab
 from app.server.doors import Limits
 from app.server.hosts import Hosts, hosts_at
 from app.server.page import Page
@@ -30,6 +31,8 @@ from app.translate_tab import TranslateTab
 from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import RequestError
 from yoso_core.service import Service
+from yoso_core.shelf import Shelf
+from yoso_core.web.export import SHARED
 
 TAGLINE = "One prompt, one network evaluation, one picture."
 CACHE_SECONDS = 3600
@@ -135,7 +138,7 @@ def launch_options(
         "mcp_server": mcp,
         "theme": build_theme(),
         "head": head(),
-        "css_paths": Path(__file__).with_name("studio.css"),
+        "css_paths": [SHARED / "look.css", Path(__file__).with_name("studio.css")],
         "max_file_size": allowed.upload,
         "run_history": False,  # prompts stay out of the server's files
         "footer_links": ["api"],
@@ -148,6 +151,7 @@ def build_app(
     downloads: Path = DOWNLOADS,
     runs: Path = RUNS,
     mode: str = "off",
+    shelf: bool | None = None,
 ) -> gr.Blocks:
     """The studio on top of an engine. Call ``launch(**launch_options())`` on it.
 
@@ -157,11 +161,15 @@ def build_app(
         downloads: folder for LoRAs from a hub.
         runs: folder of training runs.
         mode: who may train what: a key of `MODES`.
+        shelf: whether visitors may fetch, add and remove models; None as of the mode.
     """
     settings = Settings(engine, LoraPicker(engine, loras, downloads))
     drawing_tabs = [GenerateTab(settings), EditTab(engine, settings), TranslateTab(engine, settings)]
     history, compare = History(engine), CompareTab(engine, settings, drawing_tabs)
     train = TrainTab(engine, settings, runs, MODES[mode])
+    may = MODES[mode].shelf if shelf is None else shelf
+    engine.fetches.allowed = may
+    models = ModelsTab(Shelf(engine, shared=MODES[mode].private), settings, may)
     with Page(
         title="YOSO Studio", analytics_enabled=False, fill_width=True, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     ) as demo:
@@ -169,7 +177,7 @@ def build_app(
         settings.build_prompt()
         with gr.Row(elem_id="work"):
             with gr.Column(scale=5, min_width=320, elem_id="main"), gr.Tabs(elem_id="tabs") as tabs:
-                for tab in (*drawing_tabs, compare, train):
+                for tab in (*drawing_tabs, compare, train, models):
                     with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab") as opened:
                         tab.build()
                     opened.select(None, js=f"() => {{ document.body.dataset.tab = '{tab.name}'; }}")
@@ -177,13 +185,15 @@ def build_app(
                 settings.build_panel()
         history.build()
         private = LISTENING | {"api_visibility": "private"}
-        drawing = Drawing(engine, settings, drawing_tabs, history, [compare.name, train.name], engine.rest)
-        drawing.connect(tabs, private)
+        others = [compare.name, train.name, models.name]
+        drawing = Drawing(engine, settings, drawing_tabs, history, others, engine.rest)
+        drawing.connect(tabs, private, models.list, models.at)
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)
         opened = desk.connect(demo.load, private)
         settings.show_styles(opened.then, private)
         train.connect(drawing, opened.then, private)
+        models.connect(drawing, demo.load, private)
         build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, DRAWING)
     demo.queue(api_open=False)
     demo._queue = Queue(demo, MODES[mode].queue_share)

@@ -38,14 +38,15 @@ from train.measure.metrics import edge_f1, frechet_distance, retrieval
 from train.runs.assemble import build_translation, train_translate
 from train.tasks.base import load_base
 from train.tasks.perception import load_perception
-from train.tasks.translate import BACK, FORWARD, TRAINED, TranslateConfig, drawn_lines
+from train.tasks.translate_config import TRAINED, TranslateConfig
+from train.tasks.translate_data import drawn_lines
 from yoso_core.autoencoder import decode, encode
 from yoso_core.condition import Condition
 from yoso_core.conditioning import CONTROLS, Guide, load_control
 from yoso_core.models import LoadedModel
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.sampling import one_step, prior_start, sdedit_start, strength_timestep
-from yoso_core.translate import TRANSLATORS_FOLDER, load_translator, read_translator
+from yoso_core.translate import BACK, FORWARD, TRANSLATORS_FOLDER, load_translator, read_translator
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "translate"

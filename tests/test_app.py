@@ -27,7 +27,6 @@ from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
 from yoso_core.files.links import from_link, link_text
 from yoso_core.files.metadata import Restored, from_json, to_json
-from yoso_core.hub import Fetches, HubError, Progress
 from yoso_core.models import MODELS, ModelSpec, Source
 from yoso_core.offers import USUAL
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
@@ -323,7 +322,7 @@ def test_history_saves_what_it_holds(drawing, engine):
 
 
 def choose(drawing, name, **changes):
-    """What choosing a model does, update by update."""
+    """What choosing a model sets."""
     settings = drawing.settings
     asked = (
         settings_asked(drawing)
@@ -336,12 +335,10 @@ def choose(drawing, name, **changes):
 def test_a_model_that_fails_changes_nothing(drawing, monkeypatch):
     warnings, settings = [], drawing.settings
     monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-    (updates,) = choose(drawing, "broken", model="another")
-    assert updates.pop(settings.stop).visible is False and updates == {settings.wished: "another"}
+    assert choose(drawing, "broken", model="another") == {settings.wished: "another"}
     assert warnings == ["Broken is not at /nowhere; please check the folder's path."]
     monkeypatch.setattr(drawing.engine, "load", lambda *_, **__: 1 / 0)
-    (updates,) = choose(drawing, DEFAULT_MODEL)
-    assert {*updates} == {settings.stop, settings.wished} and "log" in warnings[-1]
+    assert {*choose(drawing, DEFAULT_MODEL)} == {settings.wished} and "log" in warnings[-1]
 
 
 def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monkeypatch):
@@ -349,40 +346,23 @@ def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monk
     monkeypatch.setitem(engine.models, "other", other)
     settings, edit = drawing.settings, drawing.tabs["edit"]
     asked = settings_asked(drawing) | {settings.wished: "other", edit.annotator: "canny"}
-    *_, updates = drawing.choose_model(asked, progress=lambda *_, **__: None)
+    updates = drawing.choose_model(asked, progress=lambda *_, **__: None)
     assert updates[settings.model]["value"] == "other" and updates[settings.order] == 1
     assert updates[edit.annotator] == gr.update(choices=[("Off", "off")], value="off")
     assert updates[settings.size]["visible"] is False
-    *_, back = drawing.choose_model(asked | {settings.wished: DEFAULT_MODEL}, progress=lambda *_, **__: None)
+    back = drawing.choose_model(asked | {settings.wished: DEFAULT_MODEL}, progress=lambda *_, **__: None)
     assert back[edit.annotator]["value"] == "canny"
 
 
-def test_a_model_of_a_hub_is_fetched_while_the_page_shows_how_far_it_is(drawing, monkeypatch):
-    """In a place of its own in the queue; who stops it leaves everything as it was."""
-    engine, settings, going = drawing.engine, drawing.settings, threading.Event()
-    warnings = []
-    monkeypatch.setattr(gr, "Warning", lambda message, **_: warnings.append(message))
-
-    def fetch(need):
-        yield Progress(1_000_000, 4_000_000)
-        while not going.wait(0.01):
-            yield Progress(2_000_000, 4_000_000)
-        raise HubError("Remote can't be had.")
-
+def test_a_model_that_is_not_here_is_shown_on_the_shelf(drawing, monkeypatch):
+    """Nothing is fetched for a look at a list, and the model in use stays."""
+    engine, settings = drawing.engine, drawing.settings
     remote = replace(engine.models[DEFAULT_MODEL], title="Remote", source=Source("some/model", "0" * 40), lora=None)
     monkeypatch.setitem(engine.models, "remote", remote)
-    monkeypatch.setattr(engine, "fetches", Fetches(fetch))
-    steps = choose(drawing, "remote")
-    assert next(steps)[settings.stop].visible is True
-    assert engine.run(GenerateRequest("a cat")).pictures
-    steps.close()
-    *_, updates = choose(drawing, "broken")  # something else goes on as ever
-    assert updates[settings.wished] == DEFAULT_MODEL
-    steps = choose(drawing, "remote")
-    next(steps)
-    going.set()
-    *_, updates = steps
-    assert updates[settings.wished] == DEFAULT_MODEL and warnings[-1] == "Remote can't be had."
+    updates = choose(drawing, "remote")
+    assert updates[settings.wished] == DEFAULT_MODEL and settings.model not in updates
+    assert updates[drawing.active] == "models" and updates[drawing.shelf]["shown"]["id"] == "model:remote"
+    assert not engine.fetches.status()
 
 
 def test_uploaded_loras_are_the_sessions_own(drawing, tiny_lora, tmp_path):
@@ -493,7 +473,8 @@ def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
     assert {fn.name for fn in python if fn.concurrency_id == "engine"} == DRAWS | PUBLIC
     assert {fn.concurrency_limit for fn in python if fn.concurrency_id == "engine"} == {SEATS}
     apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id not in ("engine", "page")}
-    assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"}
+    shelf = dict.fromkeys(("open", "tick", "act", "add", "use", "offer"), "shelf")
+    assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"} | shelf
     # Batches find their own place or are refused, so that none waits in the queue that all share.
     assert {fn.concurrency_limit for fn in python if fn.concurrency_id == "page"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC

@@ -9,7 +9,7 @@ from app.config_form import SIZE_LIMIT, build_form, fields_of, read_form
 from train.loop.config import ConfigError, RunConfig, setting
 from train.tasks.controlnet import ControlConfig
 from train.tasks.diffusion import DiffusionConfig
-from train.tasks.translate import TranslateConfig
+from train.tasks.translate_config import TranslateConfig
 from train.tasks.yoso import YosoConfig
 
 CONFIGS = (DiffusionConfig, YosoConfig, ControlConfig, TranslateConfig)

@@ -3,102 +3,80 @@
 import hashlib
 import json
 import os
+import pickle
+import random
+import signal
 import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import huggingface_hub
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from yoso_core import hub
+from tests.stand_in import CHUNK, COMMIT, TOKEN, Repository, StandIn, files_of
+from yoso_core import hub, hub_process
 from yoso_core.engine import Engine
-from yoso_core.hub import Fetches, HubError, Need, Progress, fetch, find, select
+from yoso_core.hub import HubError, Need, Progress, commit_of, fetch, find, held, remove, select
 from yoso_core.models import ModelError, Source
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest
 
-COMMIT = "0123456789" * 4
 NEED = Need("A model", "some/model", COMMIT)
 
 
-class StandIn(ThreadingHTTPServer):
-    """A hub of one repository.
-
-    Attributes:
-        files: by name.
-        stall: the end of a path that is not answered until `go` is set.
-        cut: bytes after which the connection of a large file breaks off; None for never.
-        asked: paths.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, files):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.stall, self.cut, self.asked, self.go = files, "", None, [], threading.Event()
-
-
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.answer(False)
-
-    def do_GET(self):
-        self.answer(True)
-
-    def answer(self, with_body):
-        stand_in, path = self.server, self.path.partition("?")[0]
-        stand_in.asked.append(f"{self.command} {path}")
-        if stand_in.stall and path.endswith(stand_in.stall):
-            stand_in.go.wait(60)
-        if path == f"/api/models/some/model/revision/{COMMIT}":
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in stand_in.files.items()]
-            return self.send(json.dumps({"id": "some/model", "sha": COMMIT, "siblings": siblings}).encode())
-        name = path.removeprefix(f"/some/model/resolve/{COMMIT}/")
-        if name not in stand_in.files:
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
-        return self.send(stand_in.files[name], with_body, {"X-Repo-Commit": COMMIT})
-
-    def send(self, content, with_body=True, more=()):
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        for key, value in dict(more).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content[start : self.server.cut])
-            if self.server.cut is not None and len(content) > self.server.cut:
-                self.close_connection = True
+PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel", "image_encoder": None}
+FILES = {"model_index.json": json.dumps({name: ["a", kind] if kind else [None, None] for name, kind in PARTS.items()})}
+FILES |= {f"{name}/config.json": json.dumps({"of": name}) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+FILES = {name: text.encode() for name, text in FILES.items()}
+FILES |= {
+    f"{name}/diffusion_pytorch_model.safetensors": random.Random(name).randbytes(250_000) for name in ("unet", "vae")
+}
+FILES |= {"text_encoder/model.safetensors": b"z" * 30_000}
 
 
 @pytest.fixture
-def stand_in(tiny_model, tmp_path, monkeypatch):
-    """The tiny model on a hub; what is fetched of it lands in a folder of the test's own."""
-    files = {path.relative_to(tiny_model).as_posix(): path.read_bytes() for path in tiny_model.rglob("*.*")}
+def stand_in(tmp_path, monkeypatch):
+    """A model's files on a hub; what is fetched of it lands in a folder of the test's own."""
+    files = dict(FILES)
     files |= {"unet/diffusion_pytorch_model.bin": b"a pickle", "safety_checker/a.json": b"{}"}
     files["whole.safetensors"] = b"x" * 1000
-    server = StandIn(files)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = StandIn({"some/model": Repository(files)})
+    server.begin(monkeypatch, tmp_path / "cache")
     yield server
-    server.go.set()
-    server.shutdown()
+    server.end()
 
 
 @pytest.fixture
-def engine(tiny_spec, stand_in):
+def inside(stand_in, monkeypatch):
+    """Jobs done in this process, which is what they are about where nothing is killed or waited for."""
+
+    def asked(job, silence):
+        said = []
+        with monkeypatch.context() as patch:
+            patch.setattr(hub_process, "say", lambda **message: said.append(message))
+            hub_process.work_on(json.loads(json.dumps(job)))
+        for message in said:
+            if "error" in message:
+                raise HubError(message["error"])
+            if "end" not in message:
+                yield message
+
+    monkeypatch.setattr(hub, "_asked", asked)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", stand_in.address)
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        stand_in.address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    return stand_in
+
+
+@pytest.fixture
+def engine(tiny_spec, tiny_model, stand_in):
     """Its second model has to be fetched."""
+    stand_in.repositories["some/model"] = Repository(files_of(tiny_model))
     remote = replace(tiny_spec, title="Remote", source=Source("some/model", COMMIT), lora=None)
     return Engine({DEFAULT_MODEL: tiny_spec, "remote": remote}, device="cpu", waits=False)
 
@@ -126,7 +104,7 @@ def test_only_what_a_model_is_loaded_from_is_fetched():
     assert "unet/diffusion_pytorch_model.safetensors" not in half and "text_encoder/model.safetensors" in half
 
 
-def test_a_model_is_fetched_once_and_then_found(stand_in, tmp_path):
+def test_a_model_is_fetched_once_and_then_found(inside, tmp_path):
     assert find(NEED) is None
     steps = list(fetch(NEED))
     assert steps[0] == Progress() and steps[-1].done == steps[-1].total > 100_000
@@ -144,12 +122,191 @@ def test_a_model_is_fetched_once_and_then_found(stand_in, tmp_path):
 def test_what_has_come_is_not_fetched_again(stand_in):
     stand_in.cut = 100_000
     with pytest.raises(HubError, match="can't be had"):
-        list(fetch(NEED, silence=10))
-    stand_in.cut = None
+        list(fetch(NEED, silence=4))
+    assert held(NEED) > 60_000
+    stand_in.cut, stand_in.sent = None, 0
     stand_in.asked.clear()
     list(fetch(NEED))
     assert find(NEED) is not None
     assert f"GET /some/model/resolve/{COMMIT}/model_index.json" not in stand_in.asked
+    assert stand_in.sent < sum(steps_of(stand_in)) - 60_000  # the file that broke off is gone on with
+
+
+def steps_of(stand_in):
+    """Bytes of what a model is loaded from."""
+    files = stand_in.repositories["some/model"].files
+    return [len(files[name]) for name in select(files)]
+
+
+def test_a_killed_download_is_gone_on_with_by_another_process(stand_in):
+    """Nothing but the folder tells what has come."""
+    stand_in.pace = 300_000
+    steps = fetch(NEED)
+    while next(steps).done < 60_000:
+        pass
+    for pid in children():
+        os.kill(int(pid), signal.SIGKILL)
+    with pytest.raises(HubError, match="ended before its time"):
+        list(steps)
+    here = held(NEED)
+    assert here > 30_000 and find(NEED) is None
+    stand_in.pace, stand_in.sent = None, 0
+    list(fetch(NEED))
+    assert find(NEED) is not None and stand_in.sent <= sum(steps_of(stand_in)) - here + 2 * CHUNK
+
+
+def test_the_newest_commit_is_found_once_and_recorded(inside):
+    """What the hub has later is not what was agreed to."""
+    newest = replace(NEED, revision="")
+    assert commit_of(newest) == "" and find(newest) is None
+    list(fetch(newest))
+    assert commit_of(newest) == COMMIT and find(newest) == find(NEED)
+    inside.repositories["some/model"].commit = "f" * 40
+    assert find(newest) == find(NEED)
+    with pytest.raises(HubError, match="no such commit"):
+        list(fetch(newest))
+
+
+def test_two_studios_fetch_once(stand_in):
+    """The second waits for the first, and takes what that brings."""
+    stand_in.pace = 60_000
+    first, second = fetch(NEED), fetch(NEED)
+    while next(first).done < 30_000:
+        pass
+    while not (step := next(second)).doing.startswith("waiting for another"):
+        assert not step.total or find(NEED) is None
+    assert step.total == sum(steps_of(stand_in)) and step.done >= 0
+    stand_in.pace = None
+    list(first)
+    list(second)
+    assert find(NEED) is not None and stand_in.sent <= 1.1 * sum(steps_of(stand_in))
+
+
+def test_what_is_removed_frees_the_disk(inside, tmp_path):
+    list(fetch(NEED))
+    before = held(NEED)
+    assert remove([NEED]) == before and find(NEED) is None and held(NEED) == 0
+    assert remove([NEED]) == 0
+    assert not list((tmp_path / "cache").glob("models--*"))
+
+
+LORA = Need("Its LoRA", "some/lora", convert="lora")
+
+
+@pytest.mark.parametrize("kind", ["pickle", "safetensors"])
+def test_a_lora_is_converted_in_the_same_breath(inside, tmp_path, kind):
+    """A pickle under the name of a safetensors file, as published, or really one; its hash is in what is kept."""
+    weights, path = {"unet.a.lora_A.weight": torch.ones(2, 3)}, tmp_path / "lora"
+    torch.save(weights, path) if kind == "pickle" else save_file(weights, path)
+    need = replace(LORA, out=tmp_path / "out" / "lora.safetensors")
+    inside.repositories["some/lora"] = Repository({"a.safetensors": path.read_bytes(), "README.md": b"# Words"})
+    assert [step.doing for step in fetch(need)][-1] == "converting"
+    assert find(need) == need.out
+    with safe_open(need.out, "pt") as file:
+        assert file.metadata()["converted_from_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert torch.equal(file.get_tensor("unet.a.lora_A.weight"), torch.ones(2, 3))
+    assert remove([need]) > 0 and not need.out.exists() and held(need) == 0
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch run",)
+
+
+def test_a_pickle_that_runs_code_is_refused(inside, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    need = replace(LORA, out=tmp_path / "lora.safetensors")
+    data = pickle.dumps({"unet.a.lora_A.weight": Evil()})
+    inside.repositories["some/lora"] = Repository({"a.safetensors": data})
+    with pytest.raises(
+        HubError, match=r"^Its LoRA has come but is not taken: it can't be converted \(it is no pickle of"
+    ) as told:
+        list(fetch(need))
+    assert not (tmp_path / "run").exists() and not need.out.exists() and str(tmp_path) not in str(told.value)
+
+
+def test_a_file_of_the_web_is_gone_on_with_and_converted(stand_in, tmp_path):
+    """The published translators are such."""
+    data = b"no checkpoint" * 40_000
+    stand_in.addresses["/models/day2night.pkl"] = data
+    address = f"{stand_in.address}/models/day2night.pkl"
+    need = Need("A translator", address, convert="translator", out=tmp_path / "translators" / "day-to-night")
+    stand_in.pace = 400_000
+    steps = fetch(need)
+    while next(steps).done < 50_000:
+        pass
+    steps.close()
+    stand_in.pace, stand_in.sent = None, 0
+    here = held(need)
+    assert 0 < here < len(data)
+    with pytest.raises(HubError, match="A translator has come but is not taken: it can't be converted"):
+        list(fetch(need))
+    assert stand_in.sent <= len(data) - here + 2 * CHUNK and held(need) == 0 and not list(need.out.parent.glob("*"))
+
+
+# Hostile answers
+
+
+def hostile(stand_in, trick):
+    """What a repository of a stranger, or somebody between, may send."""
+    found = stand_in.repositories["some/model"]
+    name = "unet/diffusion_pytorch_model.safetensors"
+    if trick == "names that lead elsewhere":
+        found.files |= dict.fromkeys(
+            ("../../evil.json", "/etc/evil.json", "unet/../../evil.json", "a\\..\\evil.json"), b"{}"
+        )
+    elif trick == "another size than listed":
+        found.listed[name] = 1000
+    elif trick == "other bytes":
+        found.sent[name] = bytes(len(found.files[name]))
+    elif trick == "more bytes":
+        found.sent[name] = found.files[name] + bytes(5_000_000)
+    elif trick == "an endless list":
+        found.files |= {f"{index}.json": b"{}" for index in range(30_000)}
+    elif trick == "sizes that are none":
+        found.listed = dict.fromkeys(found.files, -5)
+
+
+@pytest.mark.parametrize(
+    ("trick", "told"),
+    [
+        ("another size than listed", "another size than the hub lists"),
+        ("other bytes", "checksum differs"),
+        ("more bytes", "more than it lists|Consistency check"),
+        ("an endless list", "lists 3.... files"),
+        ("sizes that are none", "no safetensors files"),
+    ],
+)
+def test_hostile_answers_are_refused(inside, tmp_path, trick, told):
+    hostile(inside, trick)
+    with pytest.raises(HubError, match=told) as error:
+        list(fetch(NEED, silence=10))
+    assert "\n" not in str(error.value) and find(NEED) is None
+    assert held(NEED) < 2 * sum(map(len, inside.repositories["some/model"].files.values()))
+
+
+def test_names_that_lead_elsewhere_are_left_out(inside, tmp_path):
+    hostile(inside, "names that lead elsewhere")
+    list(fetch(NEED))
+    assert find(NEED) is not None and not list(tmp_path.rglob("*evil*"))
+
+
+def test_who_agreed_at_the_hub_gets_what_is_gated_and_the_token_goes_nowhere_else(inside, monkeypatch):
+    found = inside.repositories["some/model"]
+    found.terms = True
+    with pytest.raises(HubError, match=r"asks for agreement: .* some/model, and log in on this machine"):
+        list(fetch(NEED))
+    other = StandIn({})
+    other.addresses = {f"/{name}": data for name, data in found.files.items()}
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    inside.elsewhere = f"http://localhost:{other.server_port}"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    list(fetch(NEED))
+    assert find(NEED) is not None
+    assert other.tokens and set(other.tokens.values()) == {None}
+    other.end()
+    with pytest.raises(HubError, match="asks for agreement"):  # nobody lends the token of this machine
+        list(fetch(replace(NEED, revision="", trusted=False)))
 
 
 @pytest.mark.parametrize("stall", [COMMIT, "diffusion_pytorch_model.safetensors"], ids=["at once", "on the way"])
@@ -169,7 +326,7 @@ def test_what_a_hub_does_not_have_is_told(stand_in, monkeypatch, lacks):
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         need = NEED
     else:
-        stand_in.files, need = {"unet/weights.bin": b"x", "README.md": b"x"}, NEED
+        stand_in.repositories["some/model"], need = Repository({"unet/weights.bin": b"x", "README.md": b"x"}), NEED
     with pytest.raises(HubError, match="can't be had from the model hub") as told:
         list(fetch(need))
     assert "\n" not in str(told.value) and str(told.value).endswith(".")
@@ -192,18 +349,18 @@ def children() -> set[str]:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if b"yoso_core.hub" in file.read():
+                if b"yoso_core.hub_process" in file.read():
                     found.add(pid)
         except OSError:  # it has ended
             pass
     return found
 
 
-def test_no_room_on_the_disk_is_told_before_anything_comes(stand_in, monkeypatch):
+def test_no_room_on_the_disk_is_told_before_anything_comes(inside, monkeypatch):
     monkeypatch.setattr("yoso_core.hub.shutil.disk_usage", lambda place: type("", (), {"free": 1000})())
     with pytest.raises(HubError, match="the disk has no room"):
         list(fetch(NEED))
-    assert not any("resolve" in path for path in stand_in.asked)
+    assert not any("resolve" in path for path in inside.asked)
 
 
 # Beside requests
@@ -229,7 +386,7 @@ def test_a_hub_that_does_not_answer_holds_up_nobody(engine, stand_in):
     assert engine.run(GenerateRequest("a cat", seed=1)).pictures[0].tobytes() == before
     assert time.monotonic() - began < 5 and not engine.lock.locked()
     assert list(engine._loaded) == [DEFAULT_MODEL]
-    engine.fetches.stop()
+    engine.fetches.drop(f"some/model@{COMMIT}")
     stand_in.go.set()
 
 
@@ -261,67 +418,3 @@ def test_what_lacks_its_lora_is_not_fetched(engine, stand_in, tmp_path):
     with pytest.raises(ModelError, match="needs its one-step LoRA"):
         engine.load("remote")
     assert stand_in.asked == []
-
-
-# One after another, without a hub
-
-
-class Slow:
-    """In place of `fetch`: goes on when it is told to."""
-
-    def __init__(self):
-        self.go, self.begun, self.ended = threading.Event(), [], []
-
-    def __call__(self, need):
-        self.begun.append(need)
-        try:
-            yield Progress(1_000_000, 4_000_000)
-            while not self.go.wait(0.02):
-                yield Progress(2_000_000, 4_000_000)
-            if need.place == "some/bad":
-                raise HubError("It can't be had.")
-        finally:
-            self.ended.append(need)
-
-
-@pytest.fixture
-def slow():
-    slow = Slow()
-    yield slow
-    slow.go.set()
-
-
-def test_one_thing_is_fetched_at_a_time(slow):
-    fetches, other = Fetches(slow), replace(NEED, title="Another", place="some/other")
-    assert "asking the hub" in fetches.begin(NEED) or "MB" in fetches.begin(NEED)
-    until(lambda: "2 of 4 MB" in fetches.begin(NEED))
-    assert "A model is on its way (2 of 4 MB)" in fetches.begin(other) and slow.begun == [NEED]
-    slow.go.set()
-    until(lambda: "Another is being fetched" in fetches.begin(other))
-
-
-def test_what_failed_is_told_and_not_tried_again_at_once(slow, monkeypatch):
-    fetches, bad = Fetches(slow), replace(NEED, place="some/bad")
-    slow.go.set()
-    until(lambda: fetches.begin(bad) == "It can't be had.")
-    assert fetches.begin(bad) == "It can't be had." and slow.begun == [bad]
-    monkeypatch.setattr(hub, "AGAIN", 0.0)
-    assert "is being fetched" in fetches.begin(bad) and slow.begun == [bad, bad]
-
-
-def test_who_follows_sees_it_come_and_may_leave(slow, monkeypatch):
-    fetches = Fetches(slow)
-    one, two = fetches.follow(NEED), fetches.follow(NEED)
-    until(lambda: next(one).done == 2_000_000 and next(two).total == 4_000_000)
-    one.close()
-    time.sleep(0.2)
-    assert slow.ended == []
-    two.close()  # the last
-    until(lambda: slow.ended == [NEED])
-    bad = fetches.follow(replace(NEED, place="some/bad"))
-    next(bad)
-    slow.go.set()
-    with pytest.raises(HubError, match=r"It can't be had\."):
-        list(bad)
-    monkeypatch.setattr(hub, "find", lambda need: "here")
-    assert all(step.total in (0, 4_000_000) for step in fetches.follow(NEED))

@@ -35,7 +35,7 @@ from train.handover.export import CONFIG_KEY
 from train.runs.estimates import Estimate, Estimates
 from train.runs.jobs import DEVICE_LOCK, LOCK, NOW, ROOT, STOP, Job, Runs, held, read_json, write_json
 from train.runs.presets import PRESETS
-from train.tasks.translate import TranslateConfig, settled
+from train.tasks.translate_config import TranslateConfig, settled
 from yoso_core.engine import Engine
 from yoso_core.models import LORA_FILE
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest

@@ -13,6 +13,7 @@ from torch import nn
 
 from yoso_core.requests import RequestError
 
+NEWEST = ""  # in place of a commit that is not known where this was written
 SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
@@ -26,7 +27,8 @@ class Source:
 
     Attributes:
         place: a path, or a hub id "owner/name".
-        revision: 40 hex digits; None for a folder.
+        revision: 40 hex digits; `NEWEST` for the commit that is found at the first fetch and recorded; None for a
+            folder.
     """
 
     place: str

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from yoso_core.lora.admission import RANK_LIMIT
-from yoso_core.lora.reading import FILE_LIMIT, PRIOR_KEY, one_line, prior_of, read_prior
+from yoso_core.lora.reading import FILE_LIMIT, PRIOR_KEY, one_line, prior_of, read_prior, read_tensors
 from yoso_core.requests import RequestError
 from yoso_core.translate import (
     BACK,
@@ -43,6 +43,7 @@ LICENCE = "sai-nc-community"  # SD-Turbo's, which holds for what is made of it
 ALPHA = 8  # of peft, where none is said
 SKIPS = 4
 SKIP = "decoder.skip_conv_{}"  # numbered from 1, which is for the smallest features
+DIGEST = "converted_from_sha256"  # metadata of what was converted
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 ONE_WAY = ("rank_unet", "rank_vae", "unet_lora_target_modules", "vae_lora_target_modules")
@@ -68,6 +69,7 @@ class Published:
         direction: the one that it is for.
         prompt: the caption that the direction was trained with; None where people prompt.
         licence: of the weights.
+        about: what it is good for.
     """
 
     name: str
@@ -76,15 +78,36 @@ class Published:
     direction: str = FORWARD
     prompt: str | None = None
     licence: str = LICENCE
+    about: str = ""
 
 
 PUBLISHED = {  # by file name
-    "edge_to_image_loras.pkl": Published("edge-to-image", "Edges to picture", "lines"),
-    "sketch_to_image_stochastic_lora.pkl": Published("sketch-to-image", "Sketch to picture", "lines"),
-    "day2night.pkl": Published("day-to-night", "Day to night", prompt="driving in the night"),
-    "night2day.pkl": Published("night-to-day", "Night to day", direction=BACK, prompt="driving in the day"),
-    "clear2rainy.pkl": Published("clear-to-rainy", "Clear to rainy", prompt="driving in heavy rain"),
-    "rainy2clear.pkl": Published("rainy-to-clear", "Rainy to clear", direction=BACK, prompt="driving in the day"),
+    "edge_to_image_loras.pkl": Published(
+        "edge-to-image", "Edges to picture", "lines", about="The edges of a photograph become another one."
+    ),
+    "sketch_to_image_stochastic_lora.pkl": Published(
+        "sketch-to-image", "Sketch to picture", "lines", about="What you sketch becomes a picture while you draw."
+    ),
+    "day2night.pkl": Published(
+        "day-to-night", "Day to night", prompt="driving in the night", about="Streets by day become streets by night."
+    ),
+    "night2day.pkl": Published(
+        "night-to-day",
+        "Night to day",
+        direction=BACK,
+        prompt="driving in the day",
+        about="Streets by night become streets by day.",
+    ),
+    "clear2rainy.pkl": Published(
+        "clear-to-rainy", "Clear to rainy", prompt="driving in heavy rain", about="It begins to rain in a street."
+    ),
+    "rainy2clear.pkl": Published(
+        "rainy-to-clear",
+        "Rainy to clear",
+        direction=BACK,
+        prompt="driving in the day",
+        about="The rain stops in a street.",
+    ),
 }
 
 
@@ -151,6 +174,26 @@ def convert_lora(source: Path, out: Path, moments: Path | None = None) -> tuple[
         with _partial(out) as partial:
             _save(tensors, partial, read.sha256, told)
     return len(tensors), read.sha256
+
+
+def take_lora(source: Path, out: Path) -> str:
+    """A LoRA that was fetched as safetensors at `out`, be it a pickle or not; the SHA-256 of what was fetched.
+
+    Raises:
+        RequestError: it holds no weights that can be read; nothing is written.
+    """
+    with open(source, "rb") as file:
+        is_pickle = file.read(9)[8:] != b"{"
+    if is_pickle:
+        return convert_lora(source, out)[1]
+    with _refusals(source):
+        tensors, metadata = read_tensors(source)
+        tensors = {key: value if value.dtype in NUMBERS else value.float() for key, value in tensors.items()}
+        with open(source, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with _partial(out) as partial:
+            _save(tensors, partial, sha256, metadata | {DIGEST: sha256})
+    return sha256
 
 
 def _moments(path: Path) -> str:
@@ -410,7 +453,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, digest: str, told: Mapping[
             raise ValueError(f"{key!r:.80} holds NaN or infinite values")
     # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
     apart = {key: value.clone().contiguous() for key, value in tensors.items()}
-    save_file(apart, path, metadata={"format": "pt", "converted_from_sha256": digest} | dict(told or {}))
+    save_file(apart, path, metadata={"format": "pt", DIGEST: digest} | dict(told or {}))
 
 
 @contextmanager

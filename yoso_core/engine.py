@@ -357,11 +357,11 @@ class Engine(Service):
                 f"not {width if width == height else f'{width} x {height}'}."
             )
         if (kept := _kept_picture(request)) is not None:
-            return shape_of(kept.size, (width, height), unit)
+            return model.family.shape(model, shape_of(kept.size, (width, height), unit))
         if max(width, height) > spec.aspect * min(width, height):
             shapes = "squares" if spec.aspect == 1 else f"pictures up to {spec.aspect:g} times as long as short"
             raise RequestError(f"{spec.title} draws {shapes}, not {width} x {height}.")
-        return width, height
+        return model.family.shape(model, (width, height))
 
     def _canvas(self, request: EditRequest, size: tuple[int, int]) -> tuple[Canvas, Tensor]:
         """The picture of an edit as it is laid out, and its latent (1, C, h, w)."""
@@ -436,6 +436,10 @@ class Engine(Service):
             pass  # whoever asks for a picture is told
         finally:
             networks.prepare = False
+
+    def _forget_model(self, name: str) -> None:
+        if name in self._loaded:
+            self._forget(name)
 
     def _forget(self, name: str) -> None:
         del self._loaded[name], self._executed[name]

@@ -1,8 +1,9 @@
 """Models of a hub: what of them is on this machine, and fetching the rest.
 
-Whatever asks a hub does so in a process of its own, which can be ended at any instant: a hub that does not answer, or a
-download of an hour, holds up nobody. What has come by then stays, and is gone on from. Nothing here is needed for what
-is on this machine already.
+Whatever asks a hub does so in a process of its own (`hub_process.py`), which can be ended at any instant: a hub that
+does not answer, or a download of an hour, holds up nobody. What has come by then stays, and is gone on from. Several
+studios share the cache of the hub's own client, and what one of them fetches the others wait for. Nothing here is
+needed for what is on this machine already.
 """
 
 import json
@@ -14,24 +15,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yoso_core.hub_process import RECORD
 from yoso_core.requests import RequestError
 
 SILENCE = 30.0  # seconds without a word or a byte, until a hub is given up
 LONGEST = 4 * 3600.0  # seconds for one thing
+LEAVING = 0.4  # seconds after which who listens can leave
+CONVERTING = 900.0  # seconds without a word, while a pickle is read
 SPARE = 1_000_000_000  # bytes of the disk that stay free
-AGAIN = 60.0  # seconds until what failed is tried again
-EVERY = 0.3  # seconds between words on progress
+ADDRESS_LIMIT = 4 * 2**30  # bytes of a file of the web; a pickle has no more
 ROOT = Path(__file__).resolve().parent.parent
 # The parts of a pipeline that are used, and the files that diffusers and transformers look for in them.
 FOLDERS = {"", "unet", "transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"}
 NETWORKS = {"", "unet", "transformer", "vae", "text_encoder", "text_encoder_2"}
 PLAIN = re.compile(r"[\w-][\w.-]*\.(json|txt|model)|README\.md", re.ASCII)
+PLACE = re.compile(r"(?!\.)[\w.-]{1,96}(?<![.])/(?!\.)[\w.-]{1,96}(?<![.])", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+LICENCE_CHARACTERS = 200
+LORA_NAME = re.compile(r"[\w-][\w .()-]*\.safetensors", re.ASCII)
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
 
 
@@ -41,34 +49,64 @@ class HubError(RequestError):
 
 @dataclass(frozen=True)
 class Need:
-    """A repository of a hub.
+    """Something of a hub or of the web, and what becomes of it.
 
     Attributes:
-        title: what people call it.
-        place: "owner/name".
-        revision: 40 hex digits of a commit.
+        title: what people call it; of two that are alike but for this, one is enough.
+        place: "owner/name", or the address of one file that begins with "https://".
+        revision: 40 hex digits of a commit; "" for the newest at the first fetch, which is recorded then.
         variant: of its weights, such as "fp16", where it has them.
+        file: the one that is wanted of it, such as that of a LoRA; "" for all that a model is loaded from.
+        convert: "lora" or "translator", where what comes is made into what is read here; else "".
+        out: where that is put; None where nothing is converted.
+        trusted: whether the hub is told whose machine asks; not for what a visitor named.
     """
 
-    title: str
+    title: str = field(compare=False)
     place: str
-    revision: str
+    revision: str = ""
     variant: str | None = None
+    file: str = ""
+    convert: str = ""
+    out: Path | None = None
+    trusted: bool = True
+
+    @property
+    def is_address(self) -> bool:
+        return "://" in self.place
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Bytes that have come, of those that are to come; 0 of 0 while the hub is asked."""
+    """Bytes that have come, of those that are to come, and what is done where that is not fetching."""
 
     done: int = 0
     total: int = 0
+    doing: str = "asking the hub"
 
     @property
     def share(self) -> float:
         return self.done / self.total if self.total else 0.0
 
     def __str__(self) -> str:
-        return f"{self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB" if self.total else "asking the hub"
+        return self.doing or f"{self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a hub says of a repository before anything is fetched.
+
+    Attributes:
+        commit: 40 hex digits.
+        sizes: bytes by name of a file.
+        licence: as its card says; "" where it does not.
+        terms: whether its owner asks for agreement on the hub.
+    """
+
+    commit: str
+    sizes: dict[str, int]
+    licence: str = ""
+    terms: bool = False
 
 
 def select(sizes: Iterable[str], variant: str | None = None) -> list[str]:
@@ -97,10 +135,33 @@ def cache_folder() -> Path:
     return Path(HF_HUB_CACHE)
 
 
-def find(need: Need) -> Path | None:
-    """The folder of a repository on this machine, if all that is needed of it is there."""
-    folder = cache_folder() / f"models--{need.place.replace('/', '--')}" / "snapshots" / need.revision
+def folder_of(place: str) -> Path:
+    """Where a repository is in the cache."""
+    return cache_folder() / f"models--{place.replace('/', '--')}"
+
+
+def commit_of(need: Need) -> str:
+    """The commit that is meant: as it is said, or as it was recorded at the first fetch; "" before that."""
+    if need.revision or need.is_address:
+        return need.revision
     try:
+        told = (folder_of(need.place) / "refs" / RECORD).read_text().strip()
+    except OSError:
+        return ""
+    return told if COMMIT.fullmatch(told) else ""
+
+
+def find(need: Need) -> Path | None:
+    """The file or folder of what is needed on this machine, if all of it is there."""
+    if need.out is not None:
+        return need.out if need.out.exists() else None
+    commit = commit_of(need)
+    if not commit:
+        return None
+    folder = folder_of(need.place) / "snapshots" / commit
+    try:
+        if need.file:
+            return folder if (folder / need.file).is_file() else None
         parts = [""]
         if (folder / "model_index.json").exists():
             listed = json.loads((folder / "model_index.json").read_text())
@@ -108,6 +169,27 @@ def find(need: Need) -> Path | None:
         return folder if all(_is_whole(folder / part, part) for part in parts) else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def held(need: Need) -> int:
+    """Bytes of it that are on this machine, whole or not, and of whatever else is there of the same repository."""
+    if need.is_address:
+        return sum(
+            _size(path) for path in _coming(need).parent.glob(f"{_coming(need).name}*") if path.suffix != ".lock"
+        )
+    return sum(_size(path) for path in (folder_of(need.place) / "blobs").glob("*"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # renamed by the process that brings it
+        return 0
+
+
+def _coming(need: Need) -> Path:
+    """Where a file of the web lies until it is converted."""
+    return need.out.parent / ".coming" / need.place.rpartition("/")[2]
 
 
 def _is_whole(folder: Path, part: str) -> bool:
@@ -122,24 +204,101 @@ def _is_whole(folder: Path, part: str) -> bool:
     return bool(weights) or part not in NETWORKS
 
 
-def fetch(need: Need, silence: float = SILENCE) -> Iterator[Progress]:
-    """Bring what is missing of a repository to this machine; yields as it comes. Closing it ends the download.
+def wanted(need: Need, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Names and bytes of the files that are needed of a repository.
 
     Raises:
-        HubError: the hub does not answer, does not have it, or the disk is full.
+        HubError: it has none that is read here.
+    """
+    if need.file:
+        names = [need.file] if need.file in sizes else []
+    elif need.convert == "lora":
+        known = [name for name in sizes if LORA_NAME.fullmatch(name)]
+        names = [LORA_FILE] if LORA_FILE in known else known
+        if len(names) > 1:
+            raise HubError(f"it has {len(names)} LoRA files and no {LORA_FILE}")
+    else:
+        names = select(sizes, need.variant)
+    if not any(name.endswith(".safetensors") for name in names):
+        raise HubError("it has no safetensors files at this commit, and only such are read")
+    return {name: sizes[name] for name in names}
+
+
+def fetch(need: Need, silence: float = SILENCE) -> Iterator[Progress]:
+    """Bring what is missing to this machine and convert what has to be; yields as it comes. Closing it ends that.
+
+    Raises:
+        HubError: it can't be had, can't be read, or the disk is full.
     """
     yield Progress()
     try:
-        sizes = list_files(need.place, need.revision, silence=silence)
-        names = select(sizes, need.variant)
-        if not any(name.endswith(".safetensors") for name in names):
-            raise HubError("it has no safetensors files at this commit, and only such are read")
-        yield from download(need.place, need.revision, {name: sizes[name] for name in names}, silence=silence)
+        if need.is_address:
+            source = _coming(need)
+            yield from _download_address(need.place, source, silence)
+        else:
+            listing = None
+            for found in _look([need], silence):
+                listing = found and found[1]
+                yield Progress()
+            if not isinstance(listing, Listing):
+                raise listing or HubError("it says nothing")
+            sizes = wanted(need, listing.sizes)
+            record = not need.revision
+            yield from download(need.place, listing.commit, sizes, token=need.trusted, silence=silence, record=record)
+            source = folder_of(need.place) / "snapshots" / listing.commit / next(iter(sizes))
     except HubError as error:
         raise HubError(
             f"{need.title} is not on this machine and can't be had from the model hub ({error}); try again later, or "
             "add a local folder with --add-model."
         ) from None
+    if need.convert:
+        yield from _convert(need, source)
+
+
+def _convert(need: Need, source: Path) -> Iterator[Progress]:
+    """Raises HubError: what came is not what can be converted; a file of the web is fetched anew then."""
+    yield Progress(1, 1, "converting")
+    job = {"convert": need.convert, "source": str(source), "out": str(need.out)}
+    try:
+        with closing(_asked(job, CONVERTING)) as messages:
+            yield from (Progress(1, 1, "converting") for _ in messages)
+    except HubError as error:
+        _forget_coming(need)
+        raise HubError(f"{need.title} has come but is not taken: {error}") from None
+    _forget_coming(need)
+
+
+def _forget_coming(need: Need) -> None:
+    if need.is_address:
+        shutil.rmtree(_coming(need).parent, ignore_errors=True)
+
+
+def look(needs: Sequence[Need], silence: float = SILENCE) -> Iterator[tuple[Need, "Listing | HubError"]]:
+    """What a hub says of repositories, one after another, or why it says nothing.
+
+    Raises:
+        HubError: it does not answer.
+    """
+    return (found for found in _look(needs, silence) if found is not None)
+
+
+def _look(needs: Sequence[Need], silence: float) -> Iterator[tuple[Need, "Listing | HubError"] | None]:
+    """The same, and None now and then."""
+    for trusted in (True, False):
+        mine = [need for need in needs if need.trusted == trusted]
+        job = {"list": [(need.place, commit_of(need)) for need in mine], "token": trusted}
+        if not mine:
+            continue
+        with closing(_asked(job, silence)) as messages:
+            for message in messages:
+                yield message and (mine.pop(0), _listing(message))
+
+
+def _listing(message: dict[str, Any]) -> "Listing | HubError":
+    if "lacking" in message:
+        return HubError(message["lacking"])
+    licence = " ".join(str(message["licence"]).split())[:LICENCE_CHARACTERS]
+    return Listing(message["commit"], message["files"], licence, message["terms"])
 
 
 def list_files(place: str, revision: str, token: bool = True, silence: float = SILENCE) -> dict[str, int]:
@@ -154,19 +313,28 @@ def list_files(place: str, revision: str, token: bool = True, silence: float = S
     Raises:
         HubError: it can't be had; a few words say why.
     """
-    job = {"place": place, "revision": revision, "token": token}
-    return next(message["files"] for message in _asked(job, silence) if "files" in message)
+    ((_, found),) = look([Need(place, place, revision, trusted=token)], silence)
+    if isinstance(found, HubError):
+        raise found
+    return found.sizes
 
 
 def download(
     place: str,
     revision: str,
-    sizes: dict[str, int],
+    sizes: Mapping[str, int],
     cache: Path | None = None,
     token: bool = True,
     silence: float = SILENCE,
+    record: bool = False,
 ) -> Iterator[Progress]:
     """Bring files of a repository to `cache`, in this order; yields as they come.
+
+    Args:
+        place, revision, token, silence: as of `list_files`.
+        sizes: bytes of each, as the hub lists them.
+        cache: of the hub's client; None for its usual one.
+        record: whether this commit is what is meant from now on where none is said.
 
     Raises:
         HubError: they can't be had, or the disk is full; a few words say why.
@@ -176,17 +344,59 @@ def download(
     total = sum(sizes.values())
     if shutil.disk_usage(cache).free < total + SPARE:
         raise HubError(f"it takes {total / 1e9:.1f} GB, for which the disk has no room")
-    job = {"place": place, "revision": revision, "token": token, "names": list(sizes), "cache": str(cache)}
+    job = {"place": place, "commit": revision, "token": token, "sizes": dict(sizes), "cache": str(cache)}
+    yield from _coming_in(job | {"record": record}, silence)
+
+
+def _download_address(address: str, out: Path, silence: float) -> Iterator[Progress]:
+    yield from _coming_in({"address": address, "out": str(out), "limit": ADDRESS_LIMIT}, silence)
+
+
+def _coming_in(job: dict[str, Any], silence: float) -> Iterator[Progress]:
+    """How far a job is that brings files."""
+    progress = Progress()
     with closing(_asked(job, silence)) as messages:
         for message in messages:
-            yield Progress(min(message.get("done", 0), total), total)
+            if message:
+                done, total = message["done"], message["total"]
+                doing = "waiting for another studio, which is fetching it" if message.get("waits") else ""
+                progress = Progress(min(done, total), total, doing)
+            yield progress
 
 
-def _asked(job: dict[str, Any], silence: float) -> Iterator[dict[str, Any]]:
-    """What a process says that asks the hub; the process ends with it."""
-    command = [sys.executable, "-m", "yoso_core.hub", json.dumps(job)]
+def remove(needs: Sequence[Need]) -> int:
+    """Take what is here of these from this machine, whole or not; bytes that are free then.
+
+    Raises:
+        HubError: another studio is fetching one of them.
+    """
+    freed = 0
+    for need in needs:
+        if need.out is not None:
+            freed += _taken(need.out)
+        if need.is_address:
+            freed += _taken(_coming(need).parent)
+    places = [(need.place, commit_of(need)) for need in needs if not need.is_address]
+    job = {"remove": places, "cache": str(cache_folder())}
+    return freed + sum(message["freed"] for message in _asked(job, SILENCE) if message)
+
+
+def _taken(path: Path) -> int:
+    """Bytes that a file or a folder had, which is gone."""
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    size = sum(_size(each) for each in files)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return size
+
+
+def _asked(job: dict[str, Any], silence: float) -> Iterator[dict[str, Any] | None]:
+    """What a process says that does a job, and None now and then, so that who listens can leave; it ends with that."""
+    command = [sys.executable, "-m", "yoso_core.hub_process"]
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
     )
     said: queue.Queue[str | None] = queue.Queue()
 
@@ -196,143 +406,30 @@ def _asked(job: dict[str, Any], silence: float) -> Iterator[dict[str, Any]]:
         said.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
-    until = time.monotonic() + LONGEST
+    heard, until = time.monotonic(), time.monotonic() + LONGEST
     try:
+        with suppress(BrokenPipeError):  # told below
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
         while True:
             try:
-                line = said.get(timeout=min(silence, max(0.1, until - time.monotonic())))
+                line = said.get(timeout=LEAVING)
             except queue.Empty:
-                raise HubError(f"it does not answer for {silence:.0f} s") from None
+                if time.monotonic() - heard > silence:
+                    raise HubError(f"it does not answer for {silence:.0f} s") from None
+                yield None
+                continue
             if line is None or time.monotonic() > until:
                 raise HubError("the download ended before its time")
+            heard = time.monotonic()
             message = json.loads(line)
             if "error" in message:
                 raise HubError(message["error"])
-            yield message
-            if "files" in message or "path" in message:
+            if "end" in message:
                 return
+            yield message
     finally:
         process.kill()
         process.wait()
-
-
-class Fetches:
-    """Fetches one thing after another beside everything else; whoever needs one is told how far it is.
-
-    Args:
-        fetch: does it.
-    """
-
-    def __init__(self, fetch: Callable[[Need], Iterator[Progress]] = fetch) -> None:
-        self._fetch = fetch
-        self._lock = threading.Lock()
-        self._now: Need | None = None
-        self._progress = Progress()
-        self._followers = 0
-        self._stop = threading.Event()
-        self._failed: dict[Need, tuple[float, str]] = {}
-
-    def begin(self, need: Need) -> str:
-        """Begin to fetch, unless something is on its way; how it stands, in a sentence."""
-        with self._lock:
-            failed, why = self._failed.get(need, (0.0, ""))
-            if why and time.monotonic() - failed < AGAIN:
-                return why
-            if self._now is None:
-                self._now, self._progress = need, Progress()
-                self._failed.pop(need, None)
-                self._stop.clear()
-                threading.Thread(target=self._work, args=(need,), daemon=True).start()
-            if self._now == need:
-                return f"{need.title} is being fetched from the model hub ({self._progress}); try again in a moment."
-            now = f"{self._now.title} is on its way ({self._progress})"
-            return f"{need.title} has to be fetched from the model hub, and {now}; try again after that."
-
-    def follow(self, need: Need) -> Iterator[Progress]:
-        """Fetch; yields now and then. Where the last who follows leaves, the download ends.
-
-        Raises:
-            HubError: it can't be had, or something else is on its way.
-        """
-        with self._lock:
-            self._failed.pop(need, None)
-            self._followers += 1
-        try:
-            told = self.begin(need)
-            while self._now == need:
-                yield self._progress
-                time.sleep(EVERY)
-            if need in self._failed:
-                raise HubError(self._failed[need][1])
-            if find(need) is None:
-                raise HubError(told)
-        finally:
-            with self._lock:
-                self._followers -= 1
-                if not self._followers:
-                    self._stop.set()
-
-    def stop(self) -> None:
-        """End the download that is on its way; what has come stays."""
-        self._stop.set()
-
-    def _work(self, need: Need) -> None:
-        try:
-            with closing(self._fetch(need)) as steps:
-                for progress in steps:
-                    self._progress = progress
-                    if self._stop.is_set():
-                        return
-        except RequestError as error:
-            self._failed[need] = time.monotonic(), str(error)
-        except Exception as error:  # a disk that is full, or that can't be written to
-            self._failed[need] = time.monotonic(), f"{need.title} can't be fetched ({error!s:.120}); please try again."
-        finally:
-            with self._lock:
-                self._now = None
-
-
-def main() -> None:
-    """The process that asks a hub: a job as JSON in, a line of JSON a message out."""
-    import huggingface_hub as hub
-    from tqdm import tqdm
-
-    job = json.loads(sys.argv[1])
-    place, revision, token = job["place"], job["revision"], None if job["token"] else False
-    done, told = 0, 0.0
-
-    def say(**message: Any) -> None:
-        print(json.dumps(message), flush=True)
-
-    class Told(tqdm):
-        """What the hub's client shows its progress on."""
-
-        def __init__(self, *given: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*given, **options | {"disable": True})
-            self.update(options.get("initial") or 0)
-
-        def update(self, number: float | None = 1) -> None:
-            nonlocal done, told
-            done += int(number or 0)
-            if number and time.monotonic() - told > EVERY:
-                told = time.monotonic()
-                say(done=done)
-
-    try:
-        if "names" not in job:
-            found = hub.HfApi(token=token).model_info(place, revision=revision, files_metadata=True).siblings or []
-            say(files={one.rfilename: one.size or 0 for one in found})
-            return
-        path = ""
-        for name in job["names"]:
-            options = {"revision": revision, "cache_dir": job["cache"], "token": token, "tqdm_class": Told}
-            path = hub.hf_hub_download(place, name, **options)
-            say(done=done)
-        say(path=path, done=done)
-    except Exception as error:  # the hub, its connection and the disk raise a dozen unrelated types
-        say(error=f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
-
-
-if __name__ == "__main__":
-    main()
+        with suppress(BrokenPipeError):
+            process.stdin.close()

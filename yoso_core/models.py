@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from yoso_core import hub
 from yoso_core.autoencoder import pixels_per_latent
-from yoso_core.checkpoints import Checkpoint, ModelError, Source, load_part, refuse_other_files, shapes_of
+from yoso_core.checkpoints import NEWEST, Checkpoint, ModelError, Source, load_part, refuse_other_files, shapes_of
 from yoso_core.condition import Condition
 from yoso_core.denoiser import Control, Denoiser
 from yoso_core.families import FAMILIES, family_of
 from yoso_core.families.base import Family
 from yoso_core.files import cards
+from yoso_core.hub import LICENCE_CHARACTERS, LORA_FILE
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
@@ -43,7 +44,8 @@ class ModelSpec:
         licence: SPDX-like name of the licence of the weights.
         resolution: side of its pictures in pixels.
         lora: safetensors file of the one-step LoRA; None where the network itself is one-step.
-        fetch_lora: what to do when that file is missing.
+        lora_source: the repository of a hub that it is made of where it is missing; None where it can't be had.
+        lora_file: of that repository, where it has several.
         tiny_decoder: an AutoencoderTiny for the same latents, many times faster; None to use the model's own.
         variant: the file variant to fetch from a hub, such as "fp16".
         dtype: "float32" or "bfloat16"; what the networks compute in on this kind of model.
@@ -52,6 +54,8 @@ class ModelSpec:
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
         architecture: a key of `FAMILIES`.
         offer: samplers, steps and guidance that it can be asked for.
+        about: what it is good for, in a sentence.
+        work: of a picture of its own size in one step, in 10^12 floating-point operations; 0 where nobody counted.
     """
 
     title: str
@@ -59,7 +63,8 @@ class ModelSpec:
     licence: str
     resolution: int
     lora: Path | None = None
-    fetch_lora: str = ""
+    lora_source: Source | None = None
+    lora_file: str = ""
     tiny_decoder: Source | None = None
     variant: str | None = None
     dtype: str = "bfloat16"
@@ -68,6 +73,8 @@ class ModelSpec:
     family: str = "sd15"
     architecture: str = "stable-diffusion"
     offer: Offer = USUAL
+    about: str = ""
+    work: float = 0.0
 
     @cached_property
     def words(self) -> Words:
@@ -81,9 +88,7 @@ class ModelSpec:
 
 
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
-LICENCE_CHARACTERS = 200
 TOLD_EVERY = 5.0  # seconds
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
@@ -99,6 +104,7 @@ MODELS: dict[str, ModelSpec] = {
         sizes=(64,),
         aspect=1,
         family="yoso-emoji",
+        about="Emoji in five styles, at once, on any machine.",
     ),
     "sd15-yoso": ModelSpec(
         title="Stable Diffusion 1.5 + YOSO",
@@ -106,12 +112,11 @@ MODELS: dict[str, ModelSpec] = {
         licence="creativeml-openrail-m",
         resolution=512,
         lora=CONVERTED_FOLDER / "yoso_sd1.5_lora.safetensors",
-        fetch_lora=(
-            "download the file of the hub repository Luo-Yihong/yoso_sd1.5_lora and run "
-            "python -m yoso_core convert-lora FILE models/converted/yoso_sd1.5_lora.safetensors"
-        ),
+        lora_source=Source("Luo-Yihong/yoso_sd1.5_lora", NEWEST),
         tiny_decoder=TAESD,
         variant="fp16",
+        about="Photographs and art, with the largest choice of LoRAs and ControlNets.",
+        work=0.94,
     ),
     "sd-turbo": ModelSpec(
         title="SD-Turbo",
@@ -121,6 +126,8 @@ MODELS: dict[str, ModelSpec] = {
         tiny_decoder=TAESD,
         variant="fp16",
         family="sd2",
+        about="Photographs at a glance; the translators of sketches and streets work on it.",
+        work=0.95,
     ),
 }
 
@@ -156,12 +163,12 @@ def with_weights(spec: ModelSpec, weights: str) -> ModelSpec:
     if weights == "own":
         return spec
     if weights == "none":
-        return replace(spec, lora=None)
+        return replace(spec, lora=None, lora_source=None)
     path = Path(weights).expanduser()
     path = path / LORA_FILE if path.is_dir() else path
     if not path.is_file():
         raise ModelError(f"There is no LoRA file {path}: name one, the output folder of a run, own or none.")
-    return replace(spec, lora=path)
+    return replace(spec, lora=path, lora_source=None)
 
 
 def local_model(folder: str) -> ModelSpec:
@@ -188,10 +195,13 @@ def local_model(folder: str) -> ModelSpec:
         resolution=resolution,
         sizes=like.sizes if resolution == like.resolution else (resolution,),
         lora=lora,
+        lora_source=like.lora_source if lora == like.lora else None,
         tiny_decoder=Source(str(tiny)) if tiny.is_dir() else None,
         variant=None,
         family=told.kind,
         architecture=architecture.name,
+        about="",
+        work=0.0,
     )
 
 
@@ -217,29 +227,42 @@ def local_source(title: str, source: Source, variant: str | None = None) -> Sour
     return Source(str(folder))
 
 
+def parts_of(spec: ModelSpec) -> list[hub.Need]:
+    """What a model is made of that a hub has, be it on this machine or not."""
+    wanted = [(spec.title, spec.source, spec.variant)]
+    if spec.tiny_decoder is not None:
+        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder, None))
+    parts = needed(wanted)
+    if spec.lora is not None and spec.lora_source is not None:
+        title, made = f"The one-step LoRA of {spec.title}", {"convert": "lora", "out": spec.lora}
+        parts.append(hub.Need(title, spec.lora_source.place, spec.lora_source.revision, file=spec.lora_file, **made))
+    return parts
+
+
 def needs_of(spec: ModelSpec) -> list[hub.Need]:
     """What a model needs of a hub that is not on this machine.
 
     Raises:
         ModelError: its LoRA has to be brought by hand first, so there is no use in fetching the rest.
     """
-    refuse_missing_lora(spec)
-    wanted = [(spec.title, spec.source, spec.variant)]
-    if spec.tiny_decoder is not None:
-        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder, None))
-    return missing(wanted)
+    if spec.lora_source is None:
+        refuse_missing_lora(spec)
+    return [need for need in parts_of(spec) if hub.find(need) is None]
+
+
+def needed(wanted: Iterable[tuple[str, Source, str | None]]) -> list[hub.Need]:
+    """What a hub has of titles with their sources and variants."""
+    return [hub.Need(title, one.place, one.revision, variant) for title, one, variant in wanted if not one.is_folder]
 
 
 def missing(wanted: Iterable[tuple[str, Source, str | None]]) -> list[hub.Need]:
-    """What is not on this machine of titles with their sources and variants."""
-    needs = [hub.Need(title, one.place, one.revision, variant) for title, one, variant in wanted if not one.is_folder]
-    return [need for need in needs if hub.find(need) is None]
+    """What of that is not on this machine."""
+    return [need for need in needed(wanted) if hub.find(need) is None]
 
 
 def refuse_missing_lora(spec: ModelSpec) -> None:
     if spec.lora is not None and not spec.lora.exists():
-        hint = f": {spec.fetch_lora}." if spec.fetch_lora else f": {spec.lora} is missing."
-        raise ModelError(f"{spec.title} needs its one-step LoRA{hint}")
+        raise ModelError(f"{spec.title} needs its one-step LoRA: {spec.lora} is missing.")
 
 
 def fetch_model(spec: ModelSpec, report: Callable[[str], None] = lambda message: None) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from yoso_core.conditioning import ControlSpec, choose_control
 from yoso_core.drawing import Result
-from yoso_core.hub import Fetches, HubError, Need
+from yoso_core.fetches import Fetches
+from yoso_core.hub import HubError, Need
 from yoso_core.models import LoadedModel, ModelSpec, fetch_need, missing, needs_of
 from yoso_core.prompts import called, take_loras
 from yoso_core.requests import ControlUse, GenerateRequest, RequestError
@@ -157,6 +158,18 @@ class Service(ABC):
         with self.lock:
             self.translators.pop(name, None)
             self._forget_translator(name)
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether a model is in memory."""
+        return self._is_loaded(name)
+
+    def forget_model(self, name: str) -> None:
+        """Let go of what is in memory of a model, whose files go."""
+        with self.lock:
+            self._forget_model(name)
+
+    @abstractmethod
+    def _forget_model(self, name: str) -> None: ...
 
     @abstractmethod
     def _forget_lora(self, name: str) -> None:

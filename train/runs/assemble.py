@@ -32,18 +32,9 @@ from train.tasks.controlnet import ControlConfig, ControlTask, begin_controlnet,
 from train.tasks.diffusion import DiffusionConfig, DiffusionTask
 from train.tasks.perception import Perception, load_perception
 from train.tasks.scratch import ScratchConfig, ScratchDiffusionConfig, build_task
-from train.tasks.translate import (
-    Generator,
-    PairedTask,
-    TranslateConfig,
-    UnpairedTask,
-    fingerprint_of,
-    held_out_pictures,
-    load_domains,
-    load_pairs,
-    settled,
-    spec_of,
-)
+from train.tasks.translate import Generator, PairedTask, UnpairedTask, fingerprint_of
+from train.tasks.translate_config import TranslateConfig, settled
+from train.tasks.translate_data import held_out_pictures, load_domains, load_pairs, spec_of
 from train.tasks.yoso import YosoConfig, YosoTask
 from yoso_core.condition import Condition
 from yoso_core.models import LoadedModel

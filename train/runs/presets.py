@@ -10,7 +10,7 @@ from train.measure.lpips_weights import find_weights
 from train.tasks.base import ModelRunConfig
 from train.tasks.controlnet import ControlConfig
 from train.tasks.diffusion import DiffusionConfig
-from train.tasks.translate import TranslateConfig
+from train.tasks.translate_config import TranslateConfig
 from train.tasks.yoso import YosoConfig
 from yoso_core.models import MODELS, ModelSpec
 

@@ -19,7 +19,8 @@ from train.handover.export import CONFIG_KEY, KOHYA_FILE, read_config, save_lora
 from train.loop.config import ConfigError
 from train.recipes.teacher import build_scheduler
 from train.tasks.base import add_lora
-from train.tasks.translate import Generator, TranslateConfig, lora_layers
+from train.tasks.translate import Generator, lora_layers
+from train.tasks.translate_config import TranslateConfig
 from train.tasks.yoso import YosoConfig
 from yoso_core.__main__ import build_parser
 from yoso_core.lora.admission import admit

@@ -13,7 +13,7 @@ from train.__main__ import RUNS
 from train.runs import estimates as module
 from train.runs.estimates import INDIFFERENT, Estimate, Estimates, measure
 from train.tasks.diffusion import DiffusionConfig
-from train.tasks.translate import TranslateConfig
+from train.tasks.translate_config import TranslateConfig
 
 CONFIG = DiffusionConfig(adapter="lora", rank=2)
 FOUND = Estimate(step=0.5, startup=3.0, memory=10**9)

@@ -19,26 +19,16 @@ from train.loop.trainer import Trainer
 from train.runs.assemble import RUNS, build_translation, train_translate
 from train.tasks.base import load_base
 from train.tasks.perception import load_perception
-from train.tasks.translate import (
-    BACK,
-    FORWARD,
-    Generator,
-    TranslateConfig,
-    _by_chance,
-    domain_of,
-    drawn_lines,
-    load_domains,
-    load_pairs,
-    lora_layers,
-    settled,
-)
+from train.tasks.translate import Generator, _by_chance, lora_layers
+from train.tasks.translate_config import TranslateConfig, settled
+from train.tasks.translate_data import domain_of, drawn_lines, load_domains, load_pairs
 from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
 from yoso_core.conditioning import Annotations
 from yoso_core.engine import Engine
 from yoso_core.models import LoadedModel
 from yoso_core.requests import ControlUse, TranslateRequest
 from yoso_core.sampling import one_step
-from yoso_core.translate import in_ink, load_translator, read_translator
+from yoso_core.translate import BACK, FORWARD, in_ink, load_translator, read_translator
 
 CPU = torch.device("cpu")
 SQUARES = fitting("square", 64)

@@ -1,0 +1,250 @@
+"""The shelf on models of a stand-in hub: what a card may say, what is begun, removed and added, and what is not."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.stand_in import COMMIT
+from yoso_core import hub, machine
+from yoso_core import shelf as module
+from yoso_core.checkpoints import NEWEST, Source
+from yoso_core.convert import PUBLISHED
+from yoso_core.engine import Engine
+from yoso_core.fetches import Fetches
+from yoso_core.hub import HubError, Listing, Progress
+from yoso_core.machine import Room, judge
+from yoso_core.requests import DEFAULT_MODEL, RequestError
+from yoso_core.shelf import Shelf, ShelfError
+
+LORA = Source("some/lora", NEWEST)
+FILES = {"model_index.json": 100, "unet/config.json": 100, "unet/diffusion_pytorch_model.safetensors": 4_000_000_000}
+FILES |= {"README.md": 100, "vae/diffusion_pytorch_model.safetensors": 1_000_000_000, "unet/other.bin": 10**12}
+
+
+def endless(need):
+    while True:
+        time.sleep(0.01)
+        yield Progress(1, 2, "")
+
+
+class Hub:
+    """In place of the hub and what is on this machine."""
+
+    def __init__(self, monkeypatch, tmp_path):
+        self.here, self.parts, self.removed = set(), {}, []
+        self.listings = {"some/model": Listing(COMMIT, FILES), "some/lora": Listing(COMMIT, {"a.safetensors": 10**8})}
+        monkeypatch.setattr(hub, "find", lambda need: tmp_path if need in self.here else None)
+        monkeypatch.setattr(hub, "held", lambda need: self.parts.get(need.place, 0))
+        monkeypatch.setattr(hub, "look", lambda needs: [(need, self.listings[need.place]) for need in needs])
+        monkeypatch.setattr(hub, "remove", self.remove)
+
+    def remove(self, needs):
+        self.removed += needs
+        self.here -= set(needs)
+        return 7
+
+
+@pytest.fixture
+def there(monkeypatch, tmp_path):
+    return Hub(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def shelf(tiny_spec, there, tmp_path):
+    remote = replace(
+        tiny_spec, title="Remote", source=Source("some/model", COMMIT), licence="some-terms", resolution=512
+    )
+    remote = replace(remote, lora=tmp_path / "lora.safetensors", lora_source=LORA, variant=None, dtype="bfloat16")
+    engine = Engine(
+        {DEFAULT_MODEL: tiny_spec, "remote": remote}, device="cpu", controls={}, translators={}, waits=False
+    )
+    engine.fetches = Fetches(endless)
+    return Shelf(engine, tmp_path / "shelf")
+
+
+ID = "model:remote"
+
+
+def test_a_card_knows_what_has_to_come_and_what_it_takes(shelf, there):
+    item = shelf.item(ID)
+    assert shelf.size(shelf.lacks(item)) is None and shelf.fit(item) is None
+    shelf.learn(ID)
+    assert shelf.size(shelf.lacks(item)) == 5_000_000_300 + 10**8  # pickles are not fetched
+    assert shelf.memory(item) == 5_000_000_000 + machine.PER_PIXEL * 512**2  # a LoRA changes weights in place
+    there.here.add(item.needs[0])
+    assert shelf.size(shelf.lacks(item)) == 10**8
+
+
+@pytest.mark.parametrize(
+    ("disk", "memory", "level"), [(20, 4, "fits"), (20, 9, "tight"), (20, 15, "no"), (70, 4, "no"), (60, 4, "no")]
+)
+def test_whether_it_fits_is_told_before_anything_comes(disk, memory, level):
+    there = Room(disk=60 * 10**9, memory=16 * 10**9, free=8 * 10**9, where="memory")
+    told = judge(there, disk * 10**9, memory * 10**9, spare=10**9)
+    assert told.level == level and ("of the disk" in told.why) == (disk >= 60)
+
+
+def test_the_room_is_that_of_the_container(monkeypatch, tmp_path):
+    (tmp_path / "max").write_text("1000000\n")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "max")
+    found = machine.room(tmp_path / "not" / "there", torch.device("cpu"))
+    assert found.memory == 1_000_000 and found.free <= 1_000_000 and found.disk > 0
+    assert machine.Speed(torch.device("cpu")).seconds(1.0) > 0
+
+
+def test_nothing_is_fetched_before_its_licence_is_agreed_to(shelf, there):
+    for agreed in (False, None, "yes", 1):
+        with pytest.raises(ShelfError, match="Please read the licence of Remote"):
+            shelf.get(ID, agreed)
+    assert not shelf.service.fetches.status()
+    shelf.get(ID, True)
+    assert shelf.service.fetches.status()[ID].needs == shelf.item(ID).needs
+    shelf.pause(ID)
+    shelf.get(ID)  # who goes on has agreed
+    shelf.service.fetches.drop(ID)
+    there.parts["some/model"] = 5  # as after a restart
+    shelf.get(ID)
+    shelf.service.fetches.drop(ID)
+
+
+def test_what_is_cancelled_leaves_nothing(shelf, there):
+    shelf.get(ID, True)
+    assert shelf.cancel(ID) == 7 and not shelf.service.fetches.status()
+    assert there.removed == list(shelf.item(ID).needs)
+
+
+def test_what_is_in_use_or_came_along_stays(shelf, there):
+    item = shelf.item(ID)
+    there.here |= set(item.needs)
+    with pytest.raises(ShelfError, match="it stays"):
+        shelf.remove(f"model:{DEFAULT_MODEL}")
+    with pytest.raises(ShelfError, match="This page draws with Remote"):
+        shelf.remove(ID, using="remote")
+    shelf.shared, shelf.service._is_loaded = True, lambda name: True
+    with pytest.raises(ShelfError, match="Somebody may be drawing"):
+        shelf.remove(ID)
+    shelf.shared = False
+    shelf.service.fetches.get("another", "Another", [item.needs[0]])
+    with pytest.raises(ShelfError, match="on its way"):
+        shelf.remove(ID)
+    shelf.service.fetches.drop("another")
+    assert there.removed == []
+    other = replace(shelf.service.models["remote"], title="Other", source=Source("other/model", COMMIT))
+    shelf.service.models["other"] = other
+    there.here |= set(shelf.item("model:other").needs)
+    assert shelf.remove(ID, using="other") == 7
+    assert there.removed == [item.needs[0]]  # the LoRA is the other's too
+
+
+def test_a_model_that_a_translator_works_on_stays(tiny_spec, there, tmp_path):
+    base = replace(tiny_spec, title="Base", source=Source("some/model", COMMIT), lora=None, lora_source=None)
+    shelf = Shelf(Engine({"sd-turbo": base}, device="cpu", controls={}, translators={}), tmp_path)
+    translator = shelf.item(f"translator:{PUBLISHED['day2night.pkl'].name}")
+    there.here |= set(translator.needs)
+    with pytest.raises(ShelfError, match="Day to night works on Base"):
+        shelf.remove("model:sd-turbo")
+    shelf.remove(translator.id)
+    assert there.removed == [translator.needs[0]]
+    shelf.remove("model:sd-turbo")
+
+
+@pytest.mark.parametrize("id", ["model:none", "", None, 5, ["model:remote"], {"a": 1}])
+def test_what_a_page_makes_up_is_refused(shelf, id):
+    for do in (shelf.get, shelf.pause, shelf.cancel, shelf.remove):
+        with pytest.raises(ShelfError, match="not on the shelf"):
+            do(id)
+
+
+# What is added
+
+
+def test_a_folder_is_put_on_the_shelf_and_found_again(shelf, there, tiny_model, tmp_path):
+    id = shelf.add(f" {tiny_model} ")
+    item = shelf.item(id)
+    assert item.added and item.needs == () and shelf.is_here(item) and item.title == tiny_model.name
+    again = Shelf(Engine(shelf.service.models | {}, device="cpu", controls={}, translators={}), tmp_path / "none")
+    assert not again.item(id).added
+    del shelf.service.models[item.name]
+    again = Shelf(shelf.service, tmp_path / "shelf")
+    assert again.item(id).added
+    again.remove(id)
+    assert item.name not in again.service.models and tiny_model.is_dir()  # it is off the shelf, not off the disk
+    assert json.loads((tmp_path / "shelf" / module.STORE).read_text()) == {"added": []}
+
+
+@pytest.mark.parametrize(
+    "told", ["", "no json", "[]", '{"added": [1, {"place": "../..", "commit": "x"}, {"folder": "/nowhere"}]}']
+)
+def test_a_store_that_was_changed_by_hand_is_no_harm(shelf, told, tmp_path):
+    (tmp_path / "hand").mkdir()
+    (tmp_path / "hand" / module.STORE).write_text(told)
+    assert ID in Shelf(shelf.service, tmp_path / "hand").items()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "  ", None, 5, "word", "a/b/c", "../x", "a/..", "a/b@main", "a/b@123", "x" * 2000, "a/b\nc", "/nowhere"],
+)
+def test_what_is_no_model_is_not_asked_for(shelf, monkeypatch, name):
+    monkeypatch.setattr(hub, "look", lambda needs: pytest.fail("the hub was asked"))
+    with pytest.raises(ShelfError):
+        shelf.add(name)
+
+
+def test_folders_are_not_for_strangers(shelf, monkeypatch, tiny_model):
+    shelf.shared = True
+    with pytest.raises(ShelfError, match="no model of a hub"):
+        shelf.add(str(tiny_model))
+
+
+def test_what_is_added_is_looked_at_before_it_is_fetched(shelf, there, tiny_model, tmp_path, monkeypatch):
+    """Its settings come, and say what it is; nobody lends a stranger the token of this machine."""
+    fetched = []
+
+    def download(place, commit, sizes, token):
+        fetched.append((place, commit, sorted(sizes), token))
+        target = tmp_path / "cache" / "models--their--model" / "snapshots" / commit
+        for name in sizes:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((tiny_model / name).read_bytes())
+        return iter(())
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "download", download)
+    names = [path.relative_to(tiny_model).as_posix() for path in tiny_model.rglob("*.*")]
+    sizes = {name: (tiny_model / name).stat().st_size for name in names}
+    there.listings["their/model"] = Listing(COMMIT, sizes | {"../evil/config.json": 5}, "cc-by-nc-4.0")
+    shelf.shared = True
+    item = shelf.item(shelf.add("https://huggingface.co/their/model"))
+    ((place, commit, settings, token),) = fetched
+    assert (place, commit, token) == ("their/model", COMMIT, False)
+    assert all(name.endswith(("json", "README.md")) and ".." not in name for name in settings)
+    assert (item.title, item.licence, item.asks, item.name) == (
+        "their/model",
+        "cc-by-nc-4.0",
+        True,
+        f"their/model@{COMMIT}",
+    )
+    assert not shelf.is_here(item)
+    shelf.remove(item.id)
+    assert item.id not in shelf.items()
+
+
+@pytest.mark.parametrize(
+    ("listing", "told"),
+    [
+        (HubError("it does not answer"), "does not answer"),
+        (Listing(COMMIT, {"a.ckpt": 5}), "no model in diffusers' layout"),
+        (Listing(COMMIT, {"model_index.json": 5, "unet/a.bin": 5}), "no safetensors"),
+        (Listing(COMMIT, {"model_index.json": 10**9}), "no model in diffusers' layout"),
+    ],
+)
+def test_what_can_not_be_drawn_with_is_told_and_not_added(shelf, there, listing, told):
+    there.listings["their/model"] = listing
+    before = set(shelf.items())
+    with pytest.raises(RequestError, match=told):
+        shelf.add("their/model")
+    assert set(shelf.items()) == before

@@ -1,0 +1,186 @@
+"""What is on its way to this machine: one thing after another, beside everything else."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+from yoso_core.hub import Need, Progress, fetch
+from yoso_core.requests import RequestError
+
+AGAIN = 60.0  # seconds until what failed is tried again, where a request asks for it and no person
+WINDOW = 15.0  # seconds over which the pace is taken
+LINE = 20  # things that may wait
+COMES, WAITS, PAUSED, FAILED = "comes", "waits", "paused", "failed"
+
+
+class FetchError(RequestError):
+    """What can't be begun."""
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How far something is on its way.
+
+    Attributes:
+        title: what people call it.
+        needs: what it takes, in this order.
+        state: `COMES`, `WAITS` in the line, `PAUSED`, or `FAILED`.
+        title_now: of the need that is on its way.
+        before: bytes of needs that have come.
+        progress: of the need that is on its way.
+        pace: bytes a second; 0 while it is not known.
+        why: it failed, in a sentence.
+        since: when it failed.
+    """
+
+    title: str
+    needs: tuple[Need, ...]
+    state: str = WAITS
+    title_now: str = ""
+    before: int = 0
+    progress: Progress = field(default_factory=Progress)
+    pace: float = 0.0
+    why: str = ""
+    since: float = 0.0
+
+    @property
+    def done(self) -> int:
+        return self.before + self.progress.done
+
+    def left(self, total: int) -> float | None:
+        """Seconds until `total` bytes are here; None while that can't be told."""
+        return (total - self.done) / self.pace if self.pace > 0 and total >= self.done else None
+
+
+class Fetches:
+    """The line of what is to come: the first is fetched, others wait, and what was paused or failed stands by.
+
+    Args:
+        fetch: brings one need.
+        allowed: whether requests may begin to fetch what they lack.
+    """
+
+    def __init__(self, fetch: Callable[[Need], Iterator[Progress]] = fetch, allowed: bool = True) -> None:
+        self.allowed = allowed
+        self._fetch = fetch
+        self._lock = threading.RLock()
+        self._things: dict[str, Fetching] = {}  # by name, in the order of the line
+        self._now: str | None = None
+        self._stop = threading.Event()
+
+    def status(self) -> Mapping[str, Fetching]:
+        """All that is on its way, by name."""
+        with self._lock:
+            return dict(self._things)
+
+    def get(self, name: str, title: str, needs: Sequence[Need]) -> None:
+        """Put something into the line, or go on with it.
+
+        Raises:
+            FetchError: too many things wait.
+        """
+        with self._lock:
+            if name in self._things and self._things[name].state in (COMES, WAITS):
+                return
+            self._things.pop(name, None)  # it goes to the end of the line
+            if len(self._things) >= LINE:
+                raise FetchError(f"{LINE} things are on their way already; wait for one, or cancel one.")
+            self._things[name] = Fetching(title, tuple(needs))
+            if self._now is None:
+                self._now = name
+                threading.Thread(target=self._work, daemon=True).start()
+
+    def pause(self, name: str) -> None:
+        """Leave something for later; what has come stays."""
+        with self._lock:
+            if name == self._now and name in self._things:
+                self._stop.set()
+            if name in self._things:
+                self._things[name] = replace(self._things[name], state=PAUSED, pace=0.0)
+
+    def drop(self, name: str) -> None:
+        """Take something out of the line; what has come stays on the disk. Returns once nothing is fetched for it."""
+        with self._lock:
+            self._things.pop(name, None)
+            if name == self._now:
+                self._stop.set()
+        while self._now == name and name not in self._things:
+            time.sleep(0.02)
+
+    def begin(self, need: Need) -> str:
+        """Begin to fetch for a request, unless that was refused just now; how it stands, in a sentence."""
+        if not self.allowed:
+            return f"{need.title} is not on this machine, and nothing is fetched for visitors here; choose another one."
+        with self._lock:
+            name = next((name for name, thing in self._things.items() if _brings(thing, need)), "")
+            if not name:
+                name = f"{need.place}@{need.revision}"
+                self.get(name, need.title, [need])
+            thing = self._things[name]
+            now = self._things.get(self._now) if self._now not in (None, name) else None
+        if thing.state == FAILED:
+            return thing.why
+        if thing.state == PAUSED:
+            return f"{need.title} has not come whole, and fetching it is paused; go on with it on the Models tab."
+        if now is None:
+            told = thing.progress if thing.title_now in ("", need.title) else f"{thing.title_now} comes before it"
+            return f"{need.title} is being fetched from the model hub ({told}); try again in a moment."
+        ahead = f"{now.title} is on its way ({now.progress})"
+        return f"{need.title} has to be fetched from the model hub, and {ahead}; try again after that."
+
+    def _work(self) -> None:
+        """Until nothing waits."""
+        while True:
+            with self._lock:
+                waiting = [name for name, thing in self._things.items() if thing.state == WAITS]
+                self._now = waiting[0] if waiting else None
+                if self._now is None:
+                    return
+                self._stop = threading.Event()
+                self._change(state=COMES, why="")
+                needs, stop = self._things[self._now].needs, self._stop
+            try:
+                ended = all(self._bring(need, stop) for need in needs)
+            except RequestError as error:
+                self._change(state=FAILED, why=str(error), since=time.monotonic(), pace=0.0)
+            except Exception as error:  # a disk that is full, or that can't be written to
+                why = f"{self._things[self._now].title} can't be fetched ({error!s:.120}); please try again."
+                self._change(state=FAILED, why=why, since=time.monotonic(), pace=0.0)
+            else:
+                with self._lock:
+                    if ended and not stop.is_set():
+                        self._things.pop(self._now, None)
+
+    def _bring(self, need: Need, stop: threading.Event) -> bool:
+        """Whether all of a need has come."""
+        seen: deque[tuple[float, int]] = deque()
+        self._change(title_now=need.title, progress=Progress())
+        with closing(self._fetch(need)) as steps:
+            for progress in steps:
+                if stop.is_set():
+                    return False
+                now = time.monotonic()
+                if not progress.doing:
+                    seen.append((now, progress.done))
+                while seen and now - seen[0][0] > WINDOW:
+                    seen.popleft()
+                (start, first), (end, last) = (seen[0], seen[-1]) if seen else ((0.0, 0), (0.0, 0))
+                self._change(progress=progress, pace=(last - first) / (end - start) if end - start > 1 else 0.0)
+        with self._lock:
+            thing = self._things.get(self._now or "")
+            if thing is not None:
+                self._change(before=thing.before + thing.progress.total, progress=Progress(doing=""))
+        return not stop.is_set()
+
+    def _change(self, **changes: object) -> None:
+        with self._lock:
+            if self._now in self._things and self._things[self._now].state in (COMES, WAITS):
+                self._things[self._now] = replace(self._things[self._now], **changes)
+
+
+def _brings(thing: Fetching, need: Need) -> bool:
+    """Whether it is on its way with this, or was refused just now."""
+    return need in thing.needs and not (thing.state == FAILED and time.monotonic() - thing.since > AGAIN)
