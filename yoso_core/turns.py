@@ -49,13 +49,25 @@ class Turns:
         """Whether it is somebody's turn."""
         return self._taken
 
-    def __enter__(self) -> None:
+    def acquire(self) -> None:
+        """Wait for a turn."""
         self._take(lambda ticket: ticket.called.acquire())
 
-    def __exit__(self, *error: object) -> None:
+    def release(self) -> None:
+        """Call the next one."""
         with self._change:
             self._taken = False
             self._call()
+
+    def renew(self) -> None:
+        """Be as at first: in a process that was forked, where those who waited are not."""
+        self.__init__()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
     @contextmanager
     def told(self, tell: Callable[[int], None]) -> Iterator[None]:
@@ -76,7 +88,7 @@ class Turns:
         try:
             yield
         finally:
-            self.__exit__()
+            self.release()
 
     def _take(self, wait: Callable[[_Ticket], object]) -> None:
         with self._change:
