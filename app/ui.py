@@ -196,5 +196,5 @@ def build_app(
         models.connect(drawing, demo.load, private)
         build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, DRAWING)
     demo.queue(api_open=False)
-    demo._queue = Queue(demo, MODES[mode].queue_share)
+    demo._queue = Queue(demo, MODES[mode].queue_share, engine.places)
     return demo

@@ -55,6 +55,8 @@ def test_others_have_their_turn_between_pictures(engine):
     order, many = [], GenerateRequest("a", count=4)
 
     def listen(message: str) -> None:
+        if not message.startswith("Drawing"):  # it waits
+            return
         order.append("many")
         if len(order) == 1:  # while its first picture is drawn
             thread.start()
@@ -63,11 +65,16 @@ def test_others_have_their_turn_between_pictures(engine):
                     break
                 time.sleep(0.01)
 
-    thread = threading.Thread(target=lambda: engine.run(GenerateRequest("b"), lambda message: order.append("one")))
+    thread = threading.Thread(
+        target=lambda: engine.run(
+            GenerateRequest("b"), lambda message: message.startswith("Drawing") and order.append("one")
+        )
+    )
     result = engine.run(many, listen)
     thread.join(60)
     assert order == ["many", "one", "many", "many", "many"]
-    assert result.request == many and result.seeds == [0, 1, 2, 3] and len(result.pictures) == 4
+    assert (result.request.prompt, result.request.seed, result.request.count) == ("a", 0, 4)
+    assert result.seeds == [0, 1, 2, 3] and len(result.pictures) == 4
 
 
 def test_same_seed_same_pixels_alone_or_in_a_batch(engine):

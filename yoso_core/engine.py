@@ -195,7 +195,7 @@ class Engine(Service):
         self.dtype = dtype
         self.annotate = Annotations()
         self.runtime = choose_runtime(runtime, self.device, self.lock)
-        self.room = MODELS_IN_MEMORY
+        self.places, self.room = self.runtime.batch, MODELS_IN_MEMORY
         self._waiting: list[_Asked] = []
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._executed: dict[str, Networks] = {}  # of the models in `_loaded`
@@ -240,7 +240,8 @@ class Engine(Service):
     def answer(self, request: GenerateRequest, report: Report = unheard) -> Result:
         parts = self._parts(request)
         results = [self._in_turn(part, report) for part in parts]
-        return results[0] if len(parts) == 1 else joined(request, results)
+        settled = dataclasses.replace(results[0].request, seed=request.seed, count=request.count)
+        return joined(settled, results) if len(parts) > 1 else results[0]
 
     def _parts(self, request: GenerateRequest) -> list[GenerateRequest]:
         """A request as those that are drawn in one go each, so that others have their turn in between."""

@@ -33,25 +33,23 @@ def unheard(message: str) -> None:
 class Service(ABC):
     """Answers requests, whoever asks from whatever thread.
 
-        Args:
-            models: what can be asked for, by name.
-            controls: the ControlNets that can be asked for, by name.
-            translators: what translates pictures, by name; None takes those that come along.
-            waits: whether a request for what has to be fetched from a hub waits for that, others going on meanwhile; else
-                it is fetched beside requests, and they are told how far it is.
+    Args:
+        models: what can be asked for, by name.
+        controls: the ControlNets that can be asked for, by name.
+        translators: what translates pictures, by name; None takes those that come along.
+        waits: whether a request for what has to be fetched from a hub waits for that, others going on meanwhile; else
+            it is fetched beside requests, and they are told how far it is.
 
-        Attributes:
-    <<<<<<< HEAD
-            lock: under which what is known here is changed; it goes to all who ask in turn.
-    =======
-            device: what is computed on.
-            lock: under which what is known here is changed.
-    >>>>>>> main
-            fetches: what is being brought from a hub.
-            rest: seconds for which nothing has to be typed until what was typed is worth a request.
+    Attributes:
+        device: what is computed on.
+        lock: under which what is known here is changed; it goes to all who ask in turn.
+        fetches: what is being brought from a hub.
+        places: requests that gain by being worked on at the same time.
+        rest: seconds for which nothing has to be typed until what was typed is worth a request.
     """
 
     device: torch.device
+    places = 1
     rest = 0.0
 
     def __init__(

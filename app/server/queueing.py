@@ -32,10 +32,11 @@ class Queue(queueing.Queue):
     Args:
         blocks: the page.
         share: places that one visitor, or one page, may take.
+        together: requests that gain by being worked on at the same time, for whom there are so many more seats.
         places: in all.
     """
 
-    def __init__(self, blocks: gr.Blocks, share: int, places: int = PLACES) -> None:
+    def __init__(self, blocks: gr.Blocks, share: int, together: int = 1, places: int = PLACES) -> None:
         super().__init__(
             live_updates=True,
             concurrency_count=blocks.max_threads,
@@ -44,8 +45,13 @@ class Queue(queueing.Queue):
             blocks=blocks,
             default_concurrency_limit=1,
         )
-        self.share = share
+        self.share, self.more = share, together - 1
         self.pending_messages_per_session = Messages(PAGES)
+
+    def create_event_queue_for_fn(self, block_fn: Any) -> None:
+        super().create_event_queue_for_fn(block_fn)
+        if block_fn.concurrency_id == DRAWING["concurrency_id"]:
+            self.event_queue_per_concurrency_id[block_fn.concurrency_id].concurrency_limit = SEATS + self.more
 
     def get_events(self) -> tuple[list[queueing.Event], bool, str] | None:
         """The next one to be answered: of those who have a seat free, whoever has the fewest taken.
@@ -64,7 +70,7 @@ class Queue(queueing.Queue):
             free = [
                 event
                 for event in queue.queue
-                if taken[event] < SEATS_EACH and (event.session_hash, event.fn) not in busy
+                if taken[event] < SEATS_EACH + self.more and (event.session_hash, event.fn) not in busy
             ]
             if free:
                 event = min(free, key=taken.__getitem__)  # among equals the first that came

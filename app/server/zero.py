@@ -36,6 +36,7 @@ from yoso_core.service import Report, unheard
 from yoso_core.translate import TranslatorSpec
 
 DAY = 24 * 3600.0  # seconds
+PLACES = 8  # calls at the same time; the platform has its own line
 LEAST, MOST = 5, 60  # seconds that a call declares
 STARTING = 4.0  # seconds until a new process has the weights on its GPU
 PER_EVALUATION, PER_MEGAPIXEL = 0.05, 0.3  # seconds of a network, with a wide margin
@@ -94,7 +95,7 @@ class LentEngine(Engine):
         **options: Any,
     ) -> None:
         super().__init__(models, runtime="torch", waits=False, **options)
-        self.room = len(models)
+        self.room, self.places = len(models), PLACES
         self.proposed, self.used = proposed, Used()
         self._results: dict[GenerateRequest, Result] = {}  # of what is proposed
         self._brought: dict[str, tuple[Path, int]] = {}  # to the process that has the GPU
