@@ -63,6 +63,7 @@ class Family:
 
     Attributes:
         name: its key in `FAMILIES`.
+        diffusers: the class of its pipeline.
         network: the part of the pipeline that predicts: "unet" or "transformer".
         encoders: the parts that read prompts.
         adapted: the parts that LoRAs may change.
@@ -74,6 +75,7 @@ class Family:
     """
 
     name: str
+    diffusers: str = "StableDiffusionPipeline"
     network: str = "unet"
     encoders: tuple[str, ...] = ("text_encoder",)
     adapted: tuple[str, ...] = ("unet", "text_encoder")
@@ -87,7 +89,7 @@ class Family:
 
     def recognises(self, index: Mapping[str, Any]) -> bool:
         """Whether a ``model_index.json`` is of this family."""
-        raise NotImplementedError
+        return index.get("_class_name") == self.diffusers
 
     def outline(self, folder: Path) -> Outline:
         """What the configs in a folder say; broken ones say nothing, and loading names them."""
@@ -121,8 +123,14 @@ class Family:
         return predicted
 
     def pipeline(self, parts: Mapping[str, Any]) -> Any:
-        """A pipeline of diffusers with these parts, to be written to a folder."""
+        """A pipeline of diffusers with these parts."""
         raise NotImplementedError
+
+    def save(self, parts: Mapping[str, Any], folder: Path) -> None:
+        """Write a pipeline of these parts to a folder, but for its network."""
+        self.pipeline(parts).save_config(folder)
+        for name in parts.keys() - {self.network}:
+            parts[name].save_pretrained(folder / name)
 
     # Prompts.
 

@@ -26,9 +26,6 @@ class StableDiffusion(Family):
     targets = unet.TARGETS
     guides = translates = True
 
-    def recognises(self, index: Mapping[str, Any]) -> bool:
-        return index.get("_class_name") == "StableDiffusionPipeline"
-
     def outline(self, folder: Path) -> Outline:
         config = config_of(folder / "unet")
         kind = KINDS.get(config.get("cross_attention_dim"), "")

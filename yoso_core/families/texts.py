@@ -50,17 +50,24 @@ class Encodings:
     """Used under the engine's lock alone.
 
     Args:
-        load: reads the encoder from its files.
-        size: of these, in bytes.
+        place: where the encoder's files are.
+        load: reads it from there.
+        size: of the files, in bytes.
         call: the encoder, tokens (B, L) int64 and mask (B, L) -> (B, L, D).
         made_of: says which encoder it is, in which precision; see `identity`.
         folder: where encodings are kept; None for the user's cache.
     """
 
     def __init__(
-        self, load: Callable[[], nn.Module], size: int, call: Call, made_of: str, folder: Path | None = None
+        self,
+        place: Path,
+        load: Callable[[], nn.Module],
+        size: int,
+        call: Call,
+        made_of: str,
+        folder: Path | None = None,
     ) -> None:
-        self.load, self.size, self.call, self.made_of = load, size, call, made_of
+        self.place, self.load, self.size, self.call, self.made_of = place, load, size, call, made_of
         self.folder = cache_folder() / "prompts" if folder is None else folder
         self.encoder: nn.Module | None = None
 
