@@ -2,6 +2,8 @@
 
 import copy
 import os
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +12,14 @@ from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.tiny_pixart import write_tiny_pixart
+from tests.tiny_pixart import build_transformer, write_tiny_pixart
 from train.runs.assemble import train_yoso
 from train.tasks.yoso import YosoConfig
+from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
 from yoso_core.families import texts
 from yoso_core.lora.admission import admit
-from yoso_core.models import load_model, local_model, with_weights
+from yoso_core.models import MODELS, load_model, local_model, parts_of, with_weights
 from yoso_core.prompts import as_it_is, read_prompt
 from yoso_core.requests import EditRequest, GenerateRequest
 from yoso_core.sampling import few_step, few_step_timesteps
@@ -113,6 +116,18 @@ def test_a_lora_acts_as_in_diffusers(model, pipeline, tmp_path):
         assert_same(ours(model, 1), wanted)
         model.loras.apply([])
     assert torch.equal(ours(model, 1), plain) and (wanted - plain).abs().max() > 0.01
+
+
+def test_the_network_may_come_from_elsewhere(model, folder, tmp_path):
+    """As the published one-step transformers do, that say of no scheduler what they predict."""
+    build_transformer(model.network.use_additional_conditions).save_pretrained(tmp_path / "yoso")
+    shutil.copytree(folder, tmp_path / "base", ignore=lambda place, names: ["transformer"] * (place == str(folder)))
+    spec = replace(local_model(str(folder)), source=Source(str(tmp_path / "base")))
+    spec = replace(spec, network=Source(str(tmp_path / "yoso")), scheduler={"prediction_type": "sample"})
+    found = load_model(spec, dtype=torch.float32)
+    assert found.prediction == "sample" and not torch.equal(found.network.proj_out.bias, model.network.proj_out.bias)
+    known = MODELS["pixart512-yoso"]
+    assert {need.place for need in parts_of(known)} == {known.source.place, known.network.place, "madebyollin/taesd"}
 
 
 def test_requests_draw_edit_and_repaint(tmp_path):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from yoso_core.checkpoints import Checkpoint, ModelError
 from yoso_core.condition import Condition
 from yoso_core.prompts import Prompt
-from yoso_core.requests import SAMPLERS
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
 
@@ -68,10 +67,6 @@ class Family:
         encoders: the parts that read prompts.
         adapted: the parts that LoRAs may change.
         targets: the modules of `network` that training puts a LoRA on, by the ends of their names.
-        samplers: keys of `SAMPLERS` that it can be drawn with.
-        steps: numbers of evaluations that the sampler for one-step models offers.
-        guides: whether there are ControlNets for it.
-        translates: whether translators can be made of it.
     """
 
     name: str
@@ -80,10 +75,6 @@ class Family:
     encoders: tuple[str, ...] = ("text_encoder",)
     adapted: tuple[str, ...] = ("unet", "text_encoder")
     targets: tuple[str, ...] = ()
-    samplers: tuple[str, ...] = tuple(SAMPLERS)
-    steps: tuple[int, ...] = (1, 2, 4)
-    guides: bool = False
-    translates: bool = False
 
     # A folder.
 

@@ -47,13 +47,14 @@ class PixArt(Family):
             return Outline(kind=self.name)
 
     def load(self, files: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
-        from diffusers import PixArtAlphaPipeline  # seconds to import
+        from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel  # seconds to import
 
         pipeline = files.part(
             PixArtAlphaPipeline.from_pretrained,
             text_encoder=None,
             dtype=dtype,
             low_cpu_mem_usage=True,
+            **files.apart(PixArtTransformer2DModel, "transformer", dtype),
         )
         parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "tokenizer", "scheduler")}
         _refuse_what_does_not_fit(files, parts)

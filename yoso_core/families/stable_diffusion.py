@@ -24,7 +24,6 @@ class StableDiffusion(Family):
 
     name = "stable-diffusion"
     targets = unet.TARGETS
-    guides = translates = True
 
     def outline(self, folder: Path) -> Outline:
         kind = KINDS.get(config_of(folder / "unet").get("cross_attention_dim"), "")
