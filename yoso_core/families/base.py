@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from yoso_core.checkpoints import Checkpoint, ModelError
 from yoso_core.condition import Condition
+from yoso_core.offers import USUAL, Offer
 from yoso_core.prompts import Prompt
+from yoso_core.requests import SIZE_STEP
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
 
@@ -67,6 +69,9 @@ class Family:
         encoders: the parts that read prompts.
         adapted: the parts that LoRAs may change.
         targets: the modules of `network` that training puts a LoRA on, by the ends of their names.
+        offer: samplers, steps and guidance of a model of which no more is known.
+        weighs: whether words of a prompt can weigh more than others, and its parts be encoded by themselves.
+        unit: pixels that the sides of pictures are multiples of, as its published models have it.
     """
 
     name: str
@@ -75,6 +80,9 @@ class Family:
     encoders: tuple[str, ...] = ("text_encoder",)
     adapted: tuple[str, ...] = ("unet", "text_encoder")
     targets: tuple[str, ...] = ()
+    offer: Offer = USUAL
+    weighs: bool = True
+    unit: int = SIZE_STEP
 
     # A folder.
 
@@ -119,9 +127,13 @@ class Family:
 
     def save(self, parts: Mapping[str, Any], folder: Path) -> None:
         """Write a pipeline of these parts to a folder, but for its network."""
+        parts = dict(parts)
+        apart = parts.pop("encodings", None)  # of a text encoder that comes and goes
         self.pipeline(parts).save_config(folder)
         for name in parts.keys() - {self.network}:
             parts[name].save_pretrained(folder / name)
+        if apart is not None:
+            apart.save(folder)
 
     # Prompts.
 
@@ -139,6 +151,10 @@ class Family:
 
     def at_size(self, model: Model, condition: Condition, size: tuple[int, int]) -> Condition:
         """A condition with what is said of the picture's width and height in pixels; most networks are told nothing."""
+        return condition
+
+    def told(self, condition: Condition, guidance: float) -> Condition:
+        """A condition with how strongly the prompt is to be followed, of networks that are told so."""
         return condition
 
     def shape(self, model: Model, size: tuple[int, int]) -> tuple[int, int]:

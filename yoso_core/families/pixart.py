@@ -6,7 +6,6 @@ to be a variance, and nobody uses it.
 """
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import Checkpoint, ModelError, config_of, index_of, link, refuse_missing_weights
+from yoso_core.checkpoints import Checkpoint, ModelError, config_of, refuse_missing_weights
 from yoso_core.condition import Condition
 from yoso_core.encoding import tokens_of, weighted
 from yoso_core.families.base import Encoded, Family, Model, Outline, Read
@@ -38,6 +37,7 @@ class PixArt(Family):
     encoders = ()
     adapted = ("transformer",)
     targets = TARGETS
+    unit = 16
 
     def outline(self, folder: Path) -> Outline:
         try:
@@ -66,15 +66,6 @@ class PixArt(Family):
         return PixArtAlphaPipeline(
             **{name: part for name, part in parts.items() if name != "encodings"}, text_encoder=None
         )
-
-    def save(self, parts: Mapping[str, Any], folder: Path) -> None:
-        """Its text encoder, which has gigabytes and is as it was, as links to the same files where there are such."""
-        super().save({name: part for name, part in parts.items() if name != "encodings"}, folder)
-        for path in parts["encodings"].place.iterdir():
-            if path.suffix in (".json", ".safetensors"):
-                link(path, folder / "text_encoder" / path.name)
-        index = index_of(folder) | {"text_encoder": ["transformers", "T5EncoderModel"]}
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
     def encode(self, model: Model, prompt: Prompt, read: Read) -> Encoded:
         """As diffusers reads a prompt whose caption it does not clean: in lower case."""

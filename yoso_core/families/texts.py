@@ -5,6 +5,7 @@ disk in a millisecond, and the encoder is let go wherever memory is short.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from yoso_core.checkpoints import index_of, link
 from yoso_core.runtimes.cache import cache_folder
 
 ROOM = 500e6  # bytes of encodings on disk; a prompt of 20 words in bfloat16 has 0.2 MB
@@ -50,7 +52,7 @@ class Encodings:
     """Used under the engine's lock alone.
 
     Args:
-        place: where the encoder's files are.
+        place: of the encoder in its pipeline's folder.
         load: reads it from there.
         size: of the files, in bytes.
         call: the encoder, tokens (B, L) int64 and mask (B, L) -> (B, L, D).
@@ -85,6 +87,14 @@ class Encodings:
         rows = [self._row(tokens[row : row + 1], mask[row : row + 1], device) for row in range(len(tokens))]
         self._let_go()
         return torch.cat(rows)
+
+    def save(self, folder: Path) -> None:
+        """Put the encoder into a pipeline's folder: as links, since it has gigabytes, where the disk has those."""
+        for path in self.place.iterdir():
+            if path.suffix in (".json", ".safetensors"):
+                link(path, folder / self.place.name / path.name)
+        named = {self.place.name: index_of(self.place.parent)[self.place.name]}
+        (folder / "model_index.json").write_text(json.dumps(index_of(folder) | named, indent=2) + "\n")
 
     def _row(self, tokens: Tensor, mask: Tensor, device: torch.device) -> Tensor:
         count = int(mask.sum())
