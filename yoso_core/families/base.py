@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from yoso_core.checkpoints import Checkpoint, ModelError
 from yoso_core.condition import Condition
+from yoso_core.offers import USUAL, Offer
 from yoso_core.prompts import Prompt
-from yoso_core.requests import SAMPLERS
+from yoso_core.requests import SIZE_STEP
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
 
@@ -63,31 +64,31 @@ class Family:
 
     Attributes:
         name: its key in `FAMILIES`.
+        diffusers: the class of its pipeline.
         network: the part of the pipeline that predicts: "unet" or "transformer".
         encoders: the parts that read prompts.
         adapted: the parts that LoRAs may change.
         targets: the modules of `network` that training puts a LoRA on, by the ends of their names.
-        samplers: keys of `SAMPLERS` that it can be drawn with.
-        steps: numbers of evaluations that the sampler for one-step models offers.
-        guides: whether there are ControlNets for it.
-        translates: whether translators can be made of it.
+        offer: samplers, steps and guidance of a model of which no more is known.
+        weighs: whether words of a prompt can weigh more than others, and its parts be encoded by themselves.
+        unit: pixels that the sides of pictures are multiples of, as its published models have it.
     """
 
     name: str
+    diffusers: str = "StableDiffusionPipeline"
     network: str = "unet"
     encoders: tuple[str, ...] = ("text_encoder",)
     adapted: tuple[str, ...] = ("unet", "text_encoder")
     targets: tuple[str, ...] = ()
-    samplers: tuple[str, ...] = tuple(SAMPLERS)
-    steps: tuple[int, ...] = (1, 2, 4)
-    guides: bool = False
-    translates: bool = False
+    offer: Offer = USUAL
+    weighs: bool = True
+    unit: int = SIZE_STEP
 
     # A folder.
 
     def recognises(self, index: Mapping[str, Any]) -> bool:
         """Whether a ``model_index.json`` is of this family."""
-        raise NotImplementedError
+        return index.get("_class_name") == self.diffusers
 
     def outline(self, folder: Path) -> Outline:
         """What the configs in a folder say; broken ones say nothing, and loading names them."""
@@ -121,8 +122,18 @@ class Family:
         return predicted
 
     def pipeline(self, parts: Mapping[str, Any]) -> Any:
-        """A pipeline of diffusers with these parts, to be written to a folder."""
+        """A pipeline of diffusers with these parts."""
         raise NotImplementedError
+
+    def save(self, parts: Mapping[str, Any], folder: Path) -> None:
+        """Write a pipeline of these parts to a folder, but for its network."""
+        parts = dict(parts)
+        apart = parts.pop("encodings", None)  # of a text encoder that comes and goes
+        self.pipeline(parts).save_config(folder)
+        for name in parts.keys() - {self.network}:
+            parts[name].save_pretrained(folder / name)
+        if apart is not None:
+            apart.save(folder)
 
     # Prompts.
 
@@ -140,6 +151,10 @@ class Family:
 
     def at_size(self, model: Model, condition: Condition, size: tuple[int, int]) -> Condition:
         """A condition with what is said of the picture's width and height in pixels; most networks are told nothing."""
+        return condition
+
+    def told(self, condition: Condition, guidance: float) -> Condition:
+        """A condition with how strongly the prompt is to be followed, of networks that are told so."""
         return condition
 
     def shape(self, model: Model, size: tuple[int, int]) -> tuple[int, int]:
