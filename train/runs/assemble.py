@@ -337,6 +337,8 @@ def _hand_over(
         run=trainer.folder,
         prior=trainer.task.data.moments() if one_step else None,
         trigger=config.trigger,
+        part=base.family.network,
+        pipeline=base.family.diffusers,
     )
     if config.adapter == "lora":
         save_lora(trainer.averages[player], out, config, card, trainer.step, scheduler)
@@ -357,9 +359,7 @@ def _save_pipeline(
 ) -> None:
     """The whole model, for which no other is needed."""
     parts = base.parts | {"vae": _with_moments(base.autoencoder, card.prior), "scheduler": scheduler}
-    base.family.pipeline(parts).save_config(out)
-    for name in parts.keys() - {base.family.network, "scheduler"}:
-        parts[name].save_pretrained(out / name)
+    base.family.save(parts, out)
     save_network(network, out, config, card, steps, scheduler)
 
 
