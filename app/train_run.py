@@ -17,13 +17,14 @@ from app.compare_tab import ladder_html
 from app.components import component
 from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
 from app.private import reason, without_places
+from app.server.queueing import DRAWING
 from app.train_mode import Mode
 from app.train_new import PREVIEW_ROW
 from train.handover.export import SNAPSHOTS
 from train.handover.publish import login, pack, push
 from train.loop.config import ConfigError
 from train.loop.console import duration
-from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
+from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, as_process, is_held
 from train.runs.presets import PRESETS, model_of
 from train.runs.progress import Progress
 from yoso_core.drawing import PictureError
@@ -62,8 +63,15 @@ class RunView:
         loras: what a run has handed over so far, as the engine knows it; its newest first, then its snapshots.
     """
 
-    def __init__(self, engine: Service, runs: Runs, mode: Mode, loras: Callable[[Job], list[LoraEntry]]) -> None:
-        self.engine, self.runs, self.mode, self.loras = engine, runs, mode, loras
+    def __init__(
+        self,
+        engine: Service,
+        runs: Runs,
+        mode: Mode,
+        loras: Callable[[Job], list[LoraEntry]],
+        starts: Callable[[Job], None] = as_process,
+    ) -> None:
+        self.engine, self.runs, self.mode, self.loras, self.starts = engine, runs, mode, loras, starts
         self.readers: dict[Path, Progress] = {}  # each goes on reading where it was
 
     def build(self) -> None:
@@ -143,8 +151,9 @@ class RunView:
         own, hidden = [owner, selected], private | {"show_progress": "hidden"}
         # Outside of the column, with which it would appear.
         self.download = gr.DownloadButton(visible="hidden", elem_id="run-download")
-        for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run)):
-            button.click(act, own, self.told, **hidden).then(**look)
+        self.pause.click(self.stop_run, own, self.told, **hidden).then(**look)
+        self.resumed = self.resume.click(self.resume_run, own, self.told, **hidden)
+        self.resumed.then(**look)
         self.sure = gr.Checkbox(visible="hidden")  # what the person answers to a question of the browser
         for button, question in ((self.keep, ON_KEEP), (self.thin, ON_THIN)):
             button.click(self.keep_run, [*own, self.sure], self.told, js=question, **hidden).then(**look)
@@ -152,11 +161,7 @@ class RunView:
             **look
         )
         self.scrub.input(self.show_preview, [*own, self.scrub], self.preview, trigger_mode="always_last", **hidden)
-        # As everything that draws.
-        drawing = private | {
-            "concurrency_id": "engine",
-            "concurrency_limit": self.engine.places,
-        }  # as everything that draws
+        drawing = private | DRAWING
         asked = [*own, self.prompt, self.seed, self.weight]
         gr.on(
             [self.sample.click, self.prompt.submit, self.weight.input],
@@ -195,6 +200,7 @@ class RunView:
                 round(progress.eta),
                 progress.saved,
                 len(previews),
+                "" if progress.time else job.beginning,
             ),
             "buttons": (state, job.stopping, checkpoint, handed_over),
             "curves": (progress.step, progress.time),
@@ -258,7 +264,7 @@ class RunView:
         return self._told(owner, selected, Job.stop)
 
     def resume_run(self, owner: str, selected: str) -> str:
-        return self._told(owner, selected, Job.start)
+        return self._told(owner, selected, self.starts)
 
     def keep_run(self, owner: str, selected: str, sure: Any) -> str:
         return self._told(owner, selected, Job.keep) if sure is True else ""
@@ -296,9 +302,17 @@ class RunView:
         uses = (LoraUse(loras[0].id, weight),)
         return GenerateRequest(prompt, seed=seed, model=model, one_step=one_step, loras=uses)
 
-    def draw_sample(self, owner: str, selected: str, prompt: str, seed: Any, weight: float) -> tuple[Any, Any]:
+    def draw_sample(
+        self,
+        owner: str,
+        selected: str,
+        prompt: str,
+        seed: Any,
+        weight: float,
+        progress: gr.Progress = gr.Progress(),
+    ) -> tuple[Any, Any]:
         try:
-            result = run(self.engine, self.request(owner, selected, prompt, seed, weight))
+            result = run(self.engine, self.request(owner, selected, prompt, seed, weight), progress)
         except (JobError, RequestError) as error:
             return gr.skip(), problem_html(str(error))
         except gr.Error as error:
@@ -356,7 +370,7 @@ def head_html(job: Job, state: str, progress: Progress, steps: int, private: boo
     said = "Stops after the step in progress …" if job.stopping else WORDS.get(state, state)
     first = state == "queued" and not is_held(job.folder.parent / DEVICE_LOCK)
     if first or (state == "running" and progress.step == 0 and not progress.time):
-        said = "Begins: reads the model and the pictures …"
+        said = f"Begins: {job.beginning or 'reads the model and the pictures'} …"
     if state == "failed" and job.reason:
         why = without_places(job.reason, job) if private else job.reason
         said = f"{said} {why[:1].upper()}{why[1:]}"

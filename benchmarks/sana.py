@@ -19,7 +19,7 @@ BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
 SCALES = ((), (), (), (5,), (5,), (5,))
 
 
-def configs(size: str) -> dict[str, dict[str, Any]]:
+def layout(size: str) -> dict[str, dict[str, Any]]:
     """Constructor arguments of each part; "tiny" is for tests, in the same layout."""
     tiny = size == "tiny"
     heads = {"tiny": (4, 8, 2, 16), "0.6b": (36, 32, 16, 72), "1.6b": (70, 32, 20, 112)}[size]
@@ -94,7 +94,7 @@ def write_random_sana(folder: Path, size: str = "0.6b", dtype: torch.dtype = tor
     from diffusers import AutoencoderDC, SanaSprintPipeline, SanaTransformer2DModel, SCMScheduler
     from transformers import Gemma2Config, Gemma2Model
 
-    parts = configs(size)
+    parts = layout(size)
     with torch.device("meta"):
         networks = {
             "text_encoder": Gemma2Model(Gemma2Config(**parts["text_encoder"])),

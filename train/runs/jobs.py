@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ State = Literal["draft", "queued", "running", "paused", "interrupted", "failed",
 ALIVE: tuple[State, ...] = ("queued", "running")
 CAN_GO_ON: tuple[State, ...] = ("paused", "interrupted", "failed")
 LOCK, DEVICE_LOCK = "process.lock", "device.lock"
+NOW = "now: "  # how a line of a log begins that says what takes time before the first step
 WORDS = 60  # characters of a title in a folder's name
 MOST = 2000  # runs in a folder
 DRAFTS = 200  # of them not begun, where there are several owners
@@ -222,6 +223,12 @@ class Job:
         except OSError:
             return ""
 
+    @property
+    def beginning(self) -> str:
+        """What the process says that it does before the first step; "" where it says nothing."""
+        said = [line for line in self.log().splitlines() if line.startswith(NOW)]
+        return said[-1].removeprefix(NOW).strip() if said else ""
+
     def bytes(self) -> int:
         """What it takes on disk; files that have two names count once."""
         seen: dict[tuple[int, int], int] = {}
@@ -311,6 +318,11 @@ class Job:
         if isinstance(pid, int) and pid > 1 and self.alive:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def as_process(job: Job) -> None:
+    """How runs begin."""
+    job.start()
 
 
 @dataclass(frozen=True)
@@ -458,7 +470,16 @@ class Runs:
                 if time.time() - job.data.stat().st_mtime > DRAFT_SECONDS and job.state == "draft":
                     job.discard()
 
-    def begin(self, job: Job, task: str, preset: str, title: str, settings: dict[str, Any], takes: str = "data") -> Job:
+    def begin(
+        self,
+        job: Job,
+        task: str,
+        preset: str,
+        title: str,
+        settings: dict[str, Any],
+        takes: str = "data",
+        start: Callable[[Job], None] = as_process,
+    ) -> Job:
         """Give a draft its settings and its name, and start it.
 
         Args:
@@ -468,6 +489,7 @@ class Runs:
             title: name of what is learned.
             settings: values of the task's config.
             takes: the setting that the folder of the draft's pictures goes into.
+            start: does it.
 
         Raises:
             JobError: it is no draft any more, or too many wait in line.
@@ -482,7 +504,7 @@ class Runs:
         job = Job(folder.resolve())
         write_json(job.folder / "config.json", settings | {"title": title, takes: str(job.data)})
         job.change(task=task, preset=preset, title=title, created=time.time())
-        job.start()
+        start(job)
         return job
 
     def _name(self, title: str) -> str:
