@@ -61,10 +61,14 @@ class Fetches:
     Args:
         fetch: brings one need.
         allowed: whether requests may begin to fetch what they lack.
+
+    Attributes:
+        came: called when something has come, beside everything else.
     """
 
     def __init__(self, fetch: Callable[[Need], Iterator[Progress]] = fetch, allowed: bool = True) -> None:
         self.allowed = allowed
+        self.came: Callable[[], None] = lambda: None
         self._fetch = fetch
         self._lock = threading.RLock()
         self._things: dict[str, Fetching] = {}  # by name, in the order of the line
@@ -139,20 +143,19 @@ class Fetches:
                 self._now = waiting[0] if waiting else None
                 if self._now is None:
                     return
-                self._stop = threading.Event()
+                self._stop = stop = threading.Event()
                 self._change(state=COMES, why="")
-                needs, stop = self._things[self._now].needs, self._stop
+                thing = self._things[self._now]
             try:
-                ended = all(self._bring(need, stop) for need in needs)
+                if all(self._bring(need, stop) for need in thing.needs) and not stop.is_set():
+                    with self._lock:
+                        self._things.pop(self._now, None)
+                    self.came()
             except RequestError as error:
                 self._change(state=FAILED, why=str(error), since=time.monotonic(), pace=0.0)
             except Exception as error:  # a disk that is full, or that can't be written to
-                why = f"{self._things[self._now].title} can't be fetched ({error!s:.120}); please try again."
+                why = f"{thing.title} can't be fetched ({error!s:.120}); please try again."
                 self._change(state=FAILED, why=why, since=time.monotonic(), pace=0.0)
-            else:
-                with self._lock:
-                    if ended and not stop.is_set():
-                        self._things.pop(self._now, None)
 
     def _bring(self, need: Need, stop: threading.Event) -> bool:
         """Whether all of a need has come."""
