@@ -1,4 +1,5 @@
 # make run    serve the studio at http://127.0.0.1:7860 (HOST, PORT and ALLOW_HOST change that)
+# make web    write a page that draws in the browser, without a server (OUT=FOLDER)
 # make test   check style and run every test, a real browser included
 PYTHON ?= python3
 PORT ?= 7860
@@ -6,7 +7,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 export PORT HOST ALLOW_HOST
 
-.PHONY: run test test-sd15 test-space lint fuzz benchmark screenshots corpus constraints clean
+.PHONY: run test web test-sd15 test-space lint fuzz benchmark screenshots corpus constraints clean
 
 run: .venv/installed
 	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
@@ -18,6 +19,11 @@ test: .venv/installed-test lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/browser
 	@echo "==> Running the tests in a browser, one at a time"
 	@$(BIN)/python -m pytest -q tests/browser
+
+# A page that draws in its visitors' browsers, in the folder OUT.
+OUT ?= site
+web: .venv/installed-web
+	@$(BIN)/python -m yoso_core export-web $(OUT)
 
 lint: .venv/installed-test
 	@echo "==> Checking the style"
@@ -61,7 +67,11 @@ corpus: .venv/installed-recipes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r constraints.txt
 	@touch $@
 
-.venv/installed-test: .venv/installed requirements-test.txt
+.venv/installed-web: .venv/installed requirements-web.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-web.txt
+	@touch $@
+
+.venv/installed-test: .venv/installed requirements-test.txt requirements-web.txt
 	@echo "==> Installing what the tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@

@@ -1,4 +1,7 @@
-"""The page's own components: a template and a script each, in ``scripts/``, that Gradio feeds with values."""
+"""The page's own components: a template and a script each, in ``scripts/``, that Gradio feeds with values.
+
+The canvas is shared with the page that needs no server.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-SCRIPTS = Path(__file__).with_name("scripts")
+from yoso_core.web.export import SHARED
+
+ROOMS = (Path(__file__).with_name("scripts"), SHARED)
 
 
 def sent_along(event: gr.EventData) -> dict[str, Any]:
@@ -17,7 +22,11 @@ def sent_along(event: gr.EventData) -> dict[str, Any]:
 
 def script(name: str) -> str:
     """What ``scripts/NAME.js`` does once a component of the page is there."""
-    return (SCRIPTS / f"{name}.js").read_text("utf-8")
+    return _read(f"{name}.js")
+
+
+def _read(file: str) -> str:
+    return next(room / file for room in ROOMS if (room / file).is_file()).read_text("utf-8")
 
 
 def component(name: str, value: Any = None, fixed: dict[str, Any] | None = None, **options: Any) -> gr.HTML:
@@ -32,7 +41,7 @@ def component(name: str, value: Any = None, fixed: dict[str, Any] | None = None,
     """
     return gr.HTML(
         value,
-        html_template=(SCRIPTS / f"{name}.html").read_text("utf-8"),
+        html_template=_read(f"{name}.html"),
         js_on_load="".join(f"const {key} = {json.dumps(each)};\n" for key, each in (fixed or {}).items())
         + script(name),
         apply_default_css=False,

@@ -32,6 +32,7 @@ from yoso_core.lora.library import LoraEntry
 from yoso_core.requests import RequestError
 from yoso_core.service import Service
 from yoso_core.shelf import Shelf
+from yoso_core.web.export import SHARED
 
 TAGLINE = "One prompt, one network evaluation, one picture."
 CACHE_SECONDS = 3600
@@ -135,7 +136,7 @@ def launch_options(
         "mcp_server": mcp,
         "theme": build_theme(),
         "head": head(),
-        "css_paths": Path(__file__).with_name("studio.css"),
+        "css_paths": [SHARED / "look.css", Path(__file__).with_name("studio.css")],
         "max_file_size": allowed.upload,
         "run_history": False,  # prompts stay out of the server's files
         "footer_links": ["api"],

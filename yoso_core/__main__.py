@@ -10,10 +10,21 @@ import argparse
 import os
 import sys
 
-from yoso_core.commands import check, convert_lora, convert_translator, edit, generate, grid, ladder, map, translate
+from yoso_core.commands import (
+    check,
+    convert_lora,
+    convert_translator,
+    edit,
+    export_web,
+    generate,
+    grid,
+    ladder,
+    map,
+    translate,
+)
 from yoso_core.requests import RequestError
 
-COMMANDS = (generate, edit, translate, ladder, grid, map, check, convert_lora, convert_translator)
+COMMANDS = (generate, edit, translate, ladder, grid, map, check, convert_lora, convert_translator, export_web)
 
 
 def build_parser() -> argparse.ArgumentParser:

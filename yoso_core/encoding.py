@@ -27,15 +27,16 @@ class Tokens(NamedTuple):
     cut: str
 
 
-def tokens_of(part: tuple[Span, ...], tokenizer: Any) -> Tokens:
+def tokens_of(part: tuple[Span, ...], tokenizer: Any, length: int | None = None) -> Tokens:
     """The tokens of a part: those of each span for itself, so that brackets part words.
 
     Args:
         part: of a `Prompt`.
-        tokenizer: as transformers has it; L is its ``model_max_length``.
+        tokenizer: as transformers has it.
+        length: L; None for its ``model_max_length``.
     """
     *begin, end = tokenizer("").input_ids
-    room = tokenizer.model_max_length - len(begin) - 1
+    room = (length or tokenizer.model_max_length) - len(begin) - 1
     ids, weights = [], []
     for span in part:
         found = tokenizer(span.text, add_special_tokens=False).input_ids

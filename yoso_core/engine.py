@@ -352,11 +352,11 @@ class Engine(Service):
                 f"not {width if width == height else f'{width} x {height}'}."
             )
         if (kept := _kept_picture(request)) is not None:
-            return shape_of(kept.size, (width, height), unit)
+            return model.family.shape(model, shape_of(kept.size, (width, height), unit))
         if max(width, height) > spec.aspect * min(width, height):
             shapes = "squares" if spec.aspect == 1 else f"pictures up to {spec.aspect:g} times as long as short"
             raise RequestError(f"{spec.title} draws {shapes}, not {width} x {height}.")
-        return width, height
+        return model.family.shape(model, (width, height))
 
     def _canvas(self, request: EditRequest, size: tuple[int, int]) -> tuple[Canvas, Tensor]:
         """The picture of an edit as it is laid out, and its latent (1, C, h, w)."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from yoso_core.checkpoints import Checkpoint, ModelError
@@ -44,9 +45,11 @@ class Model(Protocol):
 
     Attributes:
         parts: of the pipeline, by the names that diffusers gives them.
+        device: where its networks are.
     """
 
     parts: dict[str, Any]
+    device: torch.device
 
 
 class Read(Protocol):
@@ -138,6 +141,10 @@ class Family:
     def at_size(self, model: Model, condition: Condition, size: tuple[int, int]) -> Condition:
         """A condition with what is said of the picture's width and height in pixels; most networks are told nothing."""
         return condition
+
+    def shape(self, model: Model, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that it draws best, of those nearest to a size in pixels."""
+        return size
 
     # The network.
 

@@ -36,6 +36,7 @@ PREFIXES = {  # of a stem whose dots are underscores, by the part that it speaks
         "text_encoders_clip_l_transformer_",
     ),
     "unet": ("unet_", "lora_unet_", "lycoris_unet_", "lycoris_", "diffusion_model_", "model_diffusion_model_"),
+    "transformer": ("transformer_", "lora_transformer_", "lycoris_transformer_"),
     "vae": ("vae_",),  # of translators alone
 }
 PEFT = "base_model_model_"  # before or behind any of these, or alone

@@ -52,7 +52,7 @@ def test_contexts_are_those_of_the_captions_and_dropped_ones_of_none(art_folder,
     _, condition = data.batch(torch.tensor([3, 7]), 0.0, draws(2))
     assert torch.allclose(condition.context, clip_texts([captions[3], captions[7]], tokenizer, text_encoder), atol=1e-5)
     _, dropped = data.batch(torch.tensor([3, 7]), 1.0, draws(2))
-    assert torch.allclose(dropped, data.empty.expand_as(dropped), atol=1e-5)
+    assert torch.allclose(dropped.context, data.empty.expand(2).context, atol=1e-5)
 
 
 def test_moments_and_fingerprint(file, data):

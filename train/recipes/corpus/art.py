@@ -14,7 +14,6 @@ import io
 import json
 import multiprocessing
 import re
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
+
+from yoso_core.npm import fetch
 
 CORPUS = Path("data/corpus")  # where it is built and looked for
 LABELS_PACKAGE = "emojibase-data@17.0.0"
@@ -76,16 +77,6 @@ def process_pool() -> ProcessPoolExecutor:
 def bare_code(code: str) -> str:
     """The spelling of a code point sequence that all packages can be compared in."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
-
-
-def fetch(package: str, folder: Path) -> Path:
-    """Bring the tarball of `package` ("name@version") into `folder` by ``npm pack``, once."""
-    name, version = package.rsplit("@", 1)
-    tarball = folder / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
-    if not tarball.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return tarball
 
 
 def read_json(tarball: Path, member: str):

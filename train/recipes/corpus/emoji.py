@@ -23,7 +23,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from train.recipes.corpus.art import bare_code, fetch, read_json
+from train.recipes.corpus.art import bare_code, read_json
+from yoso_core.npm import fetch
 
 CORPUS = Path("data/emoji")  # where it is built and looked for
 LABELS_PACKAGE = "emojibase-data@17.0.0"

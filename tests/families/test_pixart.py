@@ -1,0 +1,168 @@
+"""PixArt: what diffusers' own pipeline makes of the same noise; prompts that are encoded once."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import LCMScheduler, PixArtAlphaPipeline
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.tiny_pixart import write_tiny_pixart
+from yoso_core.engine import Engine
+from yoso_core.families import texts
+from yoso_core.lora.admission import admit
+from yoso_core.models import load_model, local_model
+from yoso_core.prompts import as_it_is, read_prompt
+from yoso_core.requests import EditRequest, GenerateRequest
+from yoso_core.sampling import few_step, few_step_timesteps
+
+PROMPTS = ["A red cat", "blue dog, hjk"]
+NAME = "transformer_blocks.1.attn2.to_k"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("YOSO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["512", "1024"])
+def folder(request, tmp_path_factory):
+    return write_tiny_pixart(tmp_path_factory.mktemp("pixart") / "tiny", sized=request.param)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(local_model(str(folder)), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    found = PixArtAlphaPipeline.from_pretrained(folder)
+    found.scheduler = LCMScheduler.from_config(found.scheduler.config, prediction_type="v_prediction")
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def theirs(pipeline, steps, guidance=1.0, prompts=PROMPTS):
+    generator = torch.Generator().manual_seed(5)
+    start = torch.randn(len(prompts), 4, 6, 10, generator=torch.Generator().manual_seed(3))
+    options = {"clean_caption": False, "use_resolution_binning": False, "output_type": "latent"}
+    made = pipeline(
+        prompts,
+        height=48,
+        width=80,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        latents=start,
+        generator=generator,
+        **options,
+    )
+    return made.images
+
+
+@torch.inference_mode()
+def ours(model, steps, prompts=PROMPTS, rows=slice(None)):
+    generator = torch.Generator().manual_seed(5)
+    start = torch.randn(len(PROMPTS), 4, 6, 10, generator=torch.Generator().manual_seed(3))
+    noises = [torch.randn(start.shape, generator=generator)[rows] for _ in range(steps - 1)]
+    condition = model.encode_texts(prompts, (80, 48))
+    return few_step(model.denoiser(), model.schedule, start[rows], condition, few_step_timesteps(steps), noises)
+
+
+def assert_same(found, wanted):
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.std()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_batch_is_what_diffusers_makes_of_it(model, pipeline, steps):
+    assert_same(ours(model, steps), theirs(pipeline, steps))
+
+
+def test_alone_and_together_are_the_same(model):
+    together = ours(model, 2)
+    for row in range(2):
+        assert_same(ours(model, 2, PROMPTS[row : row + 1], slice(row, row + 1)), together[row : row + 1])
+
+
+def test_a_lora_acts_as_in_diffusers(model, pipeline, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"transformer.{NAME}.lora_A.weight": torch.randn(4, 48, generator=generator),
+        f"transformer.{NAME}.lora_B.weight": torch.randn(48, 4, generator=generator),
+    }
+    plain = ours(model, 1)
+    changed = copy.copy(pipeline)
+    changed.transformer = inject_adapter_in_model(
+        LoraConfig(r=4, lora_alpha=4, target_modules=[NAME]), copy.deepcopy(pipeline.transformer)
+    )
+    set_peft_model_state_dict(
+        changed.transformer, {key.removeprefix("transformer."): value for key, value in tensors.items()}
+    )
+    wanted = theirs(changed, 1)
+    for spelling in ("", "transformer.", "base_model.model."):  # a file of peft says how strong it is, or 1 is taken
+        path = tmp_path / "style.safetensors"
+        save_file({key.replace("transformer.", spelling, 1): value for key, value in tensors.items()}, path)
+        model.loras.apply([(admit(path, model.loras.for_requests), 1.0)])
+        assert_same(ours(model, 1), wanted)
+        model.loras.apply([])
+    assert torch.equal(ours(model, 1), plain) and (wanted - plain).abs().max() > 0.01
+
+
+def test_requests_draw_edit_and_repaint(tmp_path):
+    folder = write_tiny_pixart(tmp_path / "tiny")
+    engine = Engine({"pixart": local_model(str(folder))}, "cpu", torch.float32, controls={}, translators={})
+    both = engine.run(GenerateRequest("a red cat", model="pixart", seed=3, count=2)).pictures
+    alone = engine.run(GenerateRequest("a red cat", model="pixart", seed=4)).pictures
+    assert both[0].size == (64, 64) and both[1].tobytes() == alone[0].tobytes() != both[0].tobytes()
+    guided = engine.run(GenerateRequest("a red cat BREAK (blue:1.3)", model="pixart", steps=2, guidance=2.0))
+    assert guided.evaluations == 4 and not guided.cut
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (32, 0, 64, 48))
+    for given in ({}, {"mask": mask}):
+        picture = Image.new("RGB", (64, 48), "white")
+        edited = engine.run(EditRequest("a dog", model="pixart", picture=picture, strength=0.7, **given)).pictures[0]
+        assert edited.size == (64, 48)
+    long = engine.run(GenerateRequest("a cat " * 100, model="pixart"))
+    assert long.cut.startswith("cat") or long.cut.startswith("a")
+
+
+def test_a_prompt_is_encoded_once_and_the_encoder_let_go(model, tmp_path, monkeypatch):
+    encodings, made = model.parts["encodings"], []
+    monkeypatch.setattr(encodings, "folder", tmp_path)
+    load, call = encodings.load, encodings.call
+    monkeypatch.setattr(encodings, "load", lambda: made.append("loaded") or load())
+    monkeypatch.setattr(encodings, "call", lambda *given: made.append("called") or call(*given))
+    monkeypatch.setattr(encodings, "encoder", None)
+    monkeypatch.setattr(texts, "free_memory", lambda device: 0)
+
+    def encoded(text):
+        return model.family.encode(model, as_it_is(text), None).condition
+
+    first = encoded("a heart")
+    assert made == ["loaded", "called"] and encodings.encoder is None
+    assert torch.equal(encoded("A heart").context, first.context) and len(made) == 2
+    assert first.mask.sum() == 3 and (first.context[0, 3:] == 0).all()
+    monkeypatch.setattr(texts, "free_memory", lambda device: 1e12)
+    encoded("a dog"), encoded("a cat")
+    assert made[2:] == ["loaded", "called", "called"]
+    (tmp_path / next(iter(tmp_path.iterdir())).name).write_bytes(b"broken")
+    monkeypatch.setattr(texts, "ROOM", 1)
+    for text in ("a heart", "a dog", "a cat", "a blue heart"):
+        assert encoded(text).context.isfinite().all()
+    assert len(list(tmp_path.iterdir())) < 4
+
+
+def test_padding_that_somebody_typed_is_no_padding(model):
+    condition = model.family.encode(model, read_prompt(r"\<pad\> a cat"), None).condition
+    count = int(condition.mask.sum())
+    assert condition.mask[0, :count].all() and (condition.context[0, :count] != 0).any(-1).all()
+
+
+def test_shapes_are_those_that_it_was_trained_on(model):
+    sized = model.parts["transformer"].use_additional_conditions
+    assert model.family.shape(model, (80, 48)) == ((1280, 768) if sized else (80, 48))
+    assert model.encode_texts(["a cat"], (80, 48)).tensors.keys() == {"context", "mask", *["sizes"] * sized}
