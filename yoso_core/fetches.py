@@ -159,13 +159,13 @@ class Fetches:
 
     def _bring(self, need: Need, stop: threading.Event) -> bool:
         """Whether all of a need has come."""
-        seen: deque[tuple[float, int]] = deque()
+        seen, whole = deque[tuple[float, int]](), 0
         self._change(title_now=need.title, progress=Progress())
         with closing(self._fetch(need)) as steps:
             for progress in steps:
                 if stop.is_set():
                     return False
-                now = time.monotonic()
+                now, whole = time.monotonic(), max(whole, progress.total)
                 if not progress.doing:
                     seen.append((now, progress.done))
                 while seen and now - seen[0][0] > WINDOW:
@@ -175,7 +175,7 @@ class Fetches:
         with self._lock:
             thing = self._things.get(self._now or "")
             if thing is not None:
-                self._change(before=thing.before + thing.progress.total, progress=Progress(doing=""))
+                self._change(before=thing.before + whole, progress=Progress(doing=""))
         return not stop.is_set()
 
     def _change(self, **changes: object) -> None:
