@@ -71,7 +71,7 @@ corpus: .venv/installed-recipes
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-web.txt
 	@touch $@
 
-.venv/installed-test: .venv/installed requirements-test.txt requirements-web.txt
+.venv/installed-test: .venv/installed requirements-test.txt requirements-ray.txt requirements-web.txt
 	@echo "==> Installing what the tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@

@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -26,10 +28,13 @@ from yoso_core.lora.library import bundled, distinct, in_folder, left_out, train
 from yoso_core.models import MODELS as KNOWN
 from yoso_core.models import local_model
 from yoso_core.requests import AUTO, RUNTIME_HELP, RUNTIMES, GenerateRequest, RequestError
+from yoso_core.service import Service
 from yoso_core.translate import find_translators
 
 SHELF = {"open": True, "closed": False, None: None}
 PORTS = range(1, 65_536)
+REPLICAS = 1000
+THREADS = 40  # Gradio's, beside those that wait for pictures
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,6 +52,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="also make a public link through Gradio's servers")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the best there is")
     parser.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default=AUTO, help=RUNTIME_HELP)
+    parser.add_argument(
+        "--replicas",
+        type=replica_count,
+        metavar="N",
+        help="engines, each in a process and on a GPU of its own, through Ray Serve; 1-8: as many as are needed",
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster that they run on; default: this machine")
     parser.add_argument("--add-model", action="append", default=[], metavar="FOLDER", help="in diffusers' layout")
     parser.add_argument("--loras", type=Path, default=Path("loras"), metavar="FOLDER", help="LoRAs to offer everybody")
     parser.add_argument(
@@ -73,6 +85,15 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
+def replica_count(text: str) -> tuple[int, int]:
+    """Fewest and most, of "4" or "1-8"."""
+    fewest, dash, most = text.partition("-")
+    found = int(fewest), int(most if dash else fewest)
+    if not 1 <= found[0] <= found[1] <= REPLICAS:
+        raise argparse.ArgumentTypeError(f"write a number from 1 to {REPLICAS}, or two such as 1-8, not {text!r:.20}")
+    return found
+
+
 def check_address(host: str, port: int) -> None:
     """See whether the studio can listen there, before anything that takes time.
 
@@ -93,7 +114,8 @@ def check_address(host: str, port: int) -> None:
         ) from None
 
 
-def build_engine(options: argparse.Namespace) -> Engine:
+@contextmanager
+def service(options: argparse.Namespace) -> Iterator[Service]:
     """What answers here, with the models that are to be there from the start in memory."""
     added = {spec.title: spec for spec in map(local_model, options.add_model)}
     translators = find_translators(options.translators)
@@ -104,23 +126,32 @@ def build_engine(options: argparse.Namespace) -> Engine:
             KNOWN, device_named(options.device).type == "cuda", lambda message: print(message, flush=True)
         )
     known = known | added
+    given = {"device": options.device, "translators": translators}
+    if options.replicas or options.ray:
+        from yoso_core.replicas.front import replicas
+
+        print("Starting replicas ...", flush=True)
+        given |= {"runtime": options.runtime, "waits": False}
+        with replicas(options.replicas, options.ray, known, **given) as several:
+            several.load(several.first)
+            yield several
+        return
     if space.lends_gpu():
 
         def proposed(request: GenerateRequest) -> bool:
             return request.model in known and is_proposed(request, known[request.model])
 
-        engine: Engine = LentEngine(known, proposed, device=options.device, translators=translators)
+        engine: Engine = LentEngine(known, proposed, **given)
     else:
-        engine = Engine(known, options.device, translators=translators, runtime=options.runtime, waits=False)
+        engine = Engine(known, **given, runtime=options.runtime, waits=False)
     for name in known if space.lends_gpu() else [engine.first]:
         engine.load(name, report=lambda message: print(f"{message} on {engine.device} ...", flush=True))
-    return engine
+    yield engine
 
 
-def serve(options: argparse.Namespace) -> None:
+def serve(options: argparse.Namespace, engine: Service) -> None:
     public = bool(space.name())
     hosts = hosts_at(options.host, options.allow_host, options.share, public)
-    engine = build_engine(options)
     mode = options.train or usual_mode(options.host, options.share)
     shared = trained(options.runs) if MODES[mode].private else []  # else the Train tab lists them
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])
@@ -133,6 +164,7 @@ def serve(options: argparse.Namespace) -> None:
             server_name=name,
             server_port=options.port,
             share=options.share,
+            max_threads=THREADS + engine.places,
             **launch_options(options.mcp, mode, hosts, behind_proxy=public),
         )
     finally:
@@ -152,7 +184,8 @@ def main() -> None:
         root = os.environ.get("GRADIO_TEMP_DIR")
         with own_folder(Path(root) if root else None) as folder:
             os.environ["GRADIO_TEMP_DIR"] = str(folder)
-            serve(options)
+            with service(options) as engine:
+                serve(options, engine)
     except (RequestError, PictureError, FolderError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

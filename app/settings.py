@@ -133,7 +133,7 @@ class Settings:
         self.model = gr.Textbox(self.engine.first, visible="hidden")
         self.steps = gr.Radio(
             list(offer.steps),
-            value=1,
+            value=offer.steps[0],
             label="Steps",
             info="How often the network is run for a picture; more take longer",
             elem_id="steps",
@@ -300,7 +300,9 @@ class Settings:
         style = style if style in spec.styles else first_style(spec)
         return {
             self.steps: gr.update(
-                choices=list(offer.steps), value=steps if steps in offer.steps else 1, visible=len(offer.steps) > 1
+                choices=list(offer.steps),
+                value=steps if steps in offer.steps else offer.steps[0],
+                visible=len(offer.steps) > 1,
             ),
             self.sampler: gr.update(
                 choices=samplers_of(offer),

@@ -119,6 +119,15 @@ def test_a_model_is_fetched_once_and_then_found(inside, tmp_path):
     assert find(NEED) == folder and find(replace(NEED, revision="f" * 40)) is None
 
 
+def test_a_network_of_another_place_is_one_file_and_the_base_is_fetched_without_its_own(inside):
+    rest, network = replace(NEED, without=("unet",)), replace(NEED, file="whole.safetensors")
+    list(fetch(rest))
+    assert (find(rest) / "unet/config.json").exists() and not list(find(rest).glob("unet/*.safetensors"))
+    assert find(NEED) is None and find(network) is None
+    list(fetch(network))
+    assert (find(network) / "whole.safetensors").is_file() and find(NEED) is None
+
+
 def test_what_has_come_is_not_fetched_again(stand_in):
     stand_in.cut = 100_000
     with pytest.raises(HubError, match="can't be had"):

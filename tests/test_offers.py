@@ -16,6 +16,7 @@ from yoso_core.sampling import KNOWN
 
 PICTURE = Image.new("RGB", (64, 64))
 ONE_STEP = Offer(("tcd",), (1,), guided="never", edits=False)
+EXACT = Offer(("ddim",), (4,), exact=True)
 TOLD = Offer(("scm",), guidance=4.5, guided="told")
 
 
@@ -37,6 +38,8 @@ def test_what_is_left_open_is_the_model_s():
         (USUAL, GenerateRequest("a", sampler="tcd"), "M is drawn with LCM, DDIM or DPM++ 2M, not with TCD."),
         (ONE_STEP, GenerateRequest("a", steps=2), "M takes 1 step with TCD, not 2."),
         (Offer(steps=(1, 2)), GenerateRequest("a", steps=4), "1 or 2 steps with LCM, not 4; other samplers take more."),
+        (EXACT, GenerateRequest("a", steps=8, sampler="ddim"), "M takes 4 steps with DDIM, not 8."),
+        (Offer(("ddim",), (20,)), GenerateRequest("a"), "M takes 2 to 50 steps with DDIM, not 1."),
         (ONE_STEP, GenerateRequest("a", guidance=1.5), "M draws without guidance; leave it at 1."),
         (ONE_STEP, EditRequest("a", picture=PICTURE), "can't edit; choose another model"),
     ],

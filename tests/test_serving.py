@@ -1,5 +1,6 @@
 """How the studio starts and ends, without a model: app.py as it is run."""
 
+import argparse
 import importlib.util
 import os
 import signal
@@ -61,6 +62,13 @@ def test_what_is_impossible_is_told_in_a_sentence(script, flags, told):
     flags = flags if "--port" in " ".join(flags) else [*flags, "--port", str(free_port())]
     said = script.run(*flags)
     assert said.lower().startswith(f"error: {told}".lower()) and "\n" not in said
+
+
+def test_replicas_are_a_number_or_two(script):
+    assert [script.replica_count(text) for text in ("4", "1-8")] == [(4, 4), (1, 8)]
+    for text in ("0", "8-1", "-1", "1-", "two", "1-2-3", "100000"):
+        with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+            script.replica_count(text)
 
 
 def test_a_port_that_is_taken_is_told(script):

@@ -20,11 +20,24 @@ from yoso_core.commands import (
     grid,
     ladder,
     map,
+    merge_resolution,
     translate,
 )
 from yoso_core.requests import RequestError
 
-COMMANDS = (generate, edit, translate, ladder, grid, map, check, convert_lora, convert_translator, export_web)
+COMMANDS = (
+    generate,
+    edit,
+    translate,
+    ladder,
+    grid,
+    map,
+    check,
+    convert_lora,
+    convert_translator,
+    export_web,
+    merge_resolution,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

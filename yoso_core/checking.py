@@ -10,12 +10,11 @@ from typing import Any
 from yoso_core.batch import OWN_FOLDER_FILES, gathered, read_file
 from yoso_core.conditioning import find_control, load_control
 from yoso_core.engine import Engine, PictureError
-from yoso_core.families.stable_diffusion import KINDS
 from yoso_core.files.archives import UnreadableError, amount
 from yoso_core.files.foreign import NoSettingsError
 from yoso_core.files.metadata import read_request
 from yoso_core.files.pictures import PictureFileError, open_picture, opened
-from yoso_core.lora.library import OWN_FOLDER, misfits, uploaded
+from yoso_core.lora.library import OWN_FOLDER, WIDTHS, misfits, uploaded
 from yoso_core.models import MODELS, ModelSpec, find_model, load_model, local_model, parameter_shapes
 from yoso_core.requests import RequestError
 from yoso_core.translate import CONFIG, read_translator
@@ -192,7 +191,7 @@ def _folder(path: Path, model: str | None, report: Callable[[str], None]) -> Ver
     if "directions" in settings:
         return _of(path, "a translator", lambda: _translator(path))
     if settings.get("_class_name") == "ControlNetModel":
-        return _controlnet(path, KINDS.get(settings.get("cross_attention_dim"), ""), model, report)
+        return _controlnet(path, WIDTHS.get(settings.get("cross_attention_dim"), ""), model, report)
     if part := settings.get("_class_name") or settings.get("model_type"):
         return Verdict(path, f"a part of a model, {part!s:.60}", "Name the folder that holds model_index.json.")
     for name in (*OWN_FOLDER, f"output/{OWN_FOLDER[0]}"):

@@ -29,10 +29,12 @@ class Source:
         place: a path, or a hub id "owner/name".
         revision: 40 hex digits; `NEWEST` for the commit that is found at the first fetch and recorded; None for a
             folder.
+        inside: what of it is meant, a folder or a safetensors file; "" for all of it.
     """
 
     place: str
     revision: str | None = None
+    inside: str = ""
 
     @property
     def is_folder(self) -> bool:
@@ -47,16 +49,53 @@ class Checkpoint:
         title: what people call the model.
         place: of the folder.
         variant: of its weights, such as "fp16".
+        network: a folder or a safetensors file with what predicts, if that is not in the folder.
     """
 
     title: str
     place: str
     variant: str | None = None
+    network: Path | None = None
 
     def part(self, call: Callable, name: str = "", **options: Any) -> Any:
         """What a `from_pretrained` returns of a part, or of the folder itself; see `load_part`."""
         named = {"subfolder": name} if name else {}
         return load_part(call, self.title, Source(self.place), variant=self.variant, **named, **options)
+
+    def apart(self, kind: Any, name: str, dtype: Any) -> dict[str, nn.Module]:
+        """What predicts, where it is not in the folder, as an option of a pipeline's `from_pretrained`; else {}.
+
+        Args:
+            kind: its class.
+            name: of the part, whose settings are the folder's where a file alone is given.
+            dtype: of its weights.
+        """
+        if self.network is None:
+            return {}
+        if self.network.is_dir():
+            refuse_other_files(self.title, self.network)
+            return {name: load_part(kind.from_pretrained, self.title, Source(str(self.network)), dtype=dtype)}
+        return {name: load_file(kind, self.title, Path(self.place) / name, self.network, dtype)}
+
+
+def load_file(kind: Any, title: str, settings: Path, path: Path, dtype: Any) -> nn.Module:
+    """A network of diffusers whose weights are in a safetensors file and whose settings are in a folder.
+
+    Raises:
+        ModelError: they can't be read, or don't fit each other.
+    """
+    from accelerate import init_empty_weights
+
+    try:
+        with init_empty_weights():
+            network = kind.from_config(kind.load_config(settings, local_files_only=True))
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+        network.load_state_dict(weights, assign=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise ModelError(f"{path.name} is not the network of {title} ({cause}).") from error
+    return network
 
 
 def config_of(part: Path) -> dict:
@@ -76,10 +115,10 @@ def _read(path: Path) -> dict:
         return {}
 
 
-def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a part, read off its files; {} where they can't be read."""
+def shapes_of(part: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of a part, read off its folder or its file; {} where they can't be read."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in [part] if part.is_file() else sorted(part.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -189,6 +189,7 @@ class ControlSpec:
 
 
 def _published(title: str, place: str, revision: str, *annotators: str) -> ControlSpec:
+    """One of those that were trained with Stable Diffusion 1.5."""
     source = Source(f"lllyasviel/{place}", revision)
     return ControlSpec(title, source, "openrail", "sd15", (*annotators, "map"), "fp16")
 
@@ -218,6 +219,29 @@ CONTROLS: dict[str, ControlSpec] = {
     ),
     "sd15-pose": _published(
         "Pose 1.1", "control_v11p_sd15_openpose", "9ae9f970358db89e211b87c915f9535c6686d5ba", "pose"
+    ),
+    "sdxl-canny": ControlSpec(
+        "Edges XL",
+        Source("diffusers/controlnet-canny-sdxl-1.0", "eb115a19a10d14909256db740ed109532ab1483c"),
+        "openrail++",
+        "sdxl",
+        ("canny", "scribble", "map"),
+        "fp16",
+    ),
+    "sdxl-depth": ControlSpec(
+        "Depth XL",
+        Source("diffusers/controlnet-depth-sdxl-1.0", "17bb97973f29801224cd66f192c5ffacf82648b4"),
+        "openrail++",
+        "sdxl",
+        ("depth", "map"),
+        "fp16",
+    ),
+    "sdxl-pose": ControlSpec(
+        "Pose XL",
+        Source("xinsir/controlnet-openpose-sdxl-1.0", "23f966cd5cfdd3f7729c903e243d87152162d2b7"),
+        "apache-2.0",
+        "sdxl",
+        ("pose", "map"),
     ),
 }
 

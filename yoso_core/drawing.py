@@ -23,9 +23,9 @@ from yoso_core.editing import Canvas, latent_mask, put_together
 from yoso_core.files.pictures import OWN_SIDE, fit_note, fitted, own_size, whole
 from yoso_core.models import LoadedModel
 from yoso_core.prompts import Asked, Prompt, as_it_is, read_request
-from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, TranslateRequest
+from yoso_core.requests import FEW_STEP_SAMPLERS, ControlUse, EditRequest, GenerateRequest, TranslateRequest
 from yoso_core.runtimes.networks import Networks
-from yoso_core.sampling import KNOWN, prior_start, repaint, sdedit_start, strength_timestep
+from yoso_core.sampling import KNOWN, begun_at, prior_start, repaint, sdedit_start, strength_timestep
 from yoso_core.translate import LoadedTranslator, input_tensor
 
 
@@ -208,7 +208,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
                 begin = (
                     prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
                     if t == model.schedule.last
-                    else sdedit_start(model.schedule, given, noises[0], t)
+                    else sdedit_start(model.schedule, given, noises[0], timesteps[0])
                 )
                 clean = _sample(request, model, denoise, condition.expand(len(batch)), begin, timesteps, noises)
         with watch.stage("decode"):
@@ -278,6 +278,9 @@ def _denoiser(request: GenerateRequest, tools: Tools, guide: Guide | None) -> De
 
 def _timesteps(request: GenerateRequest, model: LoadedModel, t: int) -> list[int]:
     """Where the network is run, falling from t."""
+    own = next((own for own in model.spec.timesteps if len(own) == request.steps), ())
+    if own and request.sampler in FEW_STEP_SAMPLERS:
+        return begun_at(own, t, len(model.schedule))
     return KNOWN[request.sampler].timesteps(request.steps, t, len(model.schedule))
 
 

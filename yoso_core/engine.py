@@ -329,14 +329,11 @@ class Engine(Service):
         return [dataclasses.replace(result, runtime=executed, notes=(*told, *result.notes)) for result in results]
 
     def _translator(self, request: TranslateRequest, report: Report) -> LoadedDirections:
-        name = request.translator
-        if name not in self.translators:
-            known = f"choose one of {', '.join(self.translators)}" if self.translators else "none are here"
-            raise RequestError(f"There is no translator {name!r:.60}; {known}.")
+        name, spec = request.translator, self._translator_spec(request.translator)
 
         def load() -> LoadedDirections:
             model, networks = self._loaded[request.model], self._executed[request.model]
-            loaded = load_translator(self.translators[name], model, report)
+            loaded = load_translator(spec, model, report)
             ways = {way: networks.translator(loaded.on(model, way)) for way in loaded.spec.directions}
             return LoadedDirections(loaded, ways)
 
@@ -408,12 +405,11 @@ class Engine(Service):
         return family.at_size(model, encoded.condition, size), encoded.cut
 
     def _model(self, name: str, report: Report) -> LoadedModel:
-        if name not in self.models:
-            raise self._unknown(name)
+        spec = self._spec(name)
         if name not in self._loaded:
             while len(self._loaded) >= self.room:  # before, because two large ones may be all that fits
                 self._forget(next(iter(self._loaded)))
-            loaded = load_model(self.models[name], self.device, self.dtype, report)
+            loaded = load_model(spec, self.device, self.dtype, report)
             loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
             self._loaded[name], self._executed[name] = loaded, Networks(loaded, self.runtime)
         self._loaded.move_to_end(name)
@@ -443,11 +439,9 @@ class Engine(Service):
             memory.forget(lambda key: key[0] == name)
 
     def _lora(self, model_name: str, model: LoadedModel, name: str) -> Lora:
-        if name not in self._lora_files:
-            raise RequestError(f"There is no LoRA {name!r:.60} in the library; add its file first.")
-        key = (model_name, name)
+        path, key = self._lora_file(name), (model_name, name)
         if key not in self._admitted:
-            admitted = admit(self._lora_files[name], model.loras.for_requests)
+            admitted = admit(path, model.loras.for_requests)
             if len(self._admitted) >= LORAS_IN_MEMORY:
                 del self._admitted[next(iter(self._admitted))]
                 self._conditions.forget()  # they are told apart by the identity of LoRAs that may be gone now

@@ -57,6 +57,7 @@ class Need:
         revision: 40 hex digits of a commit; "" for the newest at the first fetch, which is recorded then.
         variant: of its weights, such as "fp16", where it has them.
         file: the one that is wanted of it, such as that of a LoRA; "" for all that a model is loaded from.
+        without: parts whose weights are not wanted.
         convert: "lora" or "translator", where what comes is made into what is read here; else "".
         out: where that is put; None where nothing is converted.
         trusted: whether the hub is told whose machine asks; not for what a visitor named.
@@ -67,6 +68,7 @@ class Need:
     revision: str = ""
     variant: str | None = None
     file: str = ""
+    without: tuple[str, ...] = ()
     convert: str = ""
     out: Path | None = None
     trusted: bool = True
@@ -109,11 +111,15 @@ class Listing:
     terms: bool = False
 
 
-def select(sizes: Iterable[str], variant: str | None = None) -> list[str]:
-    """The files of a repository that a model is loaded from: settings, words, and one kind of safetensors a folder."""
+def select(sizes: Iterable[str], variant: str | None = None, without: Iterable[str] = ()) -> list[str]:
+    """The files of a repository that a model is loaded from: settings, words, and one kind of safetensors a folder.
+
+    Args:
+        without: folders whose weights are left.
+    """
     names = [name for name in sizes if name.count("/") <= 1 and name.rpartition("/")[0] in FOLDERS]
     chosen = [name for name in names if PLAIN.fullmatch(name.rpartition("/")[2])]
-    for folder in NETWORKS:
+    for folder in NETWORKS.difference(without):
         found = [name for name in names if name.rpartition("/")[0] == folder and name.endswith(".safetensors")]
         ours = [name for name in found if variant and WEIGHTS.fullmatch(_without(name.rpartition("/")[2], variant))]
         ours = [name for name in ours if f".{variant}" in name]
@@ -166,7 +172,7 @@ def find(need: Need) -> Path | None:
         if (folder / "model_index.json").exists():
             listed = json.loads((folder / "model_index.json").read_text())
             parts = [name for name, kind in listed.items() if name in FOLDERS and kind != [None, None]]
-        return folder if all(_is_whole(folder / part, part) for part in parts) else None
+        return folder if all(_is_whole(folder / part, part) for part in parts if part not in need.without) else None
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -218,7 +224,7 @@ def wanted(need: Need, sizes: Mapping[str, int]) -> dict[str, int]:
         if len(names) > 1:
             raise HubError(f"it has {len(names)} LoRA files and no {LORA_FILE}")
     else:
-        names = select(sizes, need.variant)
+        names = select(sizes, need.variant, need.without)
     if not any(name.endswith(".safetensors") for name in names):
         raise HubError("it has no safetensors files at this commit, and only such are read")
     return {name: sizes[name] for name in names}

@@ -2,9 +2,9 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import one_line, read_prior
 from yoso_core.lora.stack import LoraStack
 from yoso_core.offers import USUAL, Offer
-from yoso_core.requests import DEFAULT_MODEL
+from yoso_core.requests import CONSISTENCY, DEFAULT_MODEL
 from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.words import NOTHING, Words, read_words
 
@@ -53,6 +53,9 @@ class ModelSpec:
         aspect: how many times as long as short what it draws from words may be.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
         architecture: a key of `FAMILIES`.
+        network: where what predicts is, if not in `source`: a folder of it, or a safetensors file; see `Source.inside`.
+        scheduler: settings of the noise schedule and of what is predicted that are others than in `source`.
+        timesteps: those that it was made to be evaluated at, by their number; () for those of LCM.
         offer: samplers, steps and guidance that it can be asked for.
         about: what it is good for, in a sentence.
         work: of a picture of its own size in one step, in 10^12 floating-point operations; 0 where nobody counted.
@@ -72,6 +75,9 @@ class ModelSpec:
     aspect: float = 2.0
     family: str = "sd15"
     architecture: str = "stable-diffusion"
+    network: Source | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    timesteps: tuple[tuple[int, ...], ...] = ()
     offer: Offer = USUAL
     about: str = ""
     work: float = 0.0
@@ -92,6 +98,21 @@ TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came 
 TOLD_EVERY = 5.0  # seconds
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
+LIGHTNING = Source("ByteDance/SDXL-Lightning", "c9a24f48e1c025556787b0c58dd67a091ece2e44")
+EULER = {"timestep_spacing": "trailing"}  # as few-step networks are published with it: the last timestep is the first
+
+SDXL = ModelSpec(
+    title="Stable Diffusion XL",
+    source=Source("stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"),
+    licence="openrail++",
+    resolution=1024,
+    tiny_decoder=Source("madebyollin/taesdxl", "b20258aaef75ef61e659c1e0f14f251cf0ad153e"),
+    variant="fp16",
+    sizes=(768, 1024),
+    family="sdxl",
+    architecture="sdxl",
+    work=7.33,
+)
 
 MODELS: dict[str, ModelSpec] = {
     DEFAULT_MODEL: ModelSpec(
@@ -128,6 +149,51 @@ MODELS: dict[str, ModelSpec] = {
         family="sd2",
         about="Photographs at a glance; the translators of sketches and streets work on it.",
         work=0.95,
+    ),
+    "sdxl-turbo": replace(
+        SDXL,
+        title="SDXL-Turbo",
+        source=Source("stabilityai/sdxl-turbo", "71153311d3dbb46851df1931d3ca6e939de83304"),
+        licence="sai-nc-community",
+        resolution=512,
+        sizes=(512,),
+        about="Photographs at a glance with more in them than SD-Turbo; takes the LoRAs of SDXL.",
+        work=1.73,
+    ),
+    "sdxl-lightning-1": replace(
+        SDXL,
+        title="SDXL-Lightning, one step",
+        network=replace(LIGHTNING, inside="sdxl_lightning_1step_unet_x0.safetensors"),
+        scheduler=EULER | {"prediction_type": "sample"},
+        offer=Offer(samplers=(CONSISTENCY,), steps=(1,)),
+        about="Large pictures in one step; its makers call it an experiment, two steps are surer.",
+    ),
+    **{
+        f"sdxl-lightning-{steps}": replace(
+            SDXL,
+            title=f"SDXL-Lightning, {steps} steps",
+            network=replace(LIGHTNING, inside=f"sdxl_lightning_{steps}step_unet.safetensors"),
+            scheduler=EULER,
+            offer=Offer(samplers=("ddim",), steps=(steps,), exact=True),
+            about="Large pictures in few steps, with the LoRAs and ControlNets of SDXL.",
+        )
+        for steps in (2, 4, 8)
+    },
+    "sdxl-dmd2": replace(
+        SDXL,
+        title="SDXL + DMD2, four steps",
+        licence="cc-by-nc-4.0",
+        lora=CONVERTED_FOLDER / "dmd2_sdxl_4step_lora_fp16.safetensors",
+        lora_source=Source("tianweiy/DMD2", "be22767697a1f3ca656b73c776e15fa335c86c6c"),
+        lora_file="dmd2_sdxl_4step_lora_fp16.safetensors",
+        timesteps=((999, 749, 499, 249),),
+        offer=Offer(samplers=(CONSISTENCY,), steps=(4,)),
+        about="Large photographs in four steps, near the base's own in quality.",
+    ),
+    "sdxl": replace(
+        SDXL,
+        offer=Offer(samplers=("dpm++", "ddim"), steps=(20, 30, 50), guidance=5.0),
+        about="The base of them all, in many steps: what LoRAs are trained on.",
     ),
 }
 
@@ -213,25 +279,27 @@ def _licence(folder: Path) -> str:
     return next((one[:LICENCE_CHARACTERS] for one in said if one.lower() not in cards.NOTHING), "")
 
 
-def local_source(title: str, source: Source, variant: str | None = None) -> Source:
-    """A source on this machine, or where on this machine a hub's is.
+def local_source(title: str, source: Source, variant: str | None = None, without: tuple[str, ...] = ()) -> Source:
+    """A source on this machine, or where on this machine a hub's is, but for the weights of some parts.
 
     Raises:
         ModelError: it has not been fetched.
     """
-    if source.is_folder:
+    need = need_of(title, source, variant, without)
+    if need is None:
         return source
-    folder = hub.find(hub.Need(title, source.place, source.revision, variant))
-    if folder is None:
+    if (folder := hub.find(need)) is None:
         raise ModelError(f"{title} is not on this machine, or not all of it; fetch {source.place} from the hub first.")
     return Source(str(folder))
 
 
 def parts_of(spec: ModelSpec) -> list[hub.Need]:
     """What a model is made of that a hub has, be it on this machine or not."""
-    wanted = [(spec.title, spec.source, spec.variant)]
+    wanted: list[tuple[Any, ...]] = [(spec.title, spec.source, spec.variant, _elsewhere(spec))]
+    if spec.network is not None:
+        wanted.append((f"The network of {spec.title}", spec.network))
     if spec.tiny_decoder is not None:
-        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder, None))
+        wanted.append((f"The fast decoder of {spec.title}", spec.tiny_decoder))
     parts = needed(wanted)
     if spec.lora is not None and spec.lora_source is not None:
         title, made = f"The one-step LoRA of {spec.title}", {"convert": "lora", "out": spec.lora}
@@ -250,14 +318,26 @@ def needs_of(spec: ModelSpec) -> list[hub.Need]:
     return [need for need in parts_of(spec) if hub.find(need) is None]
 
 
-def needed(wanted: Iterable[tuple[str, Source, str | None]]) -> list[hub.Need]:
-    """What a hub has of titles with their sources and variants."""
-    return [hub.Need(title, one.place, one.revision, variant) for title, one, variant in wanted if not one.is_folder]
+def need_of(title: str, source: Source, variant: str | None = None, without: tuple[str, ...] = ()) -> hub.Need | None:
+    """What a source is to a hub, but for the weights of some parts; None for a folder."""
+    if source.is_folder:
+        return None
+    return hub.Need(title, source.place, source.revision, variant, source.inside, without)
 
 
-def missing(wanted: Iterable[tuple[str, Source, str | None]]) -> list[hub.Need]:
+def needed(wanted: Iterable[tuple[Any, ...]]) -> list[hub.Need]:
+    """What a hub has of sources, each as `need_of` takes it."""
+    return [need for one in wanted if (need := need_of(*one)) is not None]
+
+
+def missing(wanted: Iterable[tuple[Any, ...]]) -> list[hub.Need]:
     """What of that is not on this machine."""
     return [need for need in needed(wanted) if hub.find(need) is None]
+
+
+def _elsewhere(spec: ModelSpec) -> tuple[str, ...]:
+    """The part whose weights are not in `source`."""
+    return (FAMILIES[spec.architecture].network,) if spec.network is not None else ()
 
 
 def refuse_missing_lora(spec: ModelSpec) -> None:
@@ -289,10 +369,12 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, dict[str, tuple[int, ...]]]:
     """Names and shapes of what LoRAs may change in a model, by part, read off its files; {} where it is not here."""
     family = FAMILIES[spec.architecture]
     try:
-        folder = Path(local_source("The model", spec.source, spec.variant).place).expanduser()
+        folder = Path(local_source("The model", spec.source, spec.variant, _elsewhere(spec)).place).expanduser()
+        apart = _apart(spec)
     except ModelError:
         return {}
-    shapes = {part: found for part in family.adapted if (found := shapes_of(folder / part))}
+    places = {part: folder / part for part in family.adapted} | ({family.network: apart} if apart else {})
+    shapes = {part: found for part, place in places.items() if (found := shapes_of(place))}
     return shapes if family.network in shapes else {}
 
 
@@ -402,11 +484,12 @@ def load_model(
     dtype = dtype or getattr(torch, spec.dtype)
     refuse_missing_lora(spec)
     report(f"Loading {spec.title}")
-    place = local_source(spec.title, spec.source, spec.variant).place
+    place = local_source(spec.title, spec.source, spec.variant, _elsewhere(spec)).place
     refuse_other_files(spec.title, Path(place))
     family = FAMILIES[spec.architecture]
-    parts = family.load(Checkpoint(spec.title, place, spec.variant), dtype)
-    network, autoencoder, scheduler = parts[family.network], parts["vae"], parts["scheduler"]
+    parts = family.load(Checkpoint(spec.title, place, spec.variant, _apart(spec)), dtype)
+    network, autoencoder = parts[family.network], parts["vae"]
+    parts["scheduler"] = scheduler = parts["scheduler"].from_config(parts["scheduler"].config, **spec.scheduler)
     try:
         prediction, schedule = family.prediction(scheduler.config), family.schedule(scheduler.config)
     except ValueError as error:
@@ -427,7 +510,7 @@ def load_model(
     for part in (network, autoencoder, decoder):
         part.to(memory_format=torch.channels_last)
     stack = LoraStack({name: parts[name] for name in (*family.adapted, "vae")})
-    mean, deviation = _prior(spec, autoencoder.config)
+    mean, deviation = _prior(spec, autoencoder.config, scheduler)
     return LoadedModel(
         spec=spec,
         family=family,
@@ -442,12 +525,34 @@ def load_model(
     )
 
 
-def _prior(spec: ModelSpec, autoencoder) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (C,) of scaled latents: as the one-step LoRA was trained with, or as the autoencoder's config
-    says, or those of the standard normal distribution.
+def _apart(spec: ModelSpec) -> Path | None:
+    """Where on this machine the network is, if not with the other parts.
+
+    Raises:
+        ModelError: it has not been fetched.
+    """
+    if spec.network is None:
+        return None
+    return Path(local_source(f"The network of {spec.title}", spec.network).place) / spec.network.inside
+
+
+def _prior(spec: ModelSpec, autoencoder: Any, scheduler: Any) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (C,) of scaled latents that noise at the last timestep is made from: as the one-step LoRA was
+    trained with, or as the scheduler of a network that is one-step itself begins, or as the autoencoder's config says,
+    or those of the standard normal distribution.
     """
     if spec.lora is not None and (prior := read_prior(spec.lora)) and len(prior[0]) == autoencoder.latent_channels:
         return prior
     scale, channels = autoencoder.scaling_factor, autoencoder.latent_channels
-    mean = torch.tensor(autoencoder.get("latents_mean") or [0.0] * channels) * scale
-    return mean, torch.tensor(autoencoder.get("latents_std") or [1 / scale] * channels) * scale
+    mean, deviation = autoencoder.get("latents_mean"), autoencoder.get("latents_std")
+    if spec.lora is None and not (mean or deviation) and _begins_at_noise_alone(scheduler):
+        return torch.zeros(channels), torch.zeros(channels)
+    return torch.tensor(mean or [0.0] * channels) * scale, torch.tensor(deviation or [1 / scale] * channels) * scale
+
+
+def _begins_at_noise_alone(scheduler: Any) -> bool:
+    """Whether it begins at sigma_T eps, as if clean latents were zero, and not at eps."""
+    return type(scheduler).__name__.startswith("Euler") and scheduler.config.timestep_spacing in (
+        "linspace",
+        "trailing",
+    )

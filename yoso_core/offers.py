@@ -7,6 +7,7 @@ from typing import Literal
 from yoso_core.requests import (
     CONSISTENCY,
     FEW_STEP_SAMPLERS,
+    MANY_STEPS,
     SAMPLERS,
     STEPS,
     EditRequest,
@@ -27,6 +28,7 @@ class Offer:
         guided: "freely": by the difference to a negative prompt, which doubles the evaluations; "told": the network is
             told how strongly, in one evaluation and without a negative prompt; "never": there is none.
         edits: whether it can begin at a picture, and not from noise alone.
+        exact: whether all its samplers take those steps and no others.
     """
 
     samplers: tuple[str, ...] = (CONSISTENCY, "ddim", "dpm++")
@@ -34,6 +36,7 @@ class Offer:
     guidance: float = 1.0
     guided: Literal["freely", "told", "never"] = "freely"
     edits: bool = True
+    exact: bool = False
 
     def settle(self, title: str, request: GenerateRequest) -> GenerateRequest:
         """A request with what it left to the model.
@@ -51,10 +54,12 @@ class Offer:
         if sampler not in self.samplers:
             own = either(SAMPLERS[name] for name in self.samplers)
             raise RequestError(f"{title} is drawn with {own}, not with {named}.")
-        if sampler in FEW_STEP_SAMPLERS and request.steps not in self.steps:
+        if (sampler in FEW_STEP_SAMPLERS or self.exact) and request.steps not in self.steps:
             few = f"{either(map(str, self.steps))} step{'s' if max(self.steps) > 1 else ''}"
             more = "; other samplers take more" if self.many else ""
             raise RequestError(f"{title} takes {few} with {named}, not {request.steps}{more}.")
+        if sampler not in FEW_STEP_SAMPLERS and request.steps < MANY_STEPS[0]:
+            raise RequestError(f"{title} takes {MANY_STEPS[0]} to {MANY_STEPS[1]} steps with {named}, not 1.")
         if self.guided == "never" and guidance != 1:
             raise RequestError(f"{title} draws without guidance; leave it at 1.")
         if isinstance(request, EditRequest) and not self.edits:
@@ -64,7 +69,7 @@ class Offer:
     @property
     def many(self) -> bool:
         """Whether there are samplers of many steps."""
-        return not {*self.samplers} <= {*FEW_STEP_SAMPLERS}
+        return not self.exact and not {*self.samplers} <= {*FEW_STEP_SAMPLERS}
 
     @property
     def about_guidance(self) -> str:

@@ -78,7 +78,12 @@ def strength_timestep(schedule: NoiseSchedule, strength: float, side: int = 8) -
 
 def edit_timesteps(steps: int, t: int, length: int = 1000) -> list[int]:
     """Those of `few_step_timesteps`, scaled to begin at t: at the last timestep an edit is a generation."""
-    return [each * t // (length - 1) for each in few_step_timesteps(steps, length)]
+    return begun_at(few_step_timesteps(steps, length), t, length)
+
+
+def begun_at(timesteps: Iterable[int], t: int, length: int = 1000) -> list[int]:
+    """Timesteps of a generation, scaled as far as t is from the last one."""
+    return [each * t // (length - 1) for each in timesteps]
 
 
 def repaint(denoise: Denoise, original: Tensor, mask: Tensor) -> Denoise:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from yoso_core.conditioning import ControlSpec, choose_control
@@ -40,12 +41,14 @@ class Service(ABC):
             it is fetched beside requests, and they are told how far it is.
 
     Attributes:
+        device: what is computed on.
         lock: under which what is known here is changed.
         fetches: what is being brought from a hub.
         places: requests that gain by being worked on at the same time.
         rest: seconds for which nothing has to be typed until what was typed is worth a request.
     """
 
+    device: torch.device
     places = 1
     rest = 0.0
 
@@ -89,9 +92,7 @@ class Service(ABC):
 
     def completed(self, request: GenerateRequest) -> GenerateRequest:
         """A request with what it left to its model, see `Offer.settle`."""
-        if request.model not in self.models:
-            raise self._unknown(request.model)
-        spec = self.models[request.model]
+        spec = self._spec(request.model)
         return spec.offer.settle(spec.title, request)
 
     @abstractmethod
@@ -198,8 +199,7 @@ class Service(ABC):
         Raises:
             RequestError: there is no such model, or it can't be had.
         """
-        if name not in self.models:
-            raise self._unknown(name)
+        self._spec(name)
         return self._missing(name)
 
     def _missing(self, name: str, control: ControlUse | None = None) -> list[Need]:
@@ -225,5 +225,22 @@ class Service(ABC):
                 raise HubError(self.fetches.begin(need))
             fetch_need(need, report)
 
-    def _unknown(self, name: str) -> RequestError:
-        return RequestError(f"There is no model {name!r:.60}; choose one of {', '.join(self.models)}.")
+    def _spec(self, name: str) -> ModelSpec:
+        """
+        Raises:
+            RequestError: there is none of this name, as in the next two.
+        """
+        if name not in self.models:
+            raise RequestError(f"There is no model {name!r:.60}; choose one of {', '.join(self.models)}.")
+        return self.models[name]
+
+    def _translator_spec(self, name: str) -> TranslatorSpec:
+        if name not in self.translators:
+            known = f"choose one of {', '.join(self.translators)}" if self.translators else "none are here"
+            raise RequestError(f"There is no translator {name!r:.60}; {known}.")
+        return self.translators[name]
+
+    def _lora_file(self, name: str) -> Path:
+        if name not in self._lora_files:
+            raise RequestError(f"There is no LoRA {name!r:.60} in the library; add its file first.")
+        return self._lora_files[name]

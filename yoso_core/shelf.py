@@ -132,7 +132,8 @@ class Shelf:
             title = f"The ControlNet {spec.title}"
             if needs := tuple(needed([(title, spec.source, spec.variant)])):
                 kept = spec.title.rpartition(" ")[0].lower()
-                about = f"Keeps the {kept} of a picture on the Edit tab, with Stable Diffusion 1.5."
+                models = {"sdxl": "SDXL"}.get(spec.family, "Stable Diffusion 1.5")
+                about = f"Keeps the {kept} of a picture on the Edit tab, with {models}."
                 found.append(Item(f"control:{name}", name, "control", spec.title, about, spec.licence, needs))
         return {item.id: item for item in found}
 

@@ -7,9 +7,15 @@ import torch
 from torch import nn
 
 
+def copied(module: nn.Module) -> nn.Module:
+    """A copy whose frozen parameters are the very same ones: of a large network with a LoRA they are all but a few."""
+    kept = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(module, kept)
+
+
 def averaged_copy(module: nn.Module) -> nn.Module:
     """The network that will hold the average; never trained."""
-    return copy.deepcopy(module).requires_grad_(False).eval()
+    return copied(module).requires_grad_(False).eval()
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from train.data.latents import (
 )
 from train.data.listings import read_captions
 from train.loop.config import ConfigError, RunConfig, setting
+from train.loop.ema import copied
 from train.loop.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
 from yoso_core.checkpoints import ModelError
@@ -156,14 +157,14 @@ def load_data(config: ModelRunConfig, base: LoadedModel) -> CaptionedLatents | G
 
 def trainable(base: LoadedModel, config: ModelRunConfig) -> nn.Module:
     """A copy of the network of which the right part requires gradients: a fresh LoRA, or everything."""
-    network = copy.deepcopy(base.network).to(memory_format=torch.channels_last).train()
     if config.adapter == "full":
-        network.requires_grad_(True)
+        network = copy.deepcopy(base.network).requires_grad_(True)
     else:
+        network = copied(base.network)
         add_lora(network, base.family.targets, config.rank, config.alpha, config.lora_start)
     if config.checkpointing:
         network.enable_gradient_checkpointing()
-    return network
+    return network.to(memory_format=torch.channels_last).train()
 
 
 def add_lora(network: nn.Module, targets: Sequence[str], rank: int, alpha: int, start: str = "gaussian") -> None:

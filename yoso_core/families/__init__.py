@@ -5,9 +5,10 @@ from pathlib import Path
 from yoso_core.checkpoints import index_of
 from yoso_core.families.base import Family
 from yoso_core.families.pixart import PixArt
+from yoso_core.families.sdxl import StableDiffusionXL
 from yoso_core.families.stable_diffusion import StableDiffusion
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusion(), PixArt())}
+FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusion(), StableDiffusionXL(), PixArt())}
 
 
 def family_of(folder: Path) -> Family:

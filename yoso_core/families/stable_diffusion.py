@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import Checkpoint, ModelError, config_of, refuse_missing_weights
+from yoso_core.checkpoints import Checkpoint, ModelError, config_of
 from yoso_core.condition import Condition
 from yoso_core.encoding import encode_prompt
 from yoso_core.families import unet
@@ -30,31 +30,20 @@ class StableDiffusion(Family):
         return index.get("_class_name") == "StableDiffusionPipeline"
 
     def outline(self, folder: Path) -> Outline:
-        config = config_of(folder / "unet")
-        kind = KINDS.get(config.get("cross_attention_dim"), "")
-        try:
-            levels, side = len(config_of(folder / "vae")["block_out_channels"]), config["sample_size"]
-            return Outline(int(min(side) if isinstance(side, list) else side) * 2 ** (levels - 1), kind)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return Outline(kind=kind)
+        kind = KINDS.get(config_of(folder / "unet").get("cross_attention_dim"), "")
+        return Outline(unet.resolution(folder), kind)
 
     def load(self, files: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
-        from diffusers import StableDiffusionPipeline  # seconds to import, so not at import time
+        from diffusers import StableDiffusionPipeline, UNet2DConditionModel  # seconds to import, so not at once
         from transformers import CLIPTextModel
 
-        # By itself, because only so transformers tells which weights the files lack; it makes those up.
-        text_encoder, told = files.part(
-            CLIPTextModel.from_pretrained, "text_encoder", dtype=dtype, output_loading_info=True
-        )
-        if missing := sorted(told["missing_keys"]):
-            raise ModelError(
-                f"The text encoder of {files.title} lacks the weights {missing[0]}; its files are incomplete."
-            )
+        text_encoder = unet.load_text_encoder(files, CLIPTextModel, "text_encoder", dtype)
         pipeline = files.part(
             StableDiffusionPipeline.from_pretrained,
             text_encoder=text_encoder,
             dtype=dtype,
             low_cpu_mem_usage=True,
+            **files.apart(UNet2DConditionModel, "unet", dtype),
             **UNCHECKED,
         )
         parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
@@ -103,29 +92,18 @@ def _refuse_what_does_not_fit(files: Checkpoint, parts: Mapping[str, Any]) -> No
     Raises:
         ModelError: they are not; one sentence says how.
     """
-    if absent := [name for name, part in parts.items() if part is None]:
-        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
-    for name in ("unet", "vae"):
-        refuse_missing_weights(f"The {name} of {files.title}", parts[name])
-    network, scheduler = parts["unet"].config, parts["scheduler"]
-    channels = parts["vae"].config.latent_channels
+    unet.refuse_incomplete(files, parts)
+    network = parts["unet"].config
     wanting = [name for name in EXTRA if network.get(name) is not None]
     width, read = parts["text_encoder"].config.hidden_size, network.get("cross_attention_dim")
     limit = parts["text_encoder"].config.max_position_embeddings
     given = parts["tokenizer"].model_max_length
     if wanting:
         reason = f"its network wants more than a prompt ({wanting[0]})"
-    elif not network.get("in_channels") == network.get("out_channels") == channels:
-        takes, gives = network.get("in_channels"), network.get("out_channels")
-        reason = f"latents have {channels} channels, its network takes {takes} and gives {gives}"
     elif read != width:
         reason = f"its network reads prompts of width {read}, its text encoder writes {width}"
     elif not 2 <= given <= limit:
         reason = f"its text encoder takes {limit} tokens, its tokenizer gives {given:.3g}"
-    elif not {"beta_schedule", "trained_betas"} & set(scheduler.config):
-        reason = f"its scheduler, {type(scheduler).__name__}, has no betas"
-    elif not parts["vae"].config.scaling_factor:
-        reason = "its autoencoder has no scaling factor"
-    else:
+    elif not (reason := unet.misfit(parts)):
         return
     raise ModelError(f"{files.title} is not a Stable Diffusion model that can be used here: {reason}.")

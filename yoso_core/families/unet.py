@@ -1,13 +1,14 @@
 """What the families around a ``UNet2DConditionModel`` have in common."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import ModelError
+from yoso_core.checkpoints import Checkpoint, ModelError, config_of, refuse_missing_weights
 from yoso_core.condition import Condition
 
 # Attention projections, feed-forward, resnet convolutions, shortcuts, samplers and time-embedding projections.
@@ -16,6 +17,52 @@ TARGETS = (
     *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
 )
 SAME = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")  # in a ControlNet and its UNet
+
+
+def resolution(folder: Path) -> int | None:
+    """Side in pixels of the pictures that a folder's networks were made for; None where their configs don't say."""
+    try:
+        levels, side = len(config_of(folder / "vae")["block_out_channels"]), config_of(folder / "unet")["sample_size"]
+        return int(min(side) if isinstance(side, list) else side) * 2 ** (levels - 1)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def load_text_encoder(files: Checkpoint, kind: Any, name: str, dtype: torch.dtype) -> nn.Module:
+    """A text encoder of transformers, by itself, because only so it tells which weights the files lack; it makes those
+    up.
+
+    Raises:
+        ModelError: some are lacking.
+    """
+    encoder, told = files.part(kind.from_pretrained, name, dtype=dtype, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):
+        raise ModelError(
+            f"The {name.replace('_', ' ')} of {files.title} lacks the weights {missing[0]}; its files are incomplete."
+        )
+    return encoder
+
+
+def refuse_incomplete(files: Checkpoint, parts: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ModelError: a part is not there, or not all of its weights.
+    """
+    if absent := [name for name, part in parts.items() if part is None]:
+        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
+    for name in ("unet", "vae"):
+        refuse_missing_weights(f"The {name} of {files.title}", parts[name])
+
+
+def misfit(parts: Mapping[str, Any]) -> str:
+    """Why network, autoencoder and scheduler don't go together, in words; "" if they do."""
+    network, scheduler, channels = parts["unet"].config, parts["scheduler"], parts["vae"].config.latent_channels
+    if not network.get("in_channels") == network.get("out_channels") == channels:
+        takes, gives = network.get("in_channels"), network.get("out_channels")
+        return f"latents have {channels} channels, its network takes {takes} and gives {gives}"
+    if not {"beta_schedule", "trained_betas"} & set(scheduler.config):
+        return f"its scheduler, {type(scheduler).__name__}, has no betas"
+    return "" if parts["vae"].config.scaling_factor else "its autoencoder has no scaling factor"
 
 
 def predict(
@@ -102,19 +149,21 @@ class UNetEncoder(nn.Module):
         return self.mid_block(hidden, embedding, encoder_hidden_states=context)
 
 
-@torch.no_grad()
-def clip_texts(texts: Sequence[str], tokenizer: Any, text_encoder: nn.Module) -> Tensor:
-    """Texts as a Stable Diffusion pipeline encodes them: padded to L tokens, last hidden state, (N, L, D) float32 on
-    the CPU.
-    """
-    found = []
+def tokens_by_batch(texts: Sequence[str], tokenizer: Any, device: torch.device) -> Iterator[Tensor]:
+    """Texts as a Stable Diffusion pipeline hands them to its encoder: padded or cut to L tokens, (up to 512, L)."""
     for start in range(0, len(texts), 512):
-        tokens = tokenizer(
+        yield tokenizer(
             list(texts[start : start + 512]),
             padding="max_length",
             truncation=True,
             max_length=tokenizer.model_max_length,
             return_tensors="pt",
-        ).input_ids
-        found.append(text_encoder(tokens.to(text_encoder.device))[0].float().cpu())
-    return torch.cat(found)
+        ).input_ids.to(device)
+
+
+@torch.no_grad()
+def clip_texts(texts: Sequence[str], tokenizer: Any, text_encoder: nn.Module) -> Tensor:
+    """Texts as a Stable Diffusion pipeline encodes them: last hidden state, (N, L, D) float32 on the CPU."""
+    return torch.cat(
+        [text_encoder(tokens)[0].float().cpu() for tokens in tokens_by_batch(texts, tokenizer, text_encoder.device)]
+    )

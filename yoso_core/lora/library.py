@@ -51,10 +51,11 @@ SECRET = re.compile(r"^(upload-)[\w-]{16}-|^(run-)[0-9a-f]{32}\b-?")  # as the p
 SNAPSHOT = re.compile(r"step-([0-9]{1,12})\.safetensors")
 HUB_FILE = re.compile(r"(?:[^./\\\x00-\x1f][^/\\\x00-\x1f]*/)*[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors")
 HUB_LORA = re.compile(r"(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})(?:/(.+))?", re.ASCII)
-FAMILY_WORDS = {  # how the names of base models begin; SDXL's are others
+FAMILY_WORDS = {  # how the names of base models begin
     "yoso-emoji": re.compile(r"\byoso-emoji\b"),
     "sd15": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?1([.-]?[45])?(?!\d)"),
     "sd2": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?2([.-]?[01])?(?!\d)|(?<![a-z])sd-turbo"),
+    "sdxl": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?xl"),
 }
 
 Origin = Literal["bundled", "trained", "folder", "uploaded", "hub"]

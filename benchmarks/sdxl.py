@@ -1,0 +1,137 @@
+"""Stable Diffusion XL in its real size and layout with random weights, so that its path runs without a hub.
+
+    python -m benchmarks.sdxl FOLDER
+
+Random weights make noise for pictures; shapes, arithmetic, file formats and time are those of the real model.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.sd15 import OUTPUT_GAIN, TOKENIZER
+
+PADDING = "!"  # of the second tokenizer; the first one pads with its end of text
+
+
+def layout(small: bool) -> dict[str, dict]:
+    """Constructor arguments of each part; those of SDXL itself unless `small`."""
+    widths = (16, 16) if small else (768, 1280)  # of the text encoders
+    times = 8 if small else 256
+    return {
+        "unet": {
+            "sample_size": 8 if small else 128,
+            "block_out_channels": (16, 32, 32) if small else (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "layers_per_block": 2,
+            "transformer_layers_per_block": (1, 1, 1) if small else (1, 2, 10),
+            "cross_attention_dim": sum(widths),
+            "attention_head_dim": (2, 4, 4) if small else (5, 10, 20),  # diffusers' name for the number of heads
+            "norm_num_groups": 8 if small else 32,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": times,
+            "projection_class_embeddings_input_dim": 6 * times + widths[1],
+        },
+        "text_encoder": {
+            "vocab_size": 49408,
+            "hidden_size": widths[0],
+            "intermediate_size": 4 * widths[0],
+            "num_hidden_layers": 2 if small else 12,
+            "num_attention_heads": 2 if small else 12,
+            "max_position_embeddings": 77,
+            "projection_dim": widths[0],
+        },
+        "text_encoder_2": {
+            "vocab_size": 49408,
+            "hidden_size": widths[1],
+            "intermediate_size": 4 * widths[1],
+            "num_hidden_layers": 3 if small else 32,
+            "num_attention_heads": 2 if small else 20,
+            "max_position_embeddings": 77,
+            "projection_dim": widths[1],
+            "hidden_act": "gelu",
+        },
+        "vae": {
+            "sample_size": 64 if small else 1024,
+            "block_out_channels": (8, 8, 16, 16) if small else (128, 256, 512, 512),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "layers_per_block": 1 if small else 2,
+            "latent_channels": 4,
+            "norm_num_groups": 8 if small else 32,
+            "scaling_factor": 0.13025,
+            "force_upcast": True,
+        },
+        "tiny_decoder": {  # the defaults are those of the published one
+            "encoder_block_out_channels": (8, 8, 8, 8),
+            "decoder_block_out_channels": (8, 8, 8, 8),
+            "num_encoder_blocks": (1, 1, 1, 1),
+            "num_decoder_blocks": (1, 1, 1, 1),
+        }
+        if small
+        else {},
+        "scheduler": {
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+        },
+    }
+
+
+def write_random_sdxl(folder: Path, small: bool = False, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Path:
+    """A whole pipeline in diffusers' layout, with ``tiny_decoder/`` beside its parts.
+
+    Args:
+        folder: made if missing; 7 GB at full size.
+        small: the same layout in a few megabytes, for tests.
+        dtype: of the weights in the files.
+        seed: of the weights.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        AutoencoderTiny,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    configs = layout(small)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(**configs["unet"])
+        unet.conv_out.weight.data *= OUTPUT_GAIN
+        StableDiffusionXLPipeline(
+            vae=AutoencoderKL(**configs["vae"]).to(dtype),
+            text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"], **ends)).to(dtype),
+            text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**configs["text_encoder_2"], **ends)).to(dtype),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            unet=unet.to(dtype),
+            scheduler=EulerDiscreteScheduler(**configs["scheduler"]),
+        ).save_pretrained(folder)
+        AutoencoderTiny(**configs["tiny_decoder"], scaling_factor=1.0).to(dtype).save_pretrained(
+            folder / "tiny_decoder"
+        )
+    # The bundled tokenizer stands in for CLIP's: its ids fit the larger vocabulary, only the length differs.
+    for name, own in (("tokenizer", {}), ("tokenizer_2", {"pad_token": PADDING})):
+        shutil.copytree(TOKENIZER, folder / name, dirs_exist_ok=True)
+        config_file = folder / name / "tokenizer_config.json"
+        config = json.loads(config_file.read_text()) | {"model_max_length": 77, **own}
+        config_file.write_text(json.dumps(config, indent=2))
+    return folder
+
+
+if __name__ == "__main__":
+    write_random_sdxl(Path(sys.argv[1]))
