@@ -7,7 +7,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 export PORT HOST ALLOW_HOST
 
-.PHONY: run test web test-sd15 test-space lint fuzz benchmark screenshots corpus constraints clean
+.PHONY: run test web test-sd15 test-full test-space lint fuzz benchmark screenshots corpus constraints clean
 
 run: .venv/installed
 	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
@@ -31,6 +31,10 @@ lint: .venv/installed-test
 
 # The Stable Diffusion path at full size, on random weights: minutes and 12 GB of memory.
 test-sd15: .venv/installed-test
+	@$(BIN)/python -m pytest -q -s tests/heavy/test_sd15.py
+
+# Whatever else is tried at full size on random weights; of SANA-Sprint its time and the most memory.
+test-full: .venv/installed-test
 	@$(BIN)/python -m pytest -q -s tests/heavy
 
 # The repository as a Hugging Face Space: Python 3.12 with the platform's packages first, app.py on its way to lend a GPU.

@@ -17,6 +17,7 @@ if os.environ.get("SPACES_ZERO_GPU"):
 
 from app import space
 from app.server.hosts import hosts_at
+from app.server.lent_training import LentTraining
 from app.server.uploads import FolderError, own_folder
 from app.server.zero import LentEngine
 from app.settings import is_proposed
@@ -157,7 +158,8 @@ def serve(options: argparse.Namespace, engine: Service) -> None:
     loras = distinct([*bundled(), *in_folder(options.loras), *shared])
     for sentence in left_out(options.loras):
         print(f"note: {sentence}", flush=True)
-    demo = build_app(engine, loras, options.loras, options.runs, mode, SHELF[options.shelf])
+    lent = LentTraining() if space.lends_gpu() and MODES[mode].presets else None
+    demo = build_app(engine, loras, options.loras, options.runs, mode, SHELF[options.shelf], lent)
     name = f"[{options.host}]" if ":" in options.host else options.host
     try:
         demo.launch(

@@ -227,7 +227,7 @@ class Settings:
         if shape == OWN_SHAPE:
             return (values[self.width], values[self.height])
         check_choice("The shape", shape, tuple(RATIOS))
-        return shape_of(RATIOS[shape], check_size(side), SIZE_STEP)
+        return shape_of(RATIOS[shape], check_size(side), spec.unit)
 
     @property
     def typed(self) -> list[Any]:

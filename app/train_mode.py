@@ -26,6 +26,7 @@ class Mode:
         runs: a person may have.
         bytes: that a person's runs may take on disk.
         steps: of a run.
+        minutes: of a run, 0 for as long as it takes.
         ceilings: largest value of other settings.
         hidden: settings that can't be changed, beside those that are asked elsewhere.
         advanced: whether settings can be changed at all.
@@ -43,6 +44,7 @@ class Mode:
     runs: int = 0
     bytes: int = 0
     steps: int = 0
+    minutes: float = 0.0
     ceilings: Mapping[str, int] = field(default_factory=lambda: CEILINGS)
     hidden: Collection[str] = NAMING
     advanced: bool = False

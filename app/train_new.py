@@ -23,7 +23,7 @@ from train.data.listings import Problem
 from train.loop.config import ConfigError
 from train.loop.console import duration
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import Job, JobError, Runs
+from train.runs.jobs import Job, JobError, Runs, as_process
 from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate_data import domain_of
@@ -58,8 +58,15 @@ class NewRun:
         estimates: what a run takes on this machine.
     """
 
-    def __init__(self, engine: Service, runs: Runs, mode: Mode, estimates: Estimates) -> None:
-        self.engine, self.runs, self.mode, self.estimates = engine, runs, mode, estimates
+    def __init__(
+        self,
+        engine: Service,
+        runs: Runs,
+        mode: Mode,
+        estimates: Estimates,
+        starts: Callable[[Job], None] = as_process,
+    ) -> None:
+        self.engine, self.runs, self.mode, self.estimates, self.starts = engine, runs, mode, estimates, starts
         self.models = {name: spec for name, spec in engine.models.items() if not mode.models or name in mode.models}
         self.beginning = threading.Lock()  # what is counted, looked at and begun must be the same
 
@@ -186,7 +193,7 @@ class NewRun:
             control.change(self.count, counted, [self.shares, self.told], trigger_mode="always_last", **hidden)
         self.form.change(self.price, [*choice, self.form], [self.cost, self.known], **hidden)
         given = [owner, *choice, self.form, self.title, self.trigger, *self.words]
-        self.start.click(self.begin, given, [selected, self.told], show_progress_on=self.told, **private)
+        self.begun = self.start.click(self.begin, given, [selected, self.told], show_progress_on=self.told, **private)
 
     # Pictures
 
@@ -301,7 +308,7 @@ class NewRun:
         if preset not in self.mode.presets or model not in self.models:
             raise ConfigError("choose one of the presets and one of the models of the page")
         config = settings(PRESETS[preset], model, self.engine.models[model], **given)
-        return replace(config, steps=min(config.steps, self.mode.steps))
+        return replace(config, steps=min(config.steps, self.mode.steps), minutes=self.mode.minutes or config.minutes)
 
     def read(self, preset: str, model: str, form: Any, **given: Any) -> ModelRunConfig:
         """The settings that the page asks for.
@@ -315,6 +322,8 @@ class NewRun:
         config = read_form(config, form or {}, self.hidden(preset))
         if config.steps > self.mode.steps:
             raise ConfigError(f"steps must be at most {self.mode.steps} here")
+        if self.mode.minutes and not 0 < config.minutes <= self.mode.minutes:
+            raise ConfigError(f"minutes must be at most {self.mode.minutes:g} here, and not 0")
         for name, most in self.mode.ceilings.items():
             if getattr(config, name, 0) > most:
                 raise ConfigError(f"{name} must be at most {most} here")
@@ -349,7 +358,9 @@ class NewRun:
         except ConfigError as error:
             return problem_html(str(error)), str(error)
         task = PRESETS[preset].task
-        if form and self.mode.private:  # measuring takes the machine, for whatever somebody thinks up
+        if self.mode.minutes:
+            estimate = Estimate(reason=f"It ends after {duration(60 * self.mode.minutes)} on the GPU.")
+        elif form and self.mode.private:  # measuring takes the machine, for whatever somebody thinks up
             estimate = Estimate(reason="What changed settings take is told once the run has begun.")
         else:
             estimate = self.estimates.get(task, config)
@@ -393,7 +404,9 @@ class NewRun:
                     )
                 if trigger:
                     dataset.add_words(trigger)
-                job = self.runs.begin(draft, PRESETS[preset].task, preset, title, asdict(config), config.takes)
+                job = self.runs.begin(
+                    draft, PRESETS[preset].task, preset, title, asdict(config), config.takes, self.starts
+                )
         except (ConfigError, JobError, OSError, RequestError) as error:
             return gr.skip(), problem_html(reason(error))
         return job.id, ""

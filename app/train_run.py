@@ -23,7 +23,7 @@ from train.handover.export import SNAPSHOTS
 from train.handover.publish import login, pack, push
 from train.loop.config import ConfigError
 from train.loop.console import duration
-from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, is_held
+from train.runs.jobs import ALIVE, CAN_GO_ON, DEVICE_LOCK, Job, JobError, Runs, as_process, is_held
 from train.runs.presets import PRESETS, model_of
 from train.runs.progress import Progress
 from yoso_core.drawing import PictureError
@@ -62,8 +62,15 @@ class RunView:
         loras: what a run has handed over so far, as the engine knows it; its newest first, then its snapshots.
     """
 
-    def __init__(self, engine: Service, runs: Runs, mode: Mode, loras: Callable[[Job], list[LoraEntry]]) -> None:
-        self.engine, self.runs, self.mode, self.loras = engine, runs, mode, loras
+    def __init__(
+        self,
+        engine: Service,
+        runs: Runs,
+        mode: Mode,
+        loras: Callable[[Job], list[LoraEntry]],
+        starts: Callable[[Job], None] = as_process,
+    ) -> None:
+        self.engine, self.runs, self.mode, self.loras, self.starts = engine, runs, mode, loras, starts
         self.readers: dict[Path, Progress] = {}  # each goes on reading where it was
 
     def build(self) -> None:
@@ -143,8 +150,9 @@ class RunView:
         own, hidden = [owner, selected], private | {"show_progress": "hidden"}
         # Outside of the column, with which it would appear.
         self.download = gr.DownloadButton(visible="hidden", elem_id="run-download")
-        for button, act in ((self.pause, self.stop_run), (self.resume, self.resume_run)):
-            button.click(act, own, self.told, **hidden).then(**look)
+        self.pause.click(self.stop_run, own, self.told, **hidden).then(**look)
+        self.resumed = self.resume.click(self.resume_run, own, self.told, **hidden)
+        self.resumed.then(**look)
         self.sure = gr.Checkbox(visible="hidden")  # what the person answers to a question of the browser
         for button, question in ((self.keep, ON_KEEP), (self.thin, ON_THIN)):
             button.click(self.keep_run, [*own, self.sure], self.told, js=question, **hidden).then(**look)
@@ -258,7 +266,7 @@ class RunView:
         return self._told(owner, selected, Job.stop)
 
     def resume_run(self, owner: str, selected: str) -> str:
-        return self._told(owner, selected, Job.start)
+        return self._told(owner, selected, self.starts)
 
     def keep_run(self, owner: str, selected: str, sure: Any) -> str:
         return self._told(owner, selected, Job.keep) if sure is True else ""

@@ -1,7 +1,7 @@
 """The Train tab: runs to begin, to watch and to use. The work is done by `train`, in processes of their own."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ from app.components import component, sent_along
 from app.drawing import Drawing
 from app.edit_tab import OWN_CONTROL
 from app.lora_picker import OWN
-from app.pictures import plain
+from app.pictures import plain, problem_html
+from app.server.lent_training import LentTraining
 from app.settings import Settings, with_style
 from app.train_mode import Mode, owner_of
 from app.train_new import NewRun
 from app.train_run import RunView
 from train.runs.estimates import Estimates
-from train.runs.jobs import Job, JobError, Runs
+from train.runs.jobs import CAN_GO_ON, Job, JobError, Runs, as_process
 from train.runs.presets import model_of
 from yoso_core.conditioning import ControlSpec
+from yoso_core.drawing import PictureError
 from yoso_core.files.metadata import Restored
 from yoso_core.lora.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.models import LORA_FILE, ModelError, ModelSpec, Source
@@ -50,15 +52,20 @@ class TrainTab:
         settings: the controls that all tabs share.
         root: folder of the runs.
         mode: what may be trained here.
+        lent: trains where a GPU is lent for it; None where runs are processes of their own.
     """
 
     name = "train"
 
-    def __init__(self, engine: Service, settings: Settings, root: Path, mode: Mode) -> None:
-        self.engine, self.settings, self.mode = engine, settings, mode
+    def __init__(
+        self, engine: Service, settings: Settings, root: Path, mode: Mode, lent: LentTraining | None = None
+    ) -> None:
+        mode = replace(mode, minutes=lent.minutes) if lent else mode
+        starts = waits_for_gpu if lent else as_process
+        self.engine, self.settings, self.mode, self.lent = engine, settings, mode, lent
         self.runs = Runs(root, mode.private)
-        self.new = NewRun(engine, self.runs, mode, Estimates(root / "estimates.json"))
-        self.view = RunView(engine, self.runs, mode, self.entries)
+        self.new = NewRun(engine, self.runs, mode, Estimates(root / "estimates.json"), starts)
+        self.view = RunView(engine, self.runs, mode, self.entries, starts)
         # What was handed over, by run: the files with their times, and what they are.
         self.offered: dict[Path, tuple[tuple[Any, ...], list[LoraEntry]]] = {}
         self.known: dict[Path, int] = {}  # when what the engine knows of a run was written
@@ -118,6 +125,10 @@ class TrainTab:
         )
         self.new.connect(self.owner, self.selected, reading)
         self.view.connect(self.owner, self.selected, look, train)
+        if self.lent:
+            calling = private | {"concurrency_id": "lent", "concurrency_limit": 4, "show_progress": "hidden"}
+            for begun in (self.new.begun, self.view.resumed):
+                begun.then(self.train_here, [self.owner, self.selected], self.view.told, **calling).then(**look)
         self.view.again.click(
             self.new.again,
             [self.owner, self.selected],
@@ -133,6 +144,20 @@ class TrainTab:
         owner = owner_of(token, self.mode)
         going = [job.id for job in self.runs.all(owner) if job.state in ("queued", "running", "paused", "interrupted")]
         return token, owner, going[0] if going else ""
+
+    def train_here(self, owner: str, selected: str) -> Iterator[str]:
+        """Train in a call of this page, which has to stay open for it."""
+        try:
+            job = self.runs.get(selected, owner)
+            if job.state not in CAN_GO_ON:
+                return
+            yield '<p class="note">It trains on a lent GPU as long as this page is open.</p>'
+            for _ in self.lent.run(job):
+                yield gr.skip()
+        except (JobError, PictureError) as error:
+            yield problem_html(str(error)) if selected else ""
+            return
+        yield ""
 
     def recall(self) -> None:
         """Make known what the runs of this machine have handed over, where all of them are one person's."""
@@ -269,6 +294,11 @@ class TrainTab:
             return self.restored(Restored(replace(request, prompt=words)), values)
         except (JobError, RequestError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None
+
+
+def waits_for_gpu(job: Job) -> None:
+    """How a run begins that trains in a call: it waits for that."""
+    job.set_state("paused")
 
 
 def _name(job: Job) -> str:

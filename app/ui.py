@@ -20,6 +20,7 @@ from app.lora_picker import LoraPicker
 from app.models_tab import ModelsTab
 from app.server.doors import Limits
 from app.server.hosts import Hosts, hosts_at
+from app.server.lent_training import LentTraining
 from app.server.page import Page
 from app.server.queueing import Queue
 from app.server.studio import StudioApp, slow_ones_dropped
@@ -150,6 +151,7 @@ def build_app(
     runs: Path = RUNS,
     mode: str = "off",
     shelf: bool | None = None,
+    lent: LentTraining | None = None,
 ) -> gr.Blocks:
     """The studio on top of an engine. Call ``launch(**launch_options())`` on it.
 
@@ -164,7 +166,7 @@ def build_app(
     settings = Settings(engine, LoraPicker(engine, loras, downloads))
     drawing_tabs = [GenerateTab(settings), EditTab(engine, settings), TranslateTab(engine, settings)]
     history, compare = History(engine), CompareTab(engine, settings, drawing_tabs)
-    train = TrainTab(engine, settings, runs, MODES[mode])
+    train = TrainTab(engine, settings, runs, MODES[mode], lent)
     may = MODES[mode].shelf if shelf is None else shelf
     engine.fetches.allowed = may
     models = ModelsTab(Shelf(engine, shared=MODES[mode].private), settings, may)

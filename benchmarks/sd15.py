@@ -27,7 +27,7 @@ LORA_TARGETS = re.compile(  # the layers that the published YOSO and LCM LoRAs c
 OUTPUT_GAIN = 4.0  # brings the output of a freshly initialised UNet to about the unit variance of noise
 
 
-def _configs(small: bool) -> dict[str, dict]:
+def layout(small: bool) -> dict[str, dict]:
     """Constructor arguments of each part; those of SD1.5 itself unless `small`."""
     down, up = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     return {
@@ -112,7 +112,7 @@ def write_random_sd15(folder: Path, small: bool = False, dtype: torch.dtype = to
     )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    configs = _configs(small)
+    configs = layout(small)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):

@@ -110,9 +110,9 @@ def test_a_space_is_known_by_what_the_platform_sets(monkeypatch):
 def test_the_page_proposes_its_examples_and_nothing_else(tiny_spec):
     spec = replace(tiny_spec, resolution=64)
     example, style = examples_of(spec)[0], next(iter(spec.styles))
-    plain = GenerateRequest(example)
+    plain = spec.offer.settle(spec.title, GenerateRequest(example))
     assert is_proposed(plain, spec) and is_proposed(replace(plain, size=64), spec)
-    assert is_proposed(GenerateRequest(f"{example}, {style}"), spec)
+    assert is_proposed(replace(plain, prompt=f"{example}, {style}"), spec)
     changed = [
         {"seed": 1},
         {"prompt": "a prompt of somebody"},

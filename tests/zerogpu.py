@@ -89,7 +89,7 @@ class Spaces(ModuleType):
 
 
 def _work(function: Callable[..., Iterator[Any]], pipe: Any, stop: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the platform's ends once it is through
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     while True:
         given = pickle.loads(pipe.recv_bytes())

@@ -144,10 +144,11 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
             the network where the runtime gains by it.
     """
     first, model, watch = requests[0], tools.model, tools.watch
+    guidance = _guidance(first, model)
     with watch.stage("text"):
         asked = [read_request(request) for request in requests]
         read = [tools.condition(one.prompt) for one in asked]
-        negatives = [tools.condition(one.negative)[0] if first.guidance > 1 else read[0][0] for one in asked]
+        negatives = [tools.condition(one.negative)[0] if guidance > 1 else read[0][0] for one in asked]
     if len({condition.shapes for condition, _ in read}) > 1:  # prompts of several parts are longer
         return [draw([request], tools)[0] for request in requests]
     guide, control_map, notes = _followed(first, tools)
@@ -158,7 +159,7 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
         tools.report(f"Drawing picture {start + 1} of {len(rows)}")
         condition = cat([read[number][0] for number, _ in batch])
         negative = cat([negatives[number] for number, _ in batch])
-        denoise = guided(_denoiser(first, tools, guide), first.guidance, negative)
+        denoise = guided(_denoiser(first, tools, guide), guidance, negative)
         noises = _noises([seed for _, seed in batch], first, tools)
         with watch.stage("network"):
             begin = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
@@ -167,7 +168,7 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
             made = _pictures(tools.networks.decode(clean), model, [seed for _, seed in batch])
         for (number, _), picture in zip(rows[start : start + len(batch)], made, strict=False):
             pictures[number].append(picture)
-    evaluations = len(timesteps) * (2 if first.guidance > 1 else 1)
+    evaluations = len(timesteps) * (2 if guidance > 1 else 1)
     return [
         Result(
             request=request,
@@ -186,14 +187,15 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
 def edit(request: EditRequest, tools: Tools) -> Result:
     """Pictures from a picture and words."""
     model, watch = tools.model, tools.watch
+    guidance = _guidance(request, model)
     with watch.stage("text"):
         asked = read_request(request)
         condition, cut = tools.condition(asked.prompt)
-        negative = tools.condition(asked.negative)[0] if request.guidance > 1 else condition
+        negative = tools.condition(asked.negative)[0] if guidance > 1 else condition
     guide, control_map, notes = _followed(request, tools)
     with watch.stage("encode"):
         canvas, latent = tools.canvas(request)
-    denoise = guided(_denoiser(request, tools, guide), request.guidance, negative)
+    denoise = guided(_denoiser(request, tools, guide), guidance, negative)
     if canvas.mask is not None:
         denoise = repaint(denoise, latent, latent_mask(canvas.mask, latent.shape[2:]).to(latent))
     t = strength_timestep(model.schedule, request.strength, latent.shape[-1])
@@ -214,7 +216,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
         with watch.stage("decode"):
             made = _pictures(tools.networks.decode(clean), model, batch)
             pictures += [put_together(canvas, picture) for picture in made[: len(seeds) - start]]
-    evaluations = len(timesteps) * (2 if request.guidance > 1 else 1)
+    evaluations = len(timesteps) * (2 if guidance > 1 else 1)
     told = _told(asked, model, [*notes, *canvas.notes])
     return Result(request, pictures, seeds, evaluations, watch.seconds, cut, canvas.picture, control_map, told)
 
@@ -257,7 +259,20 @@ def translate(request: TranslateRequest, tools: Tools, translator: LoadedDirecti
 
 def _told(asked: Asked, model: LoadedModel, notes: Sequence[str]) -> tuple[str, ...]:
     """What is said about a request, of its words first."""
-    return tuple(filter(None, [*asked.notes, model.spec.words.note(asked.prompt.words), *notes]))
+    unused = [] if model.family.weighs else _unused(asked, model)
+    return tuple(filter(None, [*asked.notes, *unused, model.spec.words.note(asked.prompt.words), *notes]))
+
+
+def _unused(asked: Asked, model: LoadedModel) -> list[str]:
+    """What is said of a request whose words a model reads all alike."""
+    spans = [span for part in asked.prompt.parts for span in part]
+    weighed = len(asked.prompt.parts) > 1 or any(span.weight != 1 for span in spans)
+    return [f"{model.spec.title} reads all words alike: weights and BREAK were left out."] if weighed else []
+
+
+def _guidance(request: GenerateRequest, model: LoadedModel) -> float:
+    """Of classifier-free guidance, 1 being none: a network that is told of guidance needs no second evaluation."""
+    return request.guidance if model.spec.offer.guided == "freely" else 1.0
 
 
 def _followed(request: GenerateRequest, tools: Tools) -> tuple[Guide | None, Image.Image | None, list[str]]:

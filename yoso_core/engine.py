@@ -62,6 +62,7 @@ CONTROLS_IN_MEMORY = 2
 TRANSLATORS_IN_MEMORY = 2
 LORAS_IN_MEMORY = 16  # admitted ones; more than one request may name
 PROMPTS_IN_MEMORY = 256
+ROUNDED = 1.02  # times the pixels of a square: what other shapes have once their sides are whole steps
 PICTURES_IN_MEMORY = 8  # encoded ones, and control maps: what sliders are dragged over
 
 
@@ -306,7 +307,7 @@ class Engine(Service):
             size,
             watch,
             report,
-            condition=lambda prompt: self._condition(request.model, prompt, size),
+            condition=lambda prompt: self._condition(request, prompt, size),
             canvas=lambda request: self._canvas(request, size),
             control_map=lambda use, size: self._map(use, size, report),
             guide=lambda use, made: self._guide(use, request.model, made, report),
@@ -343,7 +344,7 @@ class Engine(Service):
         """Width and height of what is drawn: as asked, or in the shape of the picture that is kept."""
         spec, unit = model.spec, model.unit
         width, height = sides_of(request.size or spec.resolution)
-        if width * height > max(spec.sizes) ** 2 or width % unit or height % unit:
+        if width * height > ROUNDED * max(spec.sizes) ** 2 or width % unit or height % unit:
             raise RequestError(
                 f"{spec.title} draws as many pixels as a square of {max(spec.sizes)} in steps of {unit}, "
                 f"not {width if width == height else f'{width} x {height}'}."
@@ -389,11 +390,12 @@ class Engine(Service):
         network = self._networks.get((name, chosen), load)
         return Guide(network, values, model.schedule.last, use.strength, use.start, use.end)
 
-    def _condition(self, name: str, prompt: Prompt, size: tuple[int, int]) -> tuple[Condition, str]:
+    def _condition(self, request: GenerateRequest, prompt: Prompt, size: tuple[int, int]) -> tuple[Condition, str]:
         """An encoded prompt, and the part of the text that did not fit; remembered by what it says.
 
         A LoRA may change the text encoders, so the set in force is part of the key.
         """
+        name = request.model
         model, networks = self._loaded[name], self._executed[name]
         family = model.family
 
@@ -402,7 +404,7 @@ class Engine(Service):
             return Encoded(condition.to(self.device, model.dtype), cut)
 
         encoded = self._conditions.get((name, networks.state(*family.encoders), prompt.parts), make)
-        return family.at_size(model, encoded.condition, size), encoded.cut
+        return family.told(family.at_size(model, encoded.condition, size), request.guidance), encoded.cut
 
     def _model(self, name: str, report: Report) -> LoadedModel:
         spec = self._spec(name)

@@ -82,6 +82,11 @@ class ModelSpec:
     about: str = ""
     work: float = 0.0
 
+    @property
+    def unit(self) -> int:
+        """Pixels that the sides of its pictures are multiples of."""
+        return FAMILIES[self.architecture].unit
+
     @cached_property
     def words(self) -> Words:
         """What its folder says of the words that it knows; of a model of a hub nothing is known."""
@@ -139,6 +144,20 @@ MODELS: dict[str, ModelSpec] = {
         about="Photographs and art, with the largest choice of LoRAs and ControlNets.",
         work=0.94,
     ),
+    "sd15-hyper": ModelSpec(
+        title="Stable Diffusion 1.5 + Hyper-SD",
+        source=Source("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
+        licence="creativeml-openrail-m",
+        resolution=512,
+        lora=CONVERTED_FOLDER / "hyper_sd15_1step_lora.safetensors",
+        lora_source=Source("ByteDance/Hyper-SD", "123f4ee05849b8241d5f451b089cb14a1019566d"),
+        lora_file="Hyper-SD15-1step-lora.safetensors",
+        tiny_decoder=TAESD,
+        variant="fp16",
+        offer=Offer(("tcd", "ddim", "dpm++")),
+        about="The same by another LoRA, made for one to four steps of TCD.",
+        work=0.94,
+    ),
     "sd-turbo": ModelSpec(
         title="SD-Turbo",
         source=Source("stabilityai/sd-turbo", "b261bac6fd2cf515557d5d0707481eafa0485ec2"),
@@ -149,6 +168,44 @@ MODELS: dict[str, ModelSpec] = {
         family="sd2",
         about="Photographs at a glance; the translators of sketches and streets work on it.",
         work=0.95,
+    ),
+    "sdxs-512": ModelSpec(
+        title="SDXS-512 DreamShaper",
+        source=Source("IDKiro/sdxs-512-dreamshaper", "76f720262bb051da75666b22c902a78c8e16c763"),
+        licence="openrail++",
+        resolution=512,
+        dtype="float32",  # its autoencoder is a tiny one, which rounding shows in
+        sizes=(512,),
+        aspect=1,
+        family="",
+        offer=Offer(("tcd",), (1,), guided="never", edits=False),
+        about="The smallest of the large ones: the fastest 512 pixels on a machine without a GPU.",
+    ),
+    "sana-sprint-0.6b": ModelSpec(
+        title="SANA-Sprint 0.6B",
+        source=Source(
+            "Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers", "a7d9fc31dd5c3f5e22dbfd78360777ceed56ae97"
+        ),
+        licence="as its card says; Gemma's terms for its text encoder",
+        resolution=1024,
+        sizes=(1024,),
+        aspect=2.25,
+        family="sana-sprint",
+        architecture="sana-sprint",
+        offer=FAMILIES["sana-sprint"].offer,
+        about="A megapixel in one to four steps; reads long prompts.",
+    ),
+    "sana-sprint-1.6b": ModelSpec(
+        title="SANA-Sprint 1.6B",
+        source=Source("Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers", NEWEST),
+        licence="as its card says; Gemma's terms for its text encoder",
+        resolution=1024,
+        sizes=(1024,),
+        aspect=2.25,
+        family="sana-sprint",
+        architecture="sana-sprint",
+        offer=FAMILIES["sana-sprint"].offer,
+        about="The larger of the two, for more detail.",
     ),
     "sdxl-turbo": replace(
         SDXL,
@@ -266,6 +323,7 @@ def local_model(folder: str) -> ModelSpec:
         variant=None,
         family=told.kind,
         architecture=architecture.name,
+        offer=architecture.offer,
         about="",
         work=0.0,
     )
@@ -456,7 +514,8 @@ class LoadedModel:
     def encode_texts(self, texts: Sequence[str], size: tuple[int, int] | None = None) -> Condition:
         """See `Family.encode_texts`; for pictures of this width and height, None for the model's own."""
         condition = self.family.encode_texts(self, texts)
-        return self.family.at_size(self, condition, size or (self.spec.resolution,) * 2)
+        condition = self.family.at_size(self, condition, size or (self.spec.resolution,) * 2)
+        return self.family.told(condition, self.spec.offer.guidance)
 
 
 def load_model(

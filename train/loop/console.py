@@ -3,6 +3,7 @@
 import io
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from accelerate import PartialState
@@ -12,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from train.loop.config import ConfigError
 from train.loop.trainer import Event, Finished, Preview, Saved, Started, StepDone, Stopped, Trainer, TrainingError
+from train.runs.jobs import STOP
 from yoso_core.engine import is_out_of_memory
 from yoso_core.requests import RequestError
 
@@ -22,14 +24,17 @@ def follow(trainer: Trainer) -> bool:
     """Run to the end with a progress bar; True if it got there, False if it was stopped on the way.
 
     SIGINT, SIGTERM, a terminal that is closed and an output that nobody reads any more end the run after the step in
-    progress, with a checkpoint.
+    progress, with a checkpoint. Where signals can't be heard, in a thread, a file in the run's folder does.
     """
-    before = {sign: signal.signal(sign, lambda *_: trainer.stop()) for sign in STOPPING}
+    hears = threading.current_thread() is threading.main_thread()
+    before = {sign: signal.signal(sign, lambda *_: trainer.stop()) for sign in STOPPING} if hears else {}
     main, steps, event = PartialState().is_main_process, trainer.config.steps, None
     seen = main and sys.stderr.isatty()  # a log file gets lines instead
     try:
         with tqdm(total=steps, unit="step", disable=not seen, dynamic_ncols=True) as bar:
             for event in trainer.run():
+                if not hears and (trainer.folder / STOP).exists():
+                    trainer.stop()
                 if isinstance(event, StepDone):
                     bar.set_postfix_str(f"{event.rate:.0f} samples/s  {_terms(event)}", refresh=False)
                 bar.update(event.step - bar.n)

@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,6 +313,11 @@ class Job:
                 os.kill(pid, number)
 
 
+def as_process(job: Job) -> None:
+    """How runs begin."""
+    job.start()
+
+
 @dataclass(frozen=True)
 class _Known:
     """What a look at a folder of runs has to know of each, as its ``job.json`` of that time says."""
@@ -458,7 +463,16 @@ class Runs:
                 if time.time() - job.data.stat().st_mtime > DRAFT_SECONDS and job.state == "draft":
                     job.discard()
 
-    def begin(self, job: Job, task: str, preset: str, title: str, settings: dict[str, Any], takes: str = "data") -> Job:
+    def begin(
+        self,
+        job: Job,
+        task: str,
+        preset: str,
+        title: str,
+        settings: dict[str, Any],
+        takes: str = "data",
+        start: Callable[[Job], None] = as_process,
+    ) -> Job:
         """Give a draft its settings and its name, and start it.
 
         Args:
@@ -468,6 +482,7 @@ class Runs:
             title: name of what is learned.
             settings: values of the task's config.
             takes: the setting that the folder of the draft's pictures goes into.
+            start: does it.
 
         Raises:
             JobError: it is no draft any more, or too many wait in line.
@@ -482,7 +497,7 @@ class Runs:
         job = Job(folder.resolve())
         write_json(job.folder / "config.json", settings | {"title": title, takes: str(job.data)})
         job.change(task=task, preset=preset, title=title, created=time.time())
-        job.start()
+        start(job)
         return job
 
     def _name(self, title: str) -> str:

@@ -5,10 +5,12 @@ from pathlib import Path
 from yoso_core.checkpoints import index_of
 from yoso_core.families.base import Family
 from yoso_core.families.pixart import PixArt
+from yoso_core.families.sana import SanaSprint
 from yoso_core.families.sdxl import StableDiffusionXL
 from yoso_core.families.stable_diffusion import StableDiffusion
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusion(), StableDiffusionXL(), PixArt())}
+KNOWN = (StableDiffusion(), StableDiffusionXL(), PixArt(), SanaSprint())
+FAMILIES: dict[str, Family] = {family.name: family for family in KNOWN}
 
 
 def family_of(folder: Path) -> Family:

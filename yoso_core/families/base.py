@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from yoso_core.checkpoints import Checkpoint, ModelError
 from yoso_core.condition import Condition
+from yoso_core.offers import USUAL, Offer
 from yoso_core.prompts import Prompt
-from yoso_core.requests import SAMPLERS
+from yoso_core.requests import SIZE_STEP
 from yoso_core.schedule import PREDICTIONS, NoiseSchedule, Prediction
 
 
@@ -67,8 +68,9 @@ class Family:
         encoders: the parts that read prompts.
         adapted: the parts that LoRAs may change.
         targets: the modules of `network` that training puts a LoRA on, by the ends of their names.
-        samplers: keys of `SAMPLERS` that it can be drawn with.
-        steps: numbers of evaluations that the sampler for one-step models offers.
+        offer: samplers, steps and guidance of a model of which no more is known.
+        weighs: whether words of a prompt can weigh more than others, and its parts be encoded by themselves.
+        unit: pixels that the sides of pictures are multiples of, as its published models have it.
         guides: whether there are ControlNets for it.
         translates: whether translators can be made of it.
     """
@@ -78,8 +80,9 @@ class Family:
     encoders: tuple[str, ...] = ("text_encoder",)
     adapted: tuple[str, ...] = ("unet", "text_encoder")
     targets: tuple[str, ...] = ()
-    samplers: tuple[str, ...] = tuple(SAMPLERS)
-    steps: tuple[int, ...] = (1, 2, 4)
+    offer: Offer = USUAL
+    weighs: bool = True
+    unit: int = SIZE_STEP
     guides: bool = False
     translates: bool = False
 
@@ -140,6 +143,10 @@ class Family:
 
     def at_size(self, model: Model, condition: Condition, size: tuple[int, int]) -> Condition:
         """A condition with what is said of the picture's width and height in pixels; most networks are told nothing."""
+        return condition
+
+    def told(self, condition: Condition, guidance: float) -> Condition:
+        """A condition with how strongly the prompt is to be followed, of networks that are told so."""
         return condition
 
     def shape(self, model: Model, size: tuple[int, int]) -> tuple[int, int]:

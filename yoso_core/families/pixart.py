@@ -36,6 +36,7 @@ class PixArt(Family):
     encoders = ()
     adapted = ("transformer",)
     targets = TARGETS
+    unit = 16
 
     def recognises(self, index: Mapping[str, Any]) -> bool:
         return index.get("_class_name") == "PixArtAlphaPipeline"

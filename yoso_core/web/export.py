@@ -6,6 +6,7 @@ know of the model: it knows no sizes, no schedule and no style by itself.
 """
 
 import hashlib
+import html
 import json
 import shutil
 import tarfile
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
+from yoso_core.autoencoder import decode, to_pil
 from yoso_core.conditioning import CONTROLS, ControlSpec, load_control
 from yoso_core.lora.changes import Lora
 from yoso_core.models import LoadedModel
@@ -24,7 +26,7 @@ from yoso_core.npm import fetch
 from yoso_core.requests import RequestError
 from yoso_core.runtimes.cache import cache_folder
 from yoso_core.runtimes.parts import Decode, Encode, Follow, Read
-from yoso_core.sampling import strength_timestep
+from yoso_core.sampling import full, prior_start, strength_timestep
 from yoso_core.web.networks import CleanLatent, write_network
 
 ROOM = Path(__file__).parent
@@ -39,6 +41,8 @@ BUILDS = {
 TOKENIZER = ("vocab.json", "merges.txt")
 LISTING = "files.js"  # of what an export holds, and the mark by which a folder is known to be one
 ICONS = (192, 512)  # pixels
+PROOF = "a red heart"  # drawn by the page before it trusts a GPU
+LEVELS = 192
 MOST = 200_000_000  # parameters; more is nothing that a visitor waits for
 
 
@@ -76,6 +80,7 @@ def export_page(
         "builds": {name: _build(runtime, files, out) for name, files in BUILDS.items()},
         **_mathematics(model),
         **_networks(model, _control_of(model), out, report),
+        "proof": _proof(model),
     }
     _write_json(out / "model.json", about)
     _write_json(out / "words.json", {"emoji": dict(model.spec.words.emoji)})
@@ -140,6 +145,20 @@ def _mathematics(model: LoadedModel) -> dict[str, Any]:
         # By hundredths of strength: t, and the shares of picture and noise at it, as of `sdedit_start`.
         "edits": [[t, schedule.alpha[t].item(), schedule.sigma[t].item()] for t in steps],
     }
+
+
+@torch.inference_mode()
+def _proof(model: LoadedModel) -> dict[str, Any]:
+    """Levels of a picture, evenly spaced in its bytes, by which the page sees whether a GPU draws as it should."""
+    side = model.spec.resolution
+    latents = side // model.pixels_per_latent
+    noise = torch.randn(1, model.channels, latents, latents, generator=torch.Generator().manual_seed(0))
+    start = prior_start(model.schedule, noise, model.prior_mean, model.prior_deviation)
+    condition = model.family.encode_texts(model, [PROOF])
+    clean = CleanLatent(model)(start, full(model.schedule.last, start), condition.context)
+    (picture,) = to_pil(decode(model.decoder, clean))
+    levels = list(picture.tobytes())
+    return {"prompt": PROOF, "seed": 0, "levels": levels[:: max(1, len(levels) // LEVELS)], "tolerance": 8}
 
 
 def _tokenizer(model: LoadedModel) -> dict[str, Any]:
@@ -208,10 +227,11 @@ def _page(model: LoadedModel, out: Path) -> None:
     (out / "canvas.js").write_text(
         f"export function canvas(element, props, trigger, watch, TAB, SIDE, WIDTH) {{\n{canvas}}}\n", "utf-8"
     )
-    for name in ("index.html", "README.md", "manifest.webmanifest"):
+    for name, spell in (("index.html", html.escape), ("README.md", _quoted), ("manifest.webmanifest", _quoted)):
         text = (out / name).read_text("utf-8")
-        filled = text.replace("{title}", _title(model)).replace("{licence}", model.spec.licence)
-        (out / name).write_text(filled, "utf-8")
+        for key, value in (("{title}", _title(model)), ("{licence}", model.spec.licence)):
+            text = text.replace(key, spell(value))
+        (out / name).write_text(text, "utf-8")
     for side in ICONS:
         _icon(side).save(out / f"icon-{side}.png")
 
@@ -219,6 +239,11 @@ def _page(model: LoadedModel, out: Path) -> None:
 def _title(model: LoadedModel) -> str:
     """On a page of its own there is nothing that it is bundled with."""
     return model.spec.title.removesuffix(" (bundled)")
+
+
+def _quoted(text: str) -> str:
+    """As JSON and YAML have it; titles of folders may hold anything."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _icon(side: int) -> Image.Image:

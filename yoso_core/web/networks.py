@@ -46,12 +46,18 @@ class _Widened(nn.Module):
         return half.float()
 
 
+class _ComputesInFloat32:
+    dtype = torch.float32
+
+
 def _store_as_half(network: nn.Module) -> None:
     """Make the weights of a network float16 that become float32 as they are read."""
     for module in list(network.modules()):
         for name, weight in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(weight.detach().half(), requires_grad=False))
             parametrize.register_parametrization(module, name, _Widened(), unsafe=True)
+        if hasattr(type(module), "dtype"):  # what is asked for what it computes in, and looks at what is stored
+            module.__class__ = type(type(module).__name__, (_ComputesInFloat32, type(module)), {})
 
 
 def _compute_attention_plainly(network: nn.Module) -> None:

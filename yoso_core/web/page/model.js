@@ -13,35 +13,60 @@ async function unpacked(name) {
     return new Response(answer.body.pipeThrough(new DecompressionStream('deflate'))).arrayBuffer();
 }
 
+// What executes networks, and how it is called.
+async function runtime(build, provider) {
+    const [ort, wasmBinary] = await Promise.all([import(`./${build.script}`), unpacked(build.binary)]);
+    const numThreads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
+    Object.assign(ort.env.wasm, {wasmBinary, numThreads, wasmPaths: {mjs: new URL(build.glue, import.meta.url).href}});
+    const called = provider === 'webgpu' ? 'WebGPU' : `WASM with ${numThreads} ${numThreads > 1 ? 'threads' : 'thread'}`;
+    return {ort, provider, runtime: called};
+}
+
 export class Model {
-    // report: told in a few words what is happening.
+    // With WebGPU where there is one that draws what Python does, else with WASM.
+    //   report: told in a few words what is happening.
     static async load(report) {
-        const about = await json('model.json');
         report('Fetching the model');
-        const gpu = await navigator.gpu?.requestAdapter().catch(() => null);
-        const build = about.builds[gpu ? 'webgpu' : 'wasm'];
-        const [ort, wasmBinary, vocabulary, merges, words] = await Promise.all([
-            import(`./${build.script}`), unpacked(build.binary),
+        const about = await json('model.json');
+        const [vocabulary, merges, words] = await Promise.all([
             json('tokenizer/vocab.json'), fetch('tokenizer/merges.txt').then(answer => answer.text()), json('words.json'),
         ]);
-        const threads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
-        Object.assign(ort.env.wasm, {wasmBinary, numThreads: threads, wasmPaths: {mjs: new URL(build.glue, import.meta.url).href}});
-        const model = new Model();
-        Object.assign(model, {ort, about, sessions: new Map(), report, remembered: new Map()});
-        model.provider = gpu ? 'webgpu' : 'wasm';
-        model.runtime = gpu ? 'WebGPU' : `WASM with ${threads} ${threads > 1 ? 'threads' : 'thread'}`;
-        model.tokenizer = new Tokenizer(vocabulary, merges, about.tokenizer);
-        model.spell = spelling(words.emoji ?? {});
-        await Promise.all(['text', 'network', 'decoder'].map(name => model.session(name)));
-        return model;
+        const tokenizer = new Tokenizer(vocabulary, merges, about.tokenizer), spell = spelling(words.emoji);
+        const built = async provider => Object.assign(new Model(), {about, tokenizer, spell, ...await runtime(about.builds[provider], provider)}).ready();
+        const gpu = await navigator.gpu?.requestAdapter().catch(() => null);
+        if (gpu && !gpu.info?.isFallbackAdapter) {  // that one computes on the CPU, and slowly
+            try {
+                const model = await built('webgpu');
+                if (await model.isRight()) return model;
+            } catch (error) { console.warn(error); }
+            report('WebGPU draws something else here; fetching the other build');
+        }
+        return built('wasm');
     }
 
-    // What a network needs is fetched when it is used first; the weights are as small as they travel until then.
+    sessions = new Map();
+    remembered = new Map();
+    created = Promise.resolve();
+
+    async ready() {
+        await Promise.all(['text', 'network', 'decoder'].map(name => this.session(name)));
+        return this;
+    }
+
+    // Whether a picture is the one that Python drew, but for rounding.
+    async isRight() {
+        const {prompt, seed, levels, tolerance} = this.about.proof;
+        const {data} = await this.draw({prompt, seed});
+        const ours = data.filter((_, place) => place % 4 < 3);
+        return levels.every((level, place) => Math.abs(level - ours[place * Math.floor(ours.length / levels.length)]) <= tolerance);
+    }
+
+    // What a network needs is fetched when it is used first. One is created at a time: WebGPU can't do more.
     session(name) {
         if (!this.sessions.has(name)) {
-            const options = {executionProviders: [this.provider]};
-            const made = unpacked(this.about.networks[name]).then(bytes => this.ort.InferenceSession.create(bytes, options));
-            made.catch(() => this.sessions.delete(name));  // the next picture tries again
+            const bytes = unpacked(this.about.networks[name]), options = {executionProviders: [this.provider]};
+            const made = this.created.then(() => bytes).then(each => this.ort.InferenceSession.create(each, options));
+            this.created = made.catch(() => this.sessions.delete(name));  // the next picture tries again
             this.sessions.set(name, made);
         }
         return this.sessions.get(name);

@@ -4,7 +4,7 @@ import {Artist} from './artist.js';
 import {canvas} from './canvas.js';
 import {withText} from './png.js';
 
-const SEEDS = 2 ** 32, BRUSH = 18, KEPT = 'yoso-page';
+const SEEDS = 2 ** 32, BRUSH = 18, PATIENCE = 5000, KEPT = 'yoso-page';
 const find = id => document.getElementById(id);
 const about = await (await fetch('model.json')).json();
 const artist = new Artist(told => tell(`${told} …`));
@@ -13,9 +13,10 @@ let style = about.styles[0] ?? '', lines = 'drawn', drawing = null, shown = null
 // Threads take headers that the service worker adds: the page that installs it loads itself once more, before anything
 // large is fetched.
 async function install() {
-    if (!navigator.serviceWorker) return;
-    await navigator.serviceWorker.register('sw.js');
-    await navigator.serviceWorker.ready;
+    try {
+        await navigator.serviceWorker.register('sw.js');
+        await Promise.race([navigator.serviceWorker.ready, new Promise((_, reject) => setTimeout(reject, PATIENCE))]);
+    } catch { return; }  // there is none here: one thread, and no pictures without a network
     if (self.crossOriginIsolated || sessionStorage.getItem(KEPT)) return;
     sessionStorage.setItem(KEPT, 'reloaded');
     location.reload();
@@ -53,7 +54,7 @@ async function ask() {
 // What came of it -------------------------------------------------------------------------------------------------------
 function show({data, width, height, cut, milliseconds, runtime}, asked) {
     const picture = find('picture');
-    if (!shown) navigator.serviceWorker?.controller?.postMessage({keep: [...Object.values(about.networks), 'icon-512.png', 'manifest.webmanifest']});
+    if (!shown) navigator.serviceWorker?.controller?.postMessage({keep: [...Object.values(about.networks), 'canvas.html', 'icon-192.png', 'icon-512.png', 'manifest.webmanifest']});
     Object.assign(picture, {width, height, className: ''});
     picture.getContext('2d').putImageData(new ImageData(data, width, height), 0, 0);
     shown = asked;

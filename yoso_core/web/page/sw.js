@@ -22,8 +22,9 @@ async function answer(name) {
     const body = await found.arrayBuffer(), headers = new Headers(found.headers);
     for (const [header, value] of Object.entries(HEADERS)) headers.set(header, value);
     const made = new Response(body, {headers});
-    // While a new export is being put in place, files of both may come; what is kept is what files.js means.
-    if (!kept && await digest(body) === FILES[name]) await cache.put(key(name), made.clone());
+    // While a new export is being put in place, files of both may come; what is kept is what files.js means. The page
+    // itself is kept in any case: some hosts write a line of theirs into it.
+    if (!kept && (name === 'index.html' || await digest(body) === FILES[name])) await cache.put(key(name), made.clone());
     return made;
 }
 
