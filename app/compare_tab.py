@@ -9,6 +9,7 @@ import gradio as gr
 
 from app.picture_tab import PictureTab
 from app.pictures import data_uri, on_saved, problem_html, save_picture
+from app.server.queueing import DRAWING
 from app.settings import NO_STYLE, Settings
 from yoso_core.drawing import PictureError, Result
 from yoso_core.lora.library import public_name
@@ -38,7 +39,8 @@ NAMED = "lora"  # the kind of axis that names a LoRA
 def cell_html(title: str, result: Result | None) -> str:
     if result is None:
         return f'<figure class="waiting"><div></div><figcaption><b>{html.escape(title)}</b></figcaption></figure>'
-    took = f"{result.evaluations} evaluation{'s' * (result.evaluations != 1)} · {result.seconds['total'] * 1000:.0f} ms"
+    took = f"{result.evaluations} evaluation{'s' * (result.evaluations != 1)}"
+    took = f"<span>{took}</span> · <span>{result.seconds['total'] * 1000:.0f} ms</span>"
     return (
         f'<figure><img src="{data_uri(result.pictures[0])}" alt="{html.escape(title)}" draggable="false">'
         f"<figcaption><b>{html.escape(title)}</b> {took}</figcaption></figure>"
@@ -103,7 +105,7 @@ class CompareTab:
             values = gr.Textbox(
                 self.example(kind, self.engine.first),
                 label="Values",
-                info="1, 2, 4 or FROM:TO:COUNT; prompts, styles and LoRAs apart by |",
+                info="1, 2, 4 or FROM:TO:COUNT; words one | another",
                 max_length=4000,
                 elem_id=f"values-{label.lower()}",
             )
@@ -130,14 +132,15 @@ class CompareTab:
             *(control for tab in self.sources.values() for control in tab.typed),
         }
         axes = {self.x, self.x_values, self.y, self.y_values}
-        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **private)
+        drawing = private | DRAWING
+        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **drawing)
         own = self.settings.picker.own
         self.fill.click(
             self.draw_grid,
             asked | axes,
             [self.grid, self.told, self.save, self.download],
             show_progress_on=self.grid,
-            **private,
+            **drawing,
         )
         self.save.click(None, js=on_saved("sheet-download"))
         for kind, typed in ((self.x, self.x_values), (self.y, self.y_values)):

@@ -14,6 +14,7 @@ from app.components import script
 from app.drawing import Drawing
 from app.lora_picker import OWN
 from app.pictures import plain
+from app.server.queueing import DRAWING
 from app.settings import Settings
 from yoso_core.drawing import PictureError
 from yoso_core.files.links import from_link
@@ -81,7 +82,7 @@ class Desk:
             list(dict.fromkeys(outputs)),
             js=ON_OPEN,
             show_progress="hidden",
-            **private,
+            **private | DRAWING,  # it may load a model
         ).then(None, js=ON_OPENED)
 
     def _controls(self) -> dict[str, Any]:
@@ -160,7 +161,7 @@ class Desk:
         low, high = LORA_WEIGHT_RANGE
         saved = saved if isinstance(saved, dict) else {}
         weights = {name: each for name, each in saved.items() if _is_number(each) and low <= each <= high}
-        here = {*picker.shared, *own, *(name for name in picker.known if name.startswith("run-"))}
+        here = {*picker.shared, *own, *(name for name in [*picker.known] if name.startswith("run-"))}
         gone = [name for name in weights if name not in here and name != OWN]
         if gone:
             names = ", ".join(f"{public_name(name):.60}" for name in gone)

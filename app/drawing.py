@@ -14,6 +14,7 @@ from app.history import ON_SAVED, History
 from app.lora_picker import FETCHING
 from app.picture_tab import PictureTab
 from app.pictures import plain, run
+from app.server.queueing import DRAWING
 from app.settings import Settings
 from yoso_core.drawing import PictureError
 from yoso_core.files.metadata import Restored
@@ -105,7 +106,7 @@ class Drawing:
             trigger_mode="always_last",  # the default drops what is typed while a picture is in the making
             show_progress="minimal",
             show_progress_on=[tab.stage for tab in self.tabs.values()],
-            **private,
+            **private | DRAWING,
         )
         selected.select(self.choose_tab, None, self.active, show_progress="hidden", **private)
         settings.connect(private)
@@ -130,7 +131,7 @@ class Drawing:
                 [tab.shown, settings.enlarge],
                 self.history.download,
                 show_progress="hidden",
-                **private,
+                **private | DRAWING,
             ).success(None, js=ON_SAVED)
         # What `restored` sets, and what it has to know.
         self.restores = list(dict.fromkeys([*typed, *settings.of_model, *self.of_model, settings.order, *opened]))
@@ -191,7 +192,7 @@ class Drawing:
         """Updates that open a tab."""
         return {self.selected: gr.Tabs(selected=tab), self.active: tab}
 
-    def draw(self, values: dict[Any, Any]) -> dict[Any, Any]:
+    def draw(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:
         """Make the pictures of the open tab and say what they took.
 
         Problems are told on the page and not raised: after a failed listener Gradio forgets the input that waits.
@@ -210,7 +211,7 @@ class Drawing:
                 return met
             if not wished and not values[self.settings.live]:
                 return {tab.info: WAITING}
-            result = run(self.engine, request)
+            result = run(self.engine, request, progress)
         except RequestError as error:
             return tab.refuse(str(error)) | met | {self.refused: True}
         except gr.Error as error:  # made for a toast

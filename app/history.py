@@ -12,6 +12,7 @@ import gradio as gr
 from app.components import component, sent_along
 from app.lora_picker import LoraPicker
 from app.pictures import DATA_LIMIT, download_file, on_saved, plain, run
+from app.server.queueing import DRAWING
 from app.settings import ENLARGEMENTS
 from yoso_core.drawing import Result
 from yoso_core.files.links import link_text
@@ -105,7 +106,7 @@ class History:
         self.strip.select(from_strip, asked, outputs, **options)
         self.strip.upload(from_drop, asked, [*outputs, self.strip], **options)
         upload.upload(from_file, {*asked, upload}, outputs, **options)
-        self.strip.download(self.save_entries, enlarge, self.download, **options).success(None, js=ON_SAVED)
+        self.strip.download(self.save_entries, enlarge, self.download, **options | DRAWING).success(None, js=ON_SAVED)
         self.strip.copy(self.make_link, None, self.link, **options).success(None, self.link, js=ON_COPIED)
 
     def save(self, request: GenerateRequest | None, times: Any = 1) -> str:

@@ -3,6 +3,7 @@
 import html
 import re
 import secrets
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class LoraPicker:
         self.known: dict[str, LoraEntry] = {}
         self.shared = [entry.id for entry in entries]
         self.held: Counter[str] = Counter()  # sessions that have a file that was opened
+        self.counting = threading.Lock()  # of those: pages open at the same time
         for entry in entries:
             self.remember(entry)
 
@@ -59,16 +61,19 @@ class LoraPicker:
 
     def hold(self, names: list[str]) -> None:
         """Another session of the same browser has them, after a reload."""
-        self.held.update(names)
+        with self.counting:
+            self.held.update(names)
 
     def forget(self, names: list[str]) -> None:
         """What a session opened goes with the last that has it; what came from a hub stays, others may use it too."""
         for name in names:
-            self.held[name] -= 1
-            if self.held[name] <= 0 and self.is_opened(name):
+            with self.counting:
+                self.held[name] -= 1
+                left = self.held[name]
+            if left <= 0 and self.is_opened(name):
                 path = self.known[name].path
                 self.drop(name)
-                if all(entry.path != path for entry in self.known.values()):  # the same file has the same place
+                if all(entry.path != path for entry in [*self.known.values()]):  # the same file has the same place
                     self.upload.keep_in_cache.discard(str(path))
 
     def drop(self, name: str) -> None:

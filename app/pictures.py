@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
@@ -19,6 +20,7 @@ from yoso_core.files.metadata import png_info
 from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.service import Service
+from yoso_core.turns import COME_FIRST
 
 LOG = logging.getLogger(__name__)
 LOSSLESS_SIDE = 256  # up to this many pixels a PNG costs next to nothing; above, live pictures travel as JPEG
@@ -34,10 +36,22 @@ def plain(sentence: str) -> str:
     return html.escape(as_sentence(sentence), quote=False)
 
 
-def run(engine: Service, request: GenerateRequest) -> Result:
-    """Run a request; whatever goes wrong is one sentence in a ``gr.Error``."""
+def run(engine: Service, request: GenerateRequest, progress: Callable[..., Any] | None = None) -> Result:
+    """Run a request; whatever goes wrong is one sentence in a ``gr.Error``.
+
+    Args:
+        engine: answers it.
+        request: what is asked.
+        progress: Gradio's, which says how many pictures come first, as long as some do.
+    """
+
+    def report(message: str) -> None:
+        number, _, words = message.partition(" ")
+        if progress is not None and words == COME_FIRST:
+            progress((int(number), None), unit=words)
+
     try:
-        return engine.run(request)
+        return engine.run(request, report)
     except (RequestError, PictureError) as error:
         raise gr.Error(plain(str(error)), print_exception=False) from None
     except Exception:  # whatever it is, the page must go on

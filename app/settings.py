@@ -1,12 +1,15 @@
 """What all tabs that draw have in common: prompt, style, model, seed, steps, guidance and LoRAs."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from app.components import component
 from app.lora_picker import LoraPicker
+from app.server.queueing import DRAWING
+from app.styles import StylePictures
 from yoso_core.files.pictures import SUFFIXES, shape_of
 from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
@@ -86,6 +89,7 @@ class Settings:
 
     def __init__(self, engine: Service, picker: LoraPicker) -> None:
         self.engine, self.picker = engine, picker
+        self.styles = StylePictures(engine, NO_STYLE)
 
     def build_prompt(self) -> None:
         """The row above the tabs: what to draw."""
@@ -105,6 +109,7 @@ class Settings:
             )
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0, min_width=132)
         self.words = component("words", words_of(spec), elem_id="words")
+        self.style_sheet = gr.HTML(elem_id="style-sheet")
         with gr.Row(elem_id="how"):
             self.style = gr.Radio(
                 [NO_STYLE, *spec.styles],
@@ -250,7 +255,13 @@ class Settings:
         for example in self.examples:
             example.click(None, [example, self.order], [self.prompt, self.order], js=ON_EXAMPLE)
         self.shape.change(None, self.shape, js=ON_SHAPE)
+        self.show_styles(self.model.change, private)
         self.picker.connect(self.model, private)
+
+    def show_styles(self, when: Callable[..., Any], private: dict[str, Any]) -> None:
+        """Draw the pictures of the styles after an event, where there are none yet."""
+        drawing = private | DRAWING | {"show_progress": "hidden"}
+        when(self.styles.sheet, self.model, self.style_sheet, **drawing)
 
     @property
     def asked(self) -> set[Any]:
@@ -379,5 +390,6 @@ def is_proposed(request: GenerateRequest, spec: ModelSpec) -> bool:
 def words_of(spec: ModelSpec) -> dict[str, Any]:
     """What words.js completes from, and what it knows to be known."""
     words = spec.words
-    known = sorted(words.known | COMMON | {*words.styles}) if words.known else []
-    return {"names": list(words.names), "known": known, "emoji": dict(words.emoji)}
+    whole = sorted(COMMON | {*words.styles})
+    known = sorted(words.known.union(whole)) if words.known else []
+    return {"names": list(words.names), "known": known, "whole": whole, "emoji": dict(words.emoji)}

@@ -485,4 +485,4 @@ def cost_html(config: ModelRunConfig, estimate: Estimate | None) -> str:
     else:
         time = duration(estimate.seconds(config.steps))
         takes = f"about <b>{time}</b> on this machine · <b>{estimate.memory / 1e9:.1f} GB</b> of memory"
-    return f'<p class="cost"><b>{config.steps:,} steps</b> of {config.batch} pictures · {takes}</p>'
+    return f'<p class="cost"><b>{config.steps:,} steps, {config.batch} pictures a step</b> · {takes}</p>'

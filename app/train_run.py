@@ -17,6 +17,7 @@ from app.compare_tab import ladder_html
 from app.components import component
 from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
 from app.private import reason, without_places
+from app.server.queueing import DRAWING
 from app.train_mode import Mode
 from app.train_new import PREVIEW_ROW
 from train.handover.export import SNAPSHOTS
@@ -160,11 +161,7 @@ class RunView:
             **look
         )
         self.scrub.input(self.show_preview, [*own, self.scrub], self.preview, trigger_mode="always_last", **hidden)
-        # As everything that draws.
-        drawing = private | {
-            "concurrency_id": "engine",
-            "concurrency_limit": self.engine.places,
-        }  # as everything that draws
+        drawing = private | DRAWING
         asked = [*own, self.prompt, self.seed, self.weight]
         gr.on(
             [self.sample.click, self.prompt.submit, self.weight.input],
@@ -203,6 +200,7 @@ class RunView:
                 round(progress.eta),
                 progress.saved,
                 len(previews),
+                "" if progress.time else job.beginning,
             ),
             "buttons": (state, job.stopping, checkpoint, handed_over),
             "curves": (progress.step, progress.time),
@@ -304,9 +302,17 @@ class RunView:
         uses = (LoraUse(loras[0].id, weight),)
         return GenerateRequest(prompt, seed=seed, model=model, one_step=one_step, loras=uses)
 
-    def draw_sample(self, owner: str, selected: str, prompt: str, seed: Any, weight: float) -> tuple[Any, Any]:
+    def draw_sample(
+        self,
+        owner: str,
+        selected: str,
+        prompt: str,
+        seed: Any,
+        weight: float,
+        progress: gr.Progress = gr.Progress(),
+    ) -> tuple[Any, Any]:
         try:
-            result = run(self.engine, self.request(owner, selected, prompt, seed, weight))
+            result = run(self.engine, self.request(owner, selected, prompt, seed, weight), progress)
         except (JobError, RequestError) as error:
             return gr.skip(), problem_html(str(error))
         except gr.Error as error:
@@ -364,7 +370,7 @@ def head_html(job: Job, state: str, progress: Progress, steps: int, private: boo
     said = "Stops after the step in progress …" if job.stopping else WORDS.get(state, state)
     first = state == "queued" and not is_held(job.folder.parent / DEVICE_LOCK)
     if first or (state == "running" and progress.step == 0 and not progress.time):
-        said = "Begins: reads the model and the pictures …"
+        said = f"Begins: {job.beginning or 'reads the model and the pictures'} …"
     if state == "failed" and job.reason:
         why = without_places(job.reason, job) if private else job.reason
         said = f"{said} {why[:1].upper()}{why[1:]}"

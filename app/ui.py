@@ -22,7 +22,7 @@ from app.server.doors import Limits
 from app.server.hosts import Hosts, hosts_at
 from app.server.lent_training import LentTraining
 from app.server.page import Page
-from app.server.queueing import Queue
+from app.server.queueing import DRAWING, Queue
 from app.server.studio import StudioApp, slow_ones_dropped
 from app.server.uploads import Uploads
 from app.settings import Settings
@@ -39,6 +39,8 @@ TAGLINE = "One prompt, one network evaluation, one picture."
 CACHE_SECONDS = 3600
 DOWNLOADS = Path("loras")  # git-ignored; where LoRAs of a hub are kept
 RUNS = Path("runs")  # git-ignored; where training runs are
+# One id for all that answers at once, because Gradio's limits are per listener otherwise; what draws has seats.
+LISTENING: dict[str, Any] = {"concurrency_id": "page", "concurrency_limit": 1}
 LOCAL, USUAL = hosts_at("127.0.0.1"), Limits()
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -184,18 +186,17 @@ def build_app(
             with gr.Column(scale=2, min_width=280, elem_id="settings"):
                 settings.build_panel()
         history.build()
-        # One id for all listeners: Gradio's limits are per listener otherwise.
-        listening = {"concurrency_id": "engine", "concurrency_limit": engine.places}
-        private = listening | {"api_visibility": "private"}
+        private = LISTENING | {"api_visibility": "private"}
         others = [compare.name, train.name, models.name]
         drawing = Drawing(engine, settings, drawing_tabs, history, others, engine.rest)
         drawing.connect(tabs, private, models.list, models.at)
         compare.connect(private)
         desk = Desk(engine, settings, drawing, {compare.name: (compare, compare.kept)}, train.recall)
         opened = desk.connect(demo.load, private)
+        settings.show_styles(opened.then, private)
         train.connect(drawing, opened.then, private)
         models.connect(drawing, demo.load, private)
-        build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, listening)
+        build_endpoints(engine, settings.picker, demo.GRADIO_CACHE, DRAWING)
     demo.queue(api_open=False)
-    demo._queue = Queue(demo, MODES[mode].queue_share)
+    demo._queue = Queue(demo, MODES[mode].queue_share, engine.places)
     return demo

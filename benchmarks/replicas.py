@@ -1,19 +1,16 @@
-"""What replicas give: pictures a second for many clients, and what the way to another process costs one.
+"""What replicas give: pictures a second for many clients, and what one waits for alone.
 
     python -m benchmarks.replicas --json benchmarks/replicas.json
 
 The bundled model on this machine's CPU, by one engine in this process and by 1, 2 and 4 replicas. Clients ask for this
 and that (several seeds, guidance, a LoRA), each anew as soon as it is answered; a round is so many seconds, and comes
-after one that is not counted. The same over HTTP, from a process of its own: what the one process of the page makes of
-it. Then, of the most replicas, one is killed in the middle of a round: how many requests
+after one that is not counted. Then, of the most replicas, one is killed in the middle of a round: how many requests
 were lost, and how long the slowest waited.
 """
 
 import argparse
 import itertools
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,9 +20,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import psutil
-from gradio_client import Client
 
-from app.ui import build_app, launch_options
 from benchmarks.one_step import machine
 from yoso_core.engine import Engine
 from yoso_core.lora.library import bundled
@@ -95,31 +90,6 @@ def alone(service: Service) -> float:
     return median(taken) * 1000
 
 
-def over_http(service: Service, seconds: float) -> float:
-    """Pictures a second that clients get of a studio's endpoint."""
-    demo = build_app(service, mode="local")
-    _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, max_threads=80, **launch_options())
-    try:
-        asked = [sys.executable, "-m", "benchmarks.replicas", "--visit", address, "--seconds", str(seconds)]
-        return float(subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
-    finally:
-        demo.close()
-
-
-def visit(address: str, seconds: float) -> float:
-    """The same, from the clients' side."""
-
-    def client(number: int) -> int:
-        studio, until, drawn = Client(address, download_files=False, verbose=False), time.perf_counter() + seconds, 0
-        while time.perf_counter() < until:
-            studio.predict(prompt="a red heart", seed=number * 1000 + drawn, api_name="/generate")
-            drawn += 1
-        return drawn
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return sum(pool.map(client, range(CLIENTS))) / seconds  # the last ones come a little later
-
-
 def kill_one() -> None:
     """Kill a replica that this process' Ray has started."""
     started = psutil.Process().children(recursive=True)
@@ -132,11 +102,7 @@ def main() -> None:
     parser.add_argument("--runtime", choices=(AUTO, *RUNTIMES), default="torch", help=RUNTIME_HELP)
     parser.add_argument("--seconds", type=float, default=8.0, help="of a round")
     parser.add_argument("--counts", type=int, nargs="*", default=COUNTS, help="of replicas; 0: one engine, here")
-    parser.add_argument("--visit", metavar="ADDRESS", help="only be clients of the studio there")
     options = parser.parse_args()
-    if options.visit:
-        print(visit(options.visit, options.seconds))
-        return
     entry = bundled()[0]
     found = {"machine": machine(), "runtime": options.runtime, "clients": CLIENTS, "rounds": {}}
     for count in options.counts:
@@ -147,7 +113,6 @@ def main() -> None:
             requests = mixed(entry.id)
             crowd(service, requests, options.seconds / 2)
             row = {"ready_s": ready, "alone_ms": alone(service)} | crowd(service, requests, options.seconds)
-            row["over_http_a_second"] = over_http(service, options.seconds)
             if count > 1 and count == max(options.counts):
                 timer = threading.Timer(options.seconds / 3, kill_one)
                 timer.start()

@@ -20,8 +20,8 @@ from app.drawing import Drawing
 from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
-from app.pictures import data_uri, download_file, info_html, pictures_html, saved_name
-from app.server.queueing import PLACES
+from app.pictures import data_uri, download_file, info_html, pictures_html, run, saved_name
+from app.server.queueing import PLACES, SEATS
 from app.settings import with_style
 from app.ui import build_app, launch_options
 from yoso_core.engine import Engine
@@ -465,18 +465,38 @@ def test_ladder_and_grid(drawing, demo):
 PUBLIC = {"generate", "edit", "translate", "control_map", "ladder", "grid", "loras", "translators"}
 
 
-def test_all_listeners_share_one_place_at_the_engine(demo):
+DRAWS = {"draw", "draw_grid", "draw_ladder", "save", "save_entries", "open", "sheet"}  # on the page
+
+
+def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
     python = [fn for fn in demo.fns.values() if fn.fn is not None]
-    assert len(python) >= 6
-    # But for what would hold up who draws: downloads, and batches, which take the engine picture by picture.
-    apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id != "engine"}
+    assert {fn.name for fn in python if fn.concurrency_id == "engine"} == DRAWS | PUBLIC
+    assert {fn.concurrency_limit for fn in python if fn.concurrency_id == "engine"} == {SEATS}
+    apart = {fn.name: fn.concurrency_id for fn in python if fn.concurrency_id not in ("engine", "page")}
     shelf = dict.fromkeys(("open", "tick", "act", "add", "use", "offer"), "shelf")
     assert apart == {"add_from_hub": "hub", "choose_model": "hub", "translate_all": "batch"} | shelf
     # Batches find their own place or are refused, so that none waits in the queue that all share.
-    assert {fn.concurrency_limit for fn in python if fn.name not in apart} == {1}
+    assert {fn.concurrency_limit for fn in python if fn.concurrency_id == "page"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == PLACES
     assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
+
+
+def test_who_waits_is_told_how_many_pictures_come_first(engine):
+    told, made = [], []
+
+    def ask() -> None:
+        made.append(run(engine, GenerateRequest("a"), lambda place, unit: told.append((place, unit))))
+
+    with engine.lock:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for _ in range(500):
+            if told:
+                break
+            time.sleep(0.01)
+    thread.join(60)
+    assert told == [((1, None), "pictures come first")] and len(made[0].pictures) == 1
 
 
 def test_api_with_a_prompt_alone(client):
@@ -579,15 +599,15 @@ def test_api_refuses_a_bare_nan(url, client):
 
 def test_a_full_queue_says_so_and_recovers(engine, url, client, monkeypatch):
     """50 at once: never two on the device, the surplus told, and then business as before."""
-    run, busy, alone = engine.run, threading.Lock(), []
+    answer, busy, alone = engine._answer, threading.Lock(), []
 
-    def slow_run(request):
+    def slow_answer(asked):
         alone.append(busy.acquire(blocking=False))
         time.sleep(0.1)
         busy.release()
-        return run(request)
+        answer(asked)
 
-    monkeypatch.setattr(engine, "run", slow_run)
+    monkeypatch.setattr(engine, "_answer", slow_answer)
     body = {"data": ["a", "", 0, 1, 1, 1, DEFAULT_MODEL, None, "", 1, None, "", 1, "lcm"]}
     answers = []
     with httpx.Client(timeout=60) as http:

@@ -3,6 +3,8 @@
 import hashlib
 import random
 import shutil
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -46,6 +48,33 @@ def test_result_says_what_was_done(engine):
     assert result.pictures[0].size == (64, 64) and result.pictures[0].mode == "RGB"
     stages = result.seconds
     assert stages["total"] >= stages["text"] + stages["network"] + stages["decode"] > 0
+
+
+def test_others_have_their_turn_between_pictures(engine):
+    engine.run(GenerateRequest("a"))
+    order, many = [], GenerateRequest("a", count=4)
+
+    def listen(message: str) -> None:
+        if not message.startswith("Drawing"):  # it waits
+            return
+        order.append("many")
+        if len(order) == 1:  # while its first picture is drawn
+            thread.start()
+            for _ in range(500):
+                if engine.lock._waiting:
+                    break
+                time.sleep(0.01)
+
+    thread = threading.Thread(
+        target=lambda: engine.run(
+            GenerateRequest("b"), lambda message: message.startswith("Drawing") and order.append("one")
+        )
+    )
+    result = engine.run(many, listen)
+    thread.join(60)
+    assert order == ["many", "one", "many", "many", "many"]
+    assert (result.request.prompt, result.request.seed, result.request.count) == ("a", 0, 4)
+    assert result.seeds == [0, 1, 2, 3] and len(result.pictures) == 4
 
 
 def test_same_seed_same_pixels_alone_or_in_a_batch(engine):

@@ -33,7 +33,7 @@ from tests.trained import finish
 from train.data.datasets import Dataset
 from train.handover.export import CONFIG_KEY
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import DEVICE_LOCK, LOCK, ROOT, STOP, Job, Runs, held, read_json, write_json
+from train.runs.jobs import DEVICE_LOCK, LOCK, NOW, ROOT, STOP, Job, Runs, held, read_json, write_json
 from train.runs.presets import PRESETS
 from train.tasks.translate_config import TranslateConfig, settled
 from yoso_core.engine import Engine
@@ -459,7 +459,7 @@ def test_no_listener_of_the_tab_is_for_programs(engine, tmp_path):
     ours = [fn for fn in demo.fns.values() if isinstance(getattr(fn.fn, "__self__", None), homes)]
     assert len(ours) > 20 and {fn.api_visibility for fn in ours} == {"private"}
     drawing = {fn.name for fn in ours if fn.concurrency_id == "engine"}
-    assert drawing == {"draw_sample", "draw_checkpoints", "use_run"}
+    assert drawing == {"draw_sample", "draw_checkpoints"}
 
 
 # A new run
@@ -616,7 +616,7 @@ def test_every_preset_brings_its_form_and_what_it_is_for(tab, preset):
 
 def test_the_price_is_told_once_it_is_known(tab, monkeypatch):
     cost, unknown = tab.new.price("quick", "small", {"steps": 1200, "batch": 2})
-    assert words(cost).strip().startswith("1,200 steps of 2 pictures · how long that takes here is being measured")
+    assert words(cost).strip().startswith("1,200 steps, 2 pictures a step · how long that takes here is being measured")
     monkeypatch.setattr(Estimates, "get", lambda *_: Estimate(0.5, 6.0, 1_500_000_000))
     cost, known = tab.new.price("quick", "small", {"steps": 228})
     assert "about 2 min on this machine · 1.5 GB of memory" in words(cost).replace(" ·", " ·")
@@ -629,6 +629,17 @@ def test_the_price_is_told_once_it_is_known(tab, monkeypatch):
 
 
 # A run on the page
+
+
+def test_what_takes_time_before_the_first_step_is_told(tab):
+    job = hand_made(tab.runs.root, "running")
+    (job.folder / "log.txt").write_text(f"{NOW}reads the model\nsome warning\n{NOW}reads the pictures\nanother\n")
+    with held(job.folder / LOCK), held(job.folder.parent / DEVICE_LOCK):
+        page = Page(tab, "", job.id)
+        assert "Begins: reads the pictures …" in page.look()[tab.view.head]
+        (job.folder / "log.txt").write_text(f"{NOW}makes a preview\n")
+        assert "Begins: makes a preview …" in page.look()[tab.view.head]
+
 
 STATES = {  # what its process said, what is in its folder -> what is told, which buttons are there
     "waiting": ("queued", "alive device", "Waits until", "pause discard"),

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,18 @@ def shapes_of(part: Path) -> dict[str, tuple[int, ...]]:
         except (OSError, SafetensorError):  # loading names it
             return {}
     return shapes
+
+
+def link(path: Path, out: Path) -> None:
+    """Weights under another name, which takes no room where the disk has links; of settings a copy."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        with suppress(OSError):
+            os.link(path.resolve(), out)
+            return
+    partial = out.with_name(f".{out.name}.new")
+    shutil.copyfile(path, partial)
+    os.replace(partial, out)
 
 
 def load_part(call: Callable, title: str, source: Source, **options: Any) -> Any:

@@ -56,6 +56,7 @@ from yoso_core.runtimes.choice import choose_runtime
 from yoso_core.runtimes.networks import Networks, in_words
 from yoso_core.service import Report, Service, unheard
 from yoso_core.translate import TranslatorSpec, load_translator
+from yoso_core.turns import COME_FIRST
 
 MODELS_IN_MEMORY = 2
 CONTROLS_IN_MEMORY = 2
@@ -238,10 +239,25 @@ class Engine(Service):
             return model
 
     def answer(self, request: GenerateRequest, report: Report = unheard) -> Result:
+        parts = self._parts(request)
+        results = [self._in_turn(part, report) for part in parts]
+        settled = dataclasses.replace(results[0].request, seed=request.seed, count=request.count)
+        return joined(settled, results) if len(parts) > 1 else results[0]
+
+    def _parts(self, request: GenerateRequest) -> list[GenerateRequest]:
+        """A request as those that are drawn in one go each, so that others have their turn in between."""
+        if isinstance(request, TranslateRequest) and request.strength == 1:  # which has one answer
+            return [request]
+        chooses = has_choices(request.prompt) or has_choices(request.negative)  # each picture for itself
+        seeds, most = seeds_of(request), 1 if chooses else self.runtime.batch
+        starts = range(0, request.count, most)
+        return [dataclasses.replace(request, seed=seeds[start], count=len(seeds[start:][:most])) for start in starts]
+
+    def _in_turn(self, request: GenerateRequest, report: Report) -> Result:
         mine = _Asked(request, report)
         if self.runtime.batch > 1 and _shares_passes(request):
             self._waiting.append(mine)
-        with self.lock:
+        with self.lock.told(lambda count: report(f"{count} {COME_FIRST}")):
             if mine.answer is None:  # it may have been drawn together with another's
                 self._answer(self._company(mine))
         if isinstance(mine.answer, BaseException):
@@ -282,17 +298,7 @@ class Engine(Service):
             return self._map(use, shape, report)
 
     def _run(self, requests: Sequence[GenerateRequest], report: Report) -> list[Result]:
-        """Results of one request, or of several that share passes."""
-        if len(requests) > 1:
-            return self._settle(requests, report)
-        (request,) = requests
-        if request.count > 1 and (has_choices(request.prompt) or has_choices(request.negative)):
-            alone = [dataclasses.replace(request, seed=seed, count=1) for seed in seeds_of(request)]
-            return [joined(request, [self._settle([one], report)[0] for one in alone])]
-        return self._settle([request], report)
-
-    def _settle(self, requests: Sequence[GenerateRequest], report: Report) -> list[Result]:
-        """Settle what a request needs, and hand it on; of several, which are alike, what the first one needs."""
+        """Settle what a request needs, and hand it on; of several, which share passes, what the first one needs."""
         request = requests[0]
         model = self._model(request.model, report)
         networks = self._executed[request.model]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from yoso_core.checkpoints import ModelError, config_of, index_of, refuse_other_files, shapes_of
+from yoso_core.checkpoints import ModelError, config_of, index_of, link, refuse_other_files, shapes_of
 from yoso_core.families.texts import identity
 
 NETWORKS = ("transformer", "unet")
@@ -108,8 +108,7 @@ def merge_resolution(
         _write(path, place / path.name, *networks)
     for path, name in _others(mine):
         if not (target / name).exists():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(path, target / name)
+            link(path, target / name)
     if mine.pipeline is not None:
         _say_prediction(target, networks[1])
     for left in (target / RECORD, *target.rglob(".*.new")):  # of a run that was cut off, too
@@ -166,19 +165,6 @@ def _others(high: Network) -> Iterator[tuple[Path, Path]]:
         hidden = any(part.startswith(".") for part in name.parts)
         if path.is_file() and not hidden and path not in high.files and path.suffix in KEPT:
             yield path, name
-
-
-def _link(path: Path, out: Path) -> None:
-    """The same file under another name where the disk has that, since text encoders have gigabytes; settings anew."""
-    if path.suffix == ".safetensors":
-        try:
-            os.link(path.resolve(), out)
-            return
-        except OSError:
-            pass
-    partial = out.with_name(f".{out.name}.new")
-    shutil.copyfile(path, partial)
-    os.replace(partial, out)
 
 
 def _say_prediction(target: Path, yoso: Network) -> None:

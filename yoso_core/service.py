@@ -4,7 +4,6 @@ Names stand for models, LoRAs, ControlNets and translators; which there are is k
 a hub is brought before anybody works on it.
 """
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from yoso_core.models import LoadedModel, ModelSpec, fetch_need, missing, needs_
 from yoso_core.prompts import called, take_loras
 from yoso_core.requests import ControlUse, GenerateRequest, RequestError
 from yoso_core.translate import TranslatorSpec, find_translators
+from yoso_core.turns import Turns
 
 Report = Callable[[str], None]
 
@@ -42,7 +42,7 @@ class Service(ABC):
 
     Attributes:
         device: what is computed on.
-        lock: under which what is known here is changed.
+        lock: under which what is known here is changed; it goes to all who ask in turn.
         fetches: what is being brought from a hub.
         places: requests that gain by being worked on at the same time.
         rest: seconds for which nothing has to be typed until what was typed is worth a request.
@@ -62,7 +62,7 @@ class Service(ABC):
         self.models, self.controls = dict(models), dict(controls)
         self.translators = find_translators() if translators is None else dict(translators)
         self.waits, self.fetches = waits, Fetches()
-        self.lock = threading.Lock()
+        self.lock = Turns()
         self._lora_files: dict[str, Path] = {}
 
     def run(self, request: GenerateRequest, report: Report = unheard) -> Result:

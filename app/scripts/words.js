@@ -1,5 +1,5 @@
-// What the model knows, offered while one types, and what it does not: value {names, known, emoji}; `known` is empty where
-// nothing is told of a model. It listens to the prompt above.
+// What the model knows, offered while one types, and what it does not: value {names, known, whole, emoji}; `known` is empty
+// where nothing is told of a model, `whole` are words that no name is guessed from. It listens to the prompt above.
 const MOST = 7, LEAST = 2, WAIT = 500;
 // What is no word of a prompt: LoRA tags, weights of brackets, shares of choices, what parts it.
 const SYNTAX = /<\w+:[^<>\n]*>|:\s*[+-]?[\d.]+\s*(?=\))|[\d.]+::|\b(?:BREAK|AND)\b/g;
@@ -14,16 +14,15 @@ function beginnings() {
     const words = run.split(/(?<=\s)/);
     return words.map((_, index) => words.slice(index).join('')).filter(text => text.trim().length >= LEAST);
 }
+// Of a word that is known already only names that go on with it are offered, and none of one that is whole ("flat", "the").
 function matches() {
-    const names = props.value?.names ?? [];
-    if (field.selectionStart !== field.selectionEnd || beginnings().some(text => names.includes(text.toLowerCase().trim()))) return [];
-    for (const text of beginnings()) {
-        const wanted = text.toLowerCase().trimStart();
-        const begins = [], holds = [];
-        for (const name of names) {
-            if (name.startsWith(wanted) && name !== wanted) begins.push(name);
-            else if (name.includes(` ${wanted}`)) holds.push(name);
-        }
+    const {names = [], known = [], whole = []} = props.value ?? {};
+    if (field.selectionStart !== field.selectionEnd) return [];
+    const typed = beginnings().map(text => text.toLowerCase().trimStart());
+    if (typed.some(text => names.includes(text.trim())) || whole.includes(typed.at(-1))) return [];
+    for (const wanted of typed) {
+        const begins = names.filter(name => name.startsWith(wanted) && name !== wanted);
+        const holds = known.includes(wanted) ? [] : names.filter(name => name.includes(` ${wanted}`) && !begins.includes(name));
         const found = [...begins, ...holds].slice(0, MOST);
         if (found.length) return found.map(name => ({name, length: wanted.length}));
     }
@@ -33,6 +32,7 @@ function close() { list.hidden = true; active = -1; list.replaceChildren(); mark
 function mark() {
     [...list.children].forEach((each, index) => each.setAttribute('aria-selected', index === active));
     field?.setAttribute('aria-expanded', !list.hidden);
+    list.children[active]?.scrollIntoView({block: 'nearest', inline: 'nearest'});
     if (active >= 0) field?.setAttribute('aria-activedescendant', list.children[active].id);
     else field?.removeAttribute('aria-activedescendant');
 }

@@ -4,13 +4,14 @@ Sessions can be made up by the thousand, so what is shared out, such as room for
 """
 
 from collections.abc import MutableMapping
-from contextvars import ContextVar
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from starlette.datastructures import Headers
 
-VISITOR: ContextVar[str] = ContextVar("visitor", default="")  # of the request that is being answered
+from yoso_core.turns import ASKER
+
+VISITOR = ASKER  # of the request that is being answered; the engine takes turns by it
 WHO = "yoso.visitor"  # the same in the request's scope, which is kept with what waits
 HOME = 64  # bits of an IPv6 address that belong to one connection
 

@@ -101,9 +101,7 @@ class LentEngine(Engine):
         self._brought: dict[str, tuple[Path, int]] = {}  # to the process that has the GPU
         self._there = on_gpu(self._answer_call, lambda call: seconds_of(call.requests, self.models))
         # A process that is forked while another thread holds the lock would wait for it for good.
-        os.register_at_fork(
-            before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self.lock.release
-        )
+        os.register_at_fork(before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self.lock.renew)
 
     def answer(self, request: GenerateRequest, report: Report = unheard) -> Result:
         (result,) = self._answers([request], report)

@@ -113,7 +113,7 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     page.click("#run-base input")
     page.get_by_role("option", name="Small").click()
     fill_form(page, SHORT)
-    expect(page.locator("#cost")).to_contain_text(re.compile(r"3,000 steps of 2 pictures · about 3 min"))
+    expect(page.locator("#cost")).to_contain_text(re.compile(r"3,000 steps, 2 pictures a step · about 3 min"))
     page.click("#start")
     expect(page.locator(f"{HEAD} h2")).to_contain_text("Mint", timeout=PATIENCE)
     expect(page.locator("#new-run")).to_be_hidden()

@@ -24,6 +24,18 @@ def test_names_are_offered_while_one_types(page):
     expect(page.locator(PROMPT)).to_have_value("a panda with a pola")
 
 
+def test_nothing_is_guessed_from_a_whole_word_and_styles_have_pictures(page):
+    page.fill(PROMPT, "")
+    page.click(PROMPT)
+    options = page.locator("#known-names [role=option]")
+    page.keyboard.type("pan")
+    expect(options).to_have_text(["pancakes", "panda"])
+    page.keyboard.type("da, flat")  # a style, and no beginning of a name
+    expect(options).to_have_count(0)
+    shown = "document.querySelector('#style label:nth-of-type(2)'), '::before').backgroundImage"
+    page.wait_for_function(f"getComputedStyle({shown}.startsWith('url(\"data:image')")
+
+
 def test_what_is_not_known_and_how_characters_are_read_is_said(page):
     page.fill(PROMPT, "a 🐼 flurble")
     expect(page.locator("#words .told")).to_contain_text("“flurble”: a word that the model never learned")

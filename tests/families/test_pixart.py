@@ -1,6 +1,9 @@
 """PixArt: what diffusers' own pipeline makes of the same noise; prompts that are encoded once."""
 
 import copy
+import os
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +12,14 @@ from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.tiny_pixart import write_tiny_pixart
+from tests.tiny_pixart import build_transformer, write_tiny_pixart
+from train.runs.assemble import train_yoso
+from train.tasks.yoso import YosoConfig
+from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
 from yoso_core.families import texts
 from yoso_core.lora.admission import admit
-from yoso_core.models import load_model, local_model
+from yoso_core.models import MODELS, load_model, local_model, parts_of, with_weights
 from yoso_core.prompts import as_it_is, read_prompt
 from yoso_core.requests import EditRequest, GenerateRequest
 from yoso_core.sampling import few_step, few_step_timesteps
@@ -112,6 +118,18 @@ def test_a_lora_acts_as_in_diffusers(model, pipeline, tmp_path):
     assert torch.equal(ours(model, 1), plain) and (wanted - plain).abs().max() > 0.01
 
 
+def test_the_network_may_come_from_elsewhere(model, folder, tmp_path):
+    """As the published one-step transformers do, that say of no scheduler what they predict."""
+    build_transformer(model.network.use_additional_conditions).save_pretrained(tmp_path / "yoso")
+    shutil.copytree(folder, tmp_path / "base", ignore=lambda place, names: ["transformer"] * (place == str(folder)))
+    spec = replace(local_model(str(folder)), source=Source(str(tmp_path / "base")))
+    spec = replace(spec, network=Source(str(tmp_path / "yoso")), scheduler={"prediction_type": "sample"})
+    found = load_model(spec, dtype=torch.float32)
+    assert found.prediction == "sample" and not torch.equal(found.network.proj_out.bias, model.network.proj_out.bias)
+    known = MODELS["pixart512-yoso"]
+    assert {need.place for need in parts_of(known)} == {known.source.place, known.network.place, "madebyollin/taesd"}
+
+
 def test_requests_draw_edit_and_repaint(tmp_path):
     folder = write_tiny_pixart(tmp_path / "tiny")
     engine = Engine({"pixart": local_model(str(folder))}, "cpu", torch.float32, controls={}, translators={})
@@ -166,3 +184,38 @@ def test_shapes_are_those_that_it_was_trained_on(model):
     sized = model.parts["transformer"].use_additional_conditions
     assert model.family.shape(model, (80, 48)) == ((1280, 768) if sized else (80, 48))
     assert model.encode_texts(["a cat"], (80, 48)).tensors.keys() == {"context", "mask", *["sizes"] * sized}
+
+
+def test_features_are_those_of_the_network_s_own_blocks(model):
+    network, caught = model.network, []
+    hook = network.transformer_blocks[1].register_forward_hook(lambda module, given, output: caught.append(output))
+    latent, t = torch.randn(2, 4, 6, 10), torch.tensor([0, 900])
+    condition = model.encode_texts(PROMPTS, (80, 48))
+    with torch.no_grad():
+        model.predict(latent, t, condition)
+        hook.remove()
+        encoder = model.family.encoder(network)
+        features = encoder(latent, t, condition)
+    assert features.shape == (2, encoder.features, 3, 5) and torch.equal(features.flatten(2).mT, caught[0])
+    assert encoder.features % encoder.groups == 0
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_yoso_trains_it(tmp_path, adapter):
+    """What is handed over is drawn with: another picture than before."""
+    folder, data = write_tiny_pixart(tmp_path / "tiny"), tmp_path / "data"
+    data.mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (64, 64), colour).save(data / f"{colour}.png")
+        (data / f"{colour}.txt").write_text(f"a {colour} cat")
+    config = YosoConfig(
+        model=str(folder), data=str(data), steps=2, batch=2, rank=2, adapter=adapter, learning_rate=1e-2, warmup=1
+    )
+    assert train_yoso(config, tmp_path / "run")
+    out = tmp_path / "run" / "output"
+    spec = local_model(str(folder))
+    trained = local_model(str(out)) if adapter == "full" else with_weights(spec, str(out))
+    engine = Engine({"before": spec, "after": trained}, "cpu", torch.float32, controls={}, translators={})
+    before, after = (engine.run(GenerateRequest("a red cat", model=name)).pictures[0] for name in engine.models)
+    assert before.tobytes() != after.tobytes() and "PixArtAlphaPipeline" in (out / "README.md").read_text()
+    assert os.path.exists(out / "transformer") == (adapter == "full")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from train.handover.files import write
 from train.loop.config import Settings
-from yoso_core.models import MODELS, Source
+from yoso_core.models import LORA_FILE, MODELS, Source
 from yoso_core.translate import TranslatorSpec
 
 THUMBNAIL = "thumbnail.png"
@@ -29,6 +29,10 @@ KINDS: dict[Kind, tuple[str, str]] = {  # what it is, and the hub's name for wha
     "controlnet": ("A ControlNet", "text-to-image"),
     "translator": ("A translator of pictures", "image-to-image"),
 }
+
+
+# By the part of the pipeline that was trained.
+NETWORKS = {"unet": "UNet2DConditionModel", "transformer": "PixArtTransformer2DModel"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Card:
         run: the run's folder, for its last losses and its first and last preview; None to show none.
         prior: mean and deviation (C,) of the latents that it was trained on, for the informative prior.
         trigger: words in a prompt that call what was learned; "" where there are none.
+        part: what diffusers calls the network.
+        pipeline: and the class of its pipeline.
     """
 
     title: str
@@ -58,6 +64,8 @@ class Card:
     run: Path | None = None
     prior: tuple[Tensor, Tensor] | None = None
     trigger: str = ""
+    part: str = "unet"
+    pipeline: str = "StableDiffusionPipeline"
 
 
 def save_card(folder: Path, config: Settings, card: Card, steps: int, kind: Kind, usage: list[str]) -> None:
@@ -140,6 +148,17 @@ def usage_in_studio(card: Card, spec: TranslatorSpec) -> list[str]:
     ]
 
 
+def lora_usage(card: Card) -> list[str]:
+    """How a LoRA is used whose pipeline in diffusers loads none, for `save_card`."""
+    base = next((name for name, model in MODELS.items() if model.source == card.base), None)
+    base, way = shlex.quote(base or source_name(card.base)), "--weights" if card.one_step else "--lora"
+    return [
+        "With YOSO Studio, in this folder:",
+        f"```sh\npython -m yoso_core generate {shlex.quote(card.prompt)} --model {base} {way} {LORA_FILE}\n```",
+        f"Its keys are those of diffusers, whose `{card.pipeline}` itself loads no LoRAs.",
+    ]
+
+
 def usage_in_diffusers(card: Card, own_schedule: bool, kind: Kind) -> list[str]:
     """How plain diffusers makes a picture, for `save_card`."""
     return [
@@ -156,11 +175,12 @@ def _usage(card: Card, own_schedule: bool, kind: Kind) -> str:
     schedule = (
         '.from_pretrained(".", subfolder="scheduler")' if own_schedule else ".from_config(pipeline.scheduler.config)"
     )
-    pipeline, part, given, options = "StableDiffusionPipeline", "", "", ""
+    pipeline, part, given, options = card.pipeline, "", "", ""
     lines = []
     if kind == "network":
-        part, given = ", UNet2DConditionModel", ", unet=unet"
-        lines = ['unet = UNet2DConditionModel.from_pretrained(".", subfolder="unet")']
+        kind_of = NETWORKS[card.part]
+        part, given = f", {kind_of}", f", {card.part}={card.part}"
+        lines = [f'{card.part} = {kind_of}.from_pretrained(".", subfolder="{card.part}")']
     elif kind == "controlnet":
         pipeline, part, given, options = (
             "StableDiffusionControlNetPipeline",

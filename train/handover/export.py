@@ -14,6 +14,7 @@ from torch import Tensor
 from train.handover.cards import (
     THUMBNAIL,
     Card,
+    lora_usage,
     public_settings,
     save_card,
     source_name,
@@ -49,15 +50,15 @@ def save_lora(
     Raises:
         ValueError: not one adapter, or one whose layers differ in rank or strength, which no reader would get right.
     """
-    rank, alpha, layers = _adapter(network)
+    part, (rank, alpha, layers) = card.part, _adapter(network)
     diffusers, kohya = {}, {}
     for name, (down, up) in layers.items():
-        diffusers |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+        diffusers |= {f"{part}.{name}.lora_A.weight": down, f"{part}.{name}.lora_B.weight": up}
         stem = f"lora_unet_{name.replace('.', '_')}"
         kohya |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
         kohya[f"{stem}.alpha"] = torch.tensor(float(alpha))
     # Without r and lora_alpha diffusers takes alpha = rank. In kohya's file they would make it refuse the file.
-    adapter = {"unet.r": rank, "unet.lora_alpha": alpha, "unet.target_modules": sorted(layers)}
+    adapter = {f"{part}.r": rank, f"{part}.lora_alpha": alpha, f"{part}.target_modules": sorted(layers)}
     width = network.config.get("cross_attention_dim")
     shared = {"format": "pt", CONFIG_KEY: json.dumps(public_settings(config))}
     if card.prior is not None:
@@ -76,10 +77,13 @@ def save_lora(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / LORA_FILE, lambda path: save_file(diffusers, path, for_diffusers))
-    write(folder / KOHYA_FILE, lambda path: save_file(kohya, path, for_kohya))
     _save_scheduler(folder, scheduler)
-    usage = usage_in_diffusers(card, scheduler is not None, "lora")
-    usage.append(f"Programs that read kohya's format, such as ComfyUI and A1111, take `{KOHYA_FILE}`.")
+    if part == "unet":
+        write(folder / KOHYA_FILE, lambda path: save_file(kohya, path, for_kohya))
+        usage = usage_in_diffusers(card, scheduler is not None, "lora")
+        usage.append(f"Programs that read kohya's format, such as ComfyUI and A1111, take `{KOHYA_FILE}`.")
+    else:
+        usage = lora_usage(card)
     save_card(folder, config, card, steps, "lora", usage)
 
 
@@ -92,11 +96,12 @@ def save_network(
     scheduler: SchedulerMixin | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Write a whole network, in float16, as a ``unet`` folder of diffusers with a card.
+    """Write a whole network, in float16, as a folder of diffusers such as ``unet``, with a card.
 
     Args:
         network: any diffusers model; compiled or not, on any device; left as it is.
-        folder: gets ``unet/``, ``yoso_config.json``, ``README.md``, previews, and ``scheduler/`` where one is given.
+        folder: gets ``unet/``, or what the card calls it, ``yoso_config.json``, ``README.md``, previews, and
+            ``scheduler/`` where one is given.
         config: the settings of the run.
         card: what the card says.
         steps: optimizer steps done.
@@ -105,7 +110,7 @@ def save_network(
     """
     half = _half_network(network)
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "unet", lambda path: half.save_pretrained(path, max_shard_size=max_shard_size))
+    write(folder / card.part, lambda path: half.save_pretrained(path, max_shard_size=max_shard_size))
     _save_settings(folder, config)
     _save_scheduler(folder, scheduler)
     save_card(folder, config, card, steps, "network", usage_in_diffusers(card, scheduler is not None, "network"))

@@ -26,6 +26,7 @@ from train.loop.console import follow
 from train.loop.trainer import Trainer, writing
 from train.measure.evaluate import load_judge
 from train.measure.translation import measure
+from train.runs.jobs import NOW
 from train.tasks.base import ModelRunConfig, load_base, load_data, previewer, trainable
 from train.tasks.controlnet import ControlConfig, ControlTask, begin_controlnet, make_variants
 from train.tasks.diffusion import DiffusionConfig, DiffusionTask
@@ -259,6 +260,7 @@ def _check_size(pictures: Tensor, fit: Fitting, base: LoadedModel) -> tuple[int,
 
 def _load_data(config: ModelRunConfig, base: LoadedModel, folder: Path) -> Data:
     """The data of a run, and a word on what was wrong with it."""
+    now("reads the pictures and encodes them" if config.data else "makes latents of the captions")
     data = load_data(config, base)
     tell(getattr(data, "problems", ()), len(data), folder)
     return data
@@ -280,6 +282,13 @@ def begin(folder: Path, *sources: str) -> None:
             raise ConfigError(f"the run's folder {folder} lies in the data folder {source}; choose one outside")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    now("reads the model")
+
+
+def now(doing: str) -> None:
+    """Say what takes time before the first step, for whoever follows the log."""
+    if PartialState().is_main_process:
+        print(f"{NOW}{doing}", flush=True)
 
 
 def tell(problems: Sequence[Problem], used: int, folder: Path) -> None:
@@ -337,6 +346,8 @@ def _hand_over(
         run=trainer.folder,
         prior=trainer.task.data.moments() if one_step else None,
         trigger=config.trigger,
+        part=base.family.network,
+        pipeline=base.family.diffusers,
     )
     if config.adapter == "lora":
         save_lora(trainer.averages[player], out, config, card, trainer.step, scheduler)
@@ -357,9 +368,7 @@ def _save_pipeline(
 ) -> None:
     """The whole model, for which no other is needed."""
     parts = base.parts | {"vae": _with_moments(base.autoencoder, card.prior), "scheduler": scheduler}
-    base.family.pipeline(parts).save_config(out)
-    for name in parts.keys() - {base.family.network, "scheduler"}:
-        parts[name].save_pretrained(out / name)
+    base.family.save(parts, out)
     save_network(network, out, config, card, steps, scheduler)
 
 

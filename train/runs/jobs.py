@@ -34,6 +34,7 @@ State = Literal["draft", "queued", "running", "paused", "interrupted", "failed",
 ALIVE: tuple[State, ...] = ("queued", "running")
 CAN_GO_ON: tuple[State, ...] = ("paused", "interrupted", "failed")
 LOCK, DEVICE_LOCK = "process.lock", "device.lock"
+NOW = "now: "  # how a line of a log begins that says what takes time before the first step
 WORDS = 60  # characters of a title in a folder's name
 MOST = 2000  # runs in a folder
 DRAFTS = 200  # of them not begun, where there are several owners
@@ -221,6 +222,12 @@ class Job:
                 return file.read().decode(errors="replace")
         except OSError:
             return ""
+
+    @property
+    def beginning(self) -> str:
+        """What the process says that it does before the first step; "" where it says nothing."""
+        said = [line for line in self.log().splitlines() if line.startswith(NOW)]
+        return said[-1].removeprefix(NOW).strip() if said else ""
 
     def bytes(self) -> int:
         """What it takes on disk; files that have two names count once."""

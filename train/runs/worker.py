@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from train.runs.jobs import ABOUT, DEVICE_LOCK, LOCK, STOP, Job, held, is_held
+from train.runs.jobs import ABOUT, DEVICE_LOCK, LOCK, NOW, STOP, Job, held, is_held
 
 NICENESS = 10  # people who draw come first
 POLL = 0.3  # seconds between looks at the line
@@ -113,7 +113,8 @@ def main() -> None:
     try:
         job.set_pid(os.getpid())
         with turn(job):
-            job.set_state("running")  # reading what follows takes seconds
+            job.set_state("running")
+            print(f"{NOW}loads its libraries", flush=True)  # seconds, or a minute where nothing is in memory yet
             from train.loop.config import load_config  # heavy, as these
             from train.loop.console import run_command
             from train.runs.assemble import RUNS

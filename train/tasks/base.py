@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 from torch import Tensor, nn
 
@@ -170,7 +170,11 @@ def trainable(base: LoadedModel, config: ModelRunConfig) -> nn.Module:
 def add_lora(network: nn.Module, targets: Sequence[str], rank: int, alpha: int, start: str = "gaussian") -> None:
     """Freeze the network and put a trainable LoRA on everything that YOSO's has it on."""
     network.requires_grad_(False)
-    network.add_adapter(lora_config(rank, alpha, targets, start))
+    config = lora_config(rank, alpha, targets, start)
+    if hasattr(network, "add_adapter"):
+        network.add_adapter(config)
+    else:  # diffusers gives some transformers none
+        inject_adapter_in_model(config, network)
 
 
 def lora_config(rank: int, alpha: int, targets: Sequence[str], start: str) -> LoraConfig:

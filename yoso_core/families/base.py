@@ -64,6 +64,7 @@ class Family:
 
     Attributes:
         name: its key in `FAMILIES`.
+        diffusers: the class of its pipeline.
         network: the part of the pipeline that predicts: "unet" or "transformer".
         encoders: the parts that read prompts.
         adapted: the parts that LoRAs may change.
@@ -71,11 +72,10 @@ class Family:
         offer: samplers, steps and guidance of a model of which no more is known.
         weighs: whether words of a prompt can weigh more than others, and its parts be encoded by themselves.
         unit: pixels that the sides of pictures are multiples of, as its published models have it.
-        guides: whether there are ControlNets for it.
-        translates: whether translators can be made of it.
     """
 
     name: str
+    diffusers: str = "StableDiffusionPipeline"
     network: str = "unet"
     encoders: tuple[str, ...] = ("text_encoder",)
     adapted: tuple[str, ...] = ("unet", "text_encoder")
@@ -83,14 +83,12 @@ class Family:
     offer: Offer = USUAL
     weighs: bool = True
     unit: int = SIZE_STEP
-    guides: bool = False
-    translates: bool = False
 
     # A folder.
 
     def recognises(self, index: Mapping[str, Any]) -> bool:
         """Whether a ``model_index.json`` is of this family."""
-        raise NotImplementedError
+        return index.get("_class_name") == self.diffusers
 
     def outline(self, folder: Path) -> Outline:
         """What the configs in a folder say; broken ones say nothing, and loading names them."""
@@ -124,8 +122,18 @@ class Family:
         return predicted
 
     def pipeline(self, parts: Mapping[str, Any]) -> Any:
-        """A pipeline of diffusers with these parts, to be written to a folder."""
+        """A pipeline of diffusers with these parts."""
         raise NotImplementedError
+
+    def save(self, parts: Mapping[str, Any], folder: Path) -> None:
+        """Write a pipeline of these parts to a folder, but for its network."""
+        parts = dict(parts)
+        apart = parts.pop("encodings", None)  # of a text encoder that comes and goes
+        self.pipeline(parts).save_config(folder)
+        for name in parts.keys() - {self.network}:
+            parts[name].save_pretrained(folder / name)
+        if apart is not None:
+            apart.save(folder)
 
     # Prompts.
 

@@ -32,14 +32,12 @@ class PixArt(Family):
     """The text encoder is none of its `encoders`: it comes and goes, see `Encodings`."""
 
     name = "pixart"
+    diffusers = "PixArtAlphaPipeline"
     network = "transformer"
     encoders = ()
     adapted = ("transformer",)
     targets = TARGETS
     unit = 16
-
-    def recognises(self, index: Mapping[str, Any]) -> bool:
-        return index.get("_class_name") == "PixArtAlphaPipeline"
 
     def outline(self, folder: Path) -> Outline:
         try:
@@ -49,13 +47,14 @@ class PixArt(Family):
             return Outline(kind=self.name)
 
     def load(self, files: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
-        from diffusers import PixArtAlphaPipeline  # seconds to import
+        from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel  # seconds to import
 
         pipeline = files.part(
             PixArtAlphaPipeline.from_pretrained,
             text_encoder=None,
             dtype=dtype,
             low_cpu_mem_usage=True,
+            **files.apart(PixArtTransformer2DModel, "transformer", dtype),
         )
         parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "tokenizer", "scheduler")}
         _refuse_what_does_not_fit(files, parts)
@@ -188,6 +187,7 @@ def _encodings(files: Checkpoint, dtype: torch.dtype) -> Encodings:
         return encoder
 
     return Encodings(
+        folders[0],
         load,
         size,
         lambda encoder, tokens, mask: encoder(tokens, attention_mask=mask)[0],

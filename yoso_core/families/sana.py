@@ -36,6 +36,7 @@ class SanaSprint(Family):
     """The text encoder is none of its `encoders`: it comes and goes, see `Encodings`."""
 
     name = "sana-sprint"
+    diffusers = "SanaSprintPipeline"
     network = "transformer"
     encoders = ()
     adapted = ("transformer",)
@@ -43,9 +44,6 @@ class SanaSprint(Family):
     offer = Offer(("scm",), guidance=4.5, guided="told")
     weighs = False
     unit = PIXELS_PER_LATENT
-
-    def recognises(self, index: Mapping[str, Any]) -> bool:
-        return index.get("_class_name") == "SanaSprintPipeline"
 
     def outline(self, folder: Path) -> Outline:
         try:
@@ -174,6 +172,7 @@ def _encodings(files: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> Encodin
         return encoder
 
     return Encodings(
+        folders[0],
         load,
         sum(path.stat().st_size for path in folders[0].glob("*.safetensors")),
         lambda encoder, tokens, mask: read_tokens(encoder, tokens, mask, skipped.to(tokens.device)),

@@ -31,13 +31,10 @@ class StableDiffusionXL(Family):
     """
 
     name = "sdxl"
+    diffusers = "StableDiffusionXLPipeline"
     encoders = ENCODERS
     adapted = ("unet", *ENCODERS)
     targets = unet.TARGETS
-    guides = True
-
-    def recognises(self, index: Mapping[str, Any]) -> bool:
-        return index.get("_class_name") == "StableDiffusionXLPipeline"
 
     def outline(self, folder: Path) -> Outline:
         return Outline(unet.resolution(folder), "sdxl")

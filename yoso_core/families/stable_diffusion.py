@@ -24,10 +24,6 @@ class StableDiffusion(Family):
 
     name = "stable-diffusion"
     targets = unet.TARGETS
-    guides = translates = True
-
-    def recognises(self, index: Mapping[str, Any]) -> bool:
-        return index.get("_class_name") == "StableDiffusionPipeline"
 
     def outline(self, folder: Path) -> Outline:
         kind = KINDS.get(config_of(folder / "unet").get("cross_attention_dim"), "")

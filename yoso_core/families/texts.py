@@ -5,6 +5,7 @@ disk in a millisecond, and the encoder is let go wherever memory is short.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from yoso_core.checkpoints import index_of, link
 from yoso_core.runtimes.cache import cache_folder
 
 ROOM = 500e6  # bytes of encodings on disk; a prompt of 20 words in bfloat16 has 0.2 MB
@@ -50,17 +52,24 @@ class Encodings:
     """Used under the engine's lock alone.
 
     Args:
-        load: reads the encoder from its files.
-        size: of these, in bytes.
+        place: of the encoder in its pipeline's folder.
+        load: reads it from there.
+        size: of the files, in bytes.
         call: the encoder, tokens (B, L) int64 and mask (B, L) -> (B, L, D).
         made_of: says which encoder it is, in which precision; see `identity`.
         folder: where encodings are kept; None for the user's cache.
     """
 
     def __init__(
-        self, load: Callable[[], nn.Module], size: int, call: Call, made_of: str, folder: Path | None = None
+        self,
+        place: Path,
+        load: Callable[[], nn.Module],
+        size: int,
+        call: Call,
+        made_of: str,
+        folder: Path | None = None,
     ) -> None:
-        self.load, self.size, self.call, self.made_of = load, size, call, made_of
+        self.place, self.load, self.size, self.call, self.made_of = place, load, size, call, made_of
         self.folder = cache_folder() / "prompts" if folder is None else folder
         self.encoder: nn.Module | None = None
 
@@ -78,6 +87,14 @@ class Encodings:
         rows = [self._row(tokens[row : row + 1], mask[row : row + 1], device) for row in range(len(tokens))]
         self._let_go()
         return torch.cat(rows)
+
+    def save(self, folder: Path) -> None:
+        """Put the encoder into a pipeline's folder: as links, since it has gigabytes, where the disk has those."""
+        for path in self.place.iterdir():
+            if path.suffix in (".json", ".safetensors"):
+                link(path, folder / self.place.name / path.name)
+        named = {self.place.name: index_of(self.place.parent)[self.place.name]}
+        (folder / "model_index.json").write_text(json.dumps(index_of(folder) | named, indent=2) + "\n")
 
     def _row(self, tokens: Tensor, mask: Tensor, device: torch.device) -> Tensor:
         count = int(mask.sum())

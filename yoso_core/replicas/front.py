@@ -259,7 +259,7 @@ def _connected(address: str | None, count: tuple[int, int] | None) -> Iterator[A
             "num_cpus": max(os.cpu_count() or 1, count[1] if count else 1),
             "include_dashboard": False,
             "object_store_memory": SHARED_MEMORY,
-            "_temp_dir": folder,
+            "_temp_dir": f"{folder}/ray",  # which Ray opens to every user; the folder around it is this one's alone
         }
     ended = signal.getsignal(signal.SIGTERM)
     import ray  # which reads the environment

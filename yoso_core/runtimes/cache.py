@@ -19,15 +19,23 @@ def cache_folder() -> Path:
 
 
 def put(files: Path, folder: Path) -> None:
-    """Move a folder of files to its place in one step, where nothing whole is yet."""
+    """Move a folder of files to its place in one step, where nothing whole is yet.
+
+    Other processes may do the same at any moment, and read what is there: nothing whole is ever taken away.
+    """
     (files / DIGEST).write_text(digest_of(files))
     try:
         with suppress(OSError):
+            os.rename(files, folder)  # fails where something is
+            return
+        with suppress(OSError):
             check(folder)
             return  # another process was faster, with the same
-        shutil.rmtree(folder, ignore_errors=True)
+        broken = scratch(folder)
         with suppress(OSError):  # as before
-            os.replace(files, folder)
+            os.rename(folder, broken / "broken")
+            os.rename(files, folder)
+        shutil.rmtree(broken, ignore_errors=True)
     finally:
         shutil.rmtree(files, ignore_errors=True)
 

@@ -323,12 +323,13 @@ class OpenVINO:
         versions = [importlib.metadata.version(name) for name in ("openvino", "torch", "diffusers", "transformers")]
         made_of = repr((FORMAT, versions, branch, part.describe()))
         folder = self.cache / hashlib.sha256(made_of.encode()).hexdigest()[:32]
-        if folder.exists():
-            try:
-                check(folder)
-                return self.core.read_model(folder / GRAPH)
-            except (OSError, RuntimeError) as error:
-                self._say(f"A graph in {self.cache} is broken and made anew ({error!s:.60}).")
+        try:
+            check(folder)
+            return self.core.read_model(folder / GRAPH)
+        except FileNotFoundError:  # not there yet
+            pass
+        except (OSError, RuntimeError) as error:
+            self._say(f"A graph in {self.cache} is broken and made anew ({error!s:.60}).")
         graph = self._trace(part, inputs)
         try:
             files = scratch(folder)
