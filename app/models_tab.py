@@ -42,7 +42,7 @@ class ModelsTab:
         self.pictures: dict[str, str] = {}
 
     def build(self) -> None:
-        self.list = component("shelf", self.value(), elem_id="shelf")
+        self.list = component("shelf", {"cards": [], "may": self.may}, elem_id="shelf")
         with gr.Row(elem_id="shelf-add", visible=self.may):
             where = "OWNER/NAME of a model hub" if self.shelf.shared else "OWNER/NAME of a model hub, or a folder"
             self.place = gr.Textbox(
@@ -65,19 +65,18 @@ class ModelsTab:
         self.drawing = drawing
         quiet = private | BESIDE | {"show_progress": "hidden"}
         offered = [self.list, self.settings.wished]
-        drawing.active.change(self.open, [drawing.active, self.list], self.list, **quiet)
+        timer = gr.Timer(EVERY, active=False)  # outside of the tab, which Gradio makes only when it is opened
+        drawing.active.change(self.open, [drawing.active, self.list], [self.list, timer], **quiet)
+        timer.tick(self.tick, self.list, [self.list, drawing.tabs["translate"].trained], **quiet)
         self.list.select(self.act, self.settings.model, offered, **quiet)
         self.list.edit(self.use, drawing.chooses, drawing.chosen, **private | BESIDE)
-        adding = [self.place, self.settings.model]
         gr.on(
             [self.place.submit, self.look_at.click],
             self.add,
-            adding,
+            self.place,
             [*offered, self.place],
             **private | BESIDE | {"show_progress": "minimal"},
         )
-        timer = gr.Timer(EVERY)
-        timer.tick(self.tick, [drawing.active, self.list], offered, **quiet)
         load(self.offer, None, self.settings.wished, **quiet)
 
     # What is shown
@@ -99,6 +98,7 @@ class ModelsTab:
             "cards": [self.card(item) for item in self.shelf.items().values()],
             "machine": machine if self.may else VISITORS,
             "may": self.may,
+            "translators": sorted(self.shelf.service.translators),
             "told": told,
             "problem": problem,
             "shown": {"id": shown, "count": self.count} if shown else None,
@@ -110,8 +110,7 @@ class ModelsTab:
         here = shelf.is_here(item)
         come = 0 if here else sum(held(need) for need in shelf.lacks(item))
         total, memory, fit = shelf.size(shelf.lacks(item)), shelf.memory(item), shelf.fit(item)
-        state = state_of(item, here, come, thing)
-        known = item.kind != "model" or item.name in shelf.service.models
+        state = state_of(item, here, shelf.is_begun(item), thing)
         seconds = duration(shelf.speed.seconds(item.work)) if item.work else ""
         facts = [
             f"{item.resolution} x {item.resolution} pixels" if item.resolution else "",
@@ -135,7 +134,7 @@ class ModelsTab:
             "share": min(1.0, done / total) if total else 0.0,
             "figures": figures(thing, done, total),
             "why": thing.why if thing and state == "failed" else "",
-            "usable": item.kind == "model" and here and known,
+            "usable": item.kind == "model" and here,
             "removable": (state == "here" and bool(item.needs)) or (item.added and state in ("here", "absent")),
             "frees": amount(shelf.frees(item)) if state == "here" and self.may else "",
             "picture": self.picture(item),
@@ -159,13 +158,13 @@ class ModelsTab:
         """What is shown where somebody looks for one of them."""
         return self.value(shown=id)
 
-    def open(self, active: str, shown: Any) -> Any:
-        """Ask the hub once somebody looks."""
+    def open(self, active: str, shown: Any) -> tuple[Any, gr.Timer]:
+        """Ask the hub once somebody looks, and look again for as long as they do."""
         if active != self.name:
-            return gr.skip()
+            return gr.skip(), gr.Timer(active=False)
         if self.may:
             self.shelf.ask()
-        return self._anew(shown)
+        return self._anew(shown), gr.Timer(active=True)
 
     def _anew(self, shown: Any) -> dict[str, Any]:
         """The same, with what has changed."""
@@ -173,14 +172,14 @@ class ModelsTab:
         value = self.value(str(before.get("told", ""))[:500], bool(before.get("problem")))
         return value | {"shown": before.get("shown")}
 
-    def tick(self, active: str, shown: Any) -> tuple[Any, Any]:
-        """What has changed since the last look, where somebody looks."""
-        settled = self.shelf.settle()
-        if active != self.name or not isinstance(shown, dict):
-            return gr.skip(), gr.skip()
+    def tick(self, shown: Any) -> tuple[Any, Any]:
+        """What has changed since the last look; where translators have come, the Translate tab is told."""
         value = self._anew(shown)
-        offered = self.offer() if settled else gr.skip()
-        return (gr.skip() if value == shown else value), offered
+        if value == shown:
+            return gr.skip(), gr.skip()
+        here = value["translators"]
+        changed = isinstance(shown, dict) and shown.get("translators") not in (None, here)
+        return value, tuple(here) if changed else gr.skip()
 
     def act(self, model: str, event: gr.EventData) -> tuple[Any, Any]:
         """Get, pause, cancel or remove; whatever goes wrong is a sentence, and changes nothing else."""
@@ -209,7 +208,7 @@ class ModelsTab:
             return f"{title} is removed; {amount(shelf.remove(id, model))} are free again."
         raise RequestError("That can't be done with a model; please reload the page.")
 
-    def add(self, place: str, model: str) -> tuple[Any, Any, Any]:
+    def add(self, place: str) -> tuple[Any, Any, Any]:
         try:
             if not self.may:
                 raise RequestError(VISITORS)
@@ -229,12 +228,12 @@ class ModelsTab:
         return self.drawing.choose_model(values | {self.settings.wished: name}, opened="generate")
 
 
-def state_of(item: Item, here: bool, come: int, thing: Fetching | None) -> str:
+def state_of(item: Item, here: bool, begun: bool, thing: Fetching | None) -> str:
     if here:
         return "here" if item.needs or item.added else "bundled"
     if thing is not None:
         return {COMES: "comes", WAITS: "waits", PAUSED: "paused", FAILED: "failed"}[thing.state]
-    return "paused" if come else "absent"
+    return "paused" if begun else "absent"
 
 
 def figures(thing: Fetching | None, done: int, total: int | None) -> str:

@@ -128,33 +128,21 @@ def test_a_line_has_an_end(slow):
 # For requests
 
 
-def test_requests_are_told_how_far_it_is(slow):
+def test_requests_are_told_how_far_it_is_and_begin_nothing(slow):
     fetches = Fetches(slow)
-    assert "A model is being fetched from the model hub (asking the hub)" in fetches.begin(NEED)
-    until(lambda: "2 of 4 MB" in fetches.begin(NEED))
-    assert "Another has to be fetched from the model hub, and A model is on its way (2 of 4 MB)" in fetches.begin(OTHER)
-    assert slow.begun == [NEED]
-    slow.go.set()
-    until(lambda: slow.begun == [NEED, OTHER])
-
-
-def test_what_failed_is_told_and_not_tried_again_at_once(slow, monkeypatch):
-    fetches = Fetches(slow)
-    slow.go.set()
-    until(lambda: fetches.begin(BAD) == "It can't be had.")
-    assert fetches.begin(BAD) == "It can't be had." and slow.begun == [BAD]
-    monkeypatch.setattr(module, "AGAIN", 0.0)
-    assert "is being fetched" in fetches.begin(BAD)
-    until(lambda: slow.begun == [BAD, BAD])
-
-
-def test_what_is_paused_is_not_begun_by_a_request(slow):
-    fetches = Fetches(slow)
+    assert fetches.tell(NEED) == "A model is not on this machine; it can be had on the Models tab."
     fetches.get("one", "One", [NEED])
+    fetches.get("two", "Two", [OTHER])
+    until(lambda: "A model is being fetched from the model hub (2 of 4 MB)" in fetches.tell(NEED))
+    assert "Another has to be fetched from the model hub, and One is on its way (2 of 4 MB)" in fetches.tell(OTHER)
     fetches.pause("one")
-    assert "paused" in fetches.begin(NEED)
+    assert "paused" in fetches.tell(NEED)
+    slow.go.set()
+    fetches.get("bad", "Bad", [BAD])
+    until(lambda: fetches.tell(BAD) == "It can't be had.")
+    assert BAD in slow.begun and slow.begun.count(BAD) == 1
 
 
 def test_where_nothing_is_fetched_for_visitors_they_are_told(slow):
-    assert "nothing is fetched for visitors here" in Fetches(slow, allowed=False).begin(NEED)
+    assert "nothing is fetched for visitors here" in Fetches(slow, allowed=False).tell(NEED)
     assert slow.begun == []

@@ -34,10 +34,9 @@ class Hub:
     """In place of the hub and what is on this machine."""
 
     def __init__(self, monkeypatch, tmp_path):
-        self.here, self.parts, self.removed = set(), {}, []
+        self.here, self.removed = set(), []
         self.listings = {"some/model": Listing(COMMIT, FILES), "some/lora": Listing(COMMIT, {"a.safetensors": 10**8})}
         monkeypatch.setattr(hub, "find", lambda need: tmp_path if need in self.here else None)
-        monkeypatch.setattr(hub, "held", lambda need: self.parts.get(need.place, 0))
         monkeypatch.setattr(hub, "look", lambda needs: [(need, self.listings[need.place]) for need in needs])
         monkeypatch.setattr(hub, "remove", self.remove)
 
@@ -105,9 +104,12 @@ def test_nothing_is_fetched_before_its_licence_is_agreed_to(shelf, there):
     shelf.pause(ID)
     shelf.get(ID)  # who goes on has agreed
     shelf.service.fetches.drop(ID)
-    there.parts["some/model"] = 5  # as after a restart
-    shelf.get(ID)
-    shelf.service.fetches.drop(ID)
+    again = Shelf(shelf.service, shelf.folder)  # as after a restart
+    assert again.is_begun(again.item(ID))
+    again.get(ID)
+    again.cancel(ID)
+    with pytest.raises(ShelfError, match="Please read"):
+        again.get(ID)
 
 
 def test_what_is_cancelled_leaves_nothing(shelf, there):
@@ -172,11 +174,17 @@ def test_a_folder_is_put_on_the_shelf_and_found_again(shelf, there, tiny_model, 
     assert again.item(id).added
     again.remove(id)
     assert item.name not in again.service.models and tiny_model.is_dir()  # it is off the shelf, not off the disk
-    assert json.loads((tmp_path / "shelf" / module.STORE).read_text()) == {"added": []}
+    assert json.loads((tmp_path / "shelf" / module.STORE).read_text()) == {"added": [], "begun": []}
 
 
 @pytest.mark.parametrize(
-    "told", ["", "no json", "[]", '{"added": [1, {"place": "../..", "commit": "x"}, {"folder": "/nowhere"}]}']
+    "told",
+    [
+        "",
+        "no json",
+        "[]",
+        '{"added": [1, {"place": "../..", "commit": "x"}, {"folder": "/nowhere"}], "begun": [1, {}]}',
+    ],
 )
 def test_a_store_that_was_changed_by_hand_is_no_harm(shelf, told, tmp_path):
     (tmp_path / "hand").mkdir()
@@ -228,7 +236,7 @@ def test_what_is_added_is_looked_at_before_it_is_fetched(shelf, there, tiny_mode
         True,
         f"their/model@{COMMIT}",
     )
-    assert not shelf.is_here(item)
+    assert not shelf.is_here(item) and not shelf.is_begun(item)
     shelf.remove(item.id)
     assert item.id not in shelf.items()
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from yoso_core.hub import Need, Progress, fetch
 from yoso_core.requests import RequestError
 
-AGAIN = 60.0  # seconds until what failed is tried again, where a request asks for it and no person
 WINDOW = 15.0  # seconds over which the pace is taken
 LINE = 20  # things that may wait
 COMES, WAITS, PAUSED, FAILED = "comes", "waits", "paused", "failed"
@@ -33,7 +32,6 @@ class Fetching:
         progress: of the need that is on its way.
         pace: bytes a second; 0 while it is not known.
         why: it failed, in a sentence.
-        since: when it failed.
     """
 
     title: str
@@ -44,7 +42,6 @@ class Fetching:
     progress: Progress = field(default_factory=Progress)
     pace: float = 0.0
     why: str = ""
-    since: float = 0.0
 
     @property
     def done(self) -> int:
@@ -60,11 +57,15 @@ class Fetches:
 
     Args:
         fetch: brings one need.
-        allowed: whether requests may begin to fetch what they lack.
+        allowed: whether who asks can have what is not here.
+
+    Attributes:
+        came: called when something has come, beside everything else.
     """
 
     def __init__(self, fetch: Callable[[Need], Iterator[Progress]] = fetch, allowed: bool = True) -> None:
         self.allowed = allowed
+        self.came: Callable[[], None] = lambda: None
         self._fetch = fetch
         self._lock = threading.RLock()
         self._things: dict[str, Fetching] = {}  # by name, in the order of the line
@@ -110,24 +111,22 @@ class Fetches:
         while self._now == name and name not in self._things:
             time.sleep(0.02)
 
-    def begin(self, need: Need) -> str:
-        """Begin to fetch for a request, unless that was refused just now; how it stands, in a sentence."""
-        if not self.allowed:
-            return f"{need.title} is not on this machine, and nothing is fetched for visitors here; choose another one."
+    def tell(self, need: Need) -> str:
+        """How something stands that a request lacks, in a sentence; it begins nothing, which is a person's to say."""
         with self._lock:
-            name = next((name for name, thing in self._things.items() if _brings(thing, need)), "")
-            if not name:
-                name = f"{need.place}@{need.revision}"
-                self.get(name, need.title, [need])
-            thing = self._things[name]
-            now = self._things.get(self._now) if self._now not in (None, name) else None
+            name = next((name for name, thing in self._things.items() if need in thing.needs), "")
+            thing = self._things.get(name)
+            now = self._things.get(self._now or "") if self._now != name else None
+        if thing is None and not self.allowed:
+            return f"{need.title} is not on this machine, and nothing is fetched for visitors here; choose another one."
+        if thing is None:
+            return f"{need.title} is not on this machine; it can be had on the Models tab."
         if thing.state == FAILED:
             return thing.why
         if thing.state == PAUSED:
             return f"{need.title} has not come whole, and fetching it is paused; go on with it on the Models tab."
         if now is None:
-            told = thing.progress if thing.title_now in ("", need.title) else f"{thing.title_now} comes before it"
-            return f"{need.title} is being fetched from the model hub ({told}); try again in a moment."
+            return f"{need.title} is being fetched from the model hub ({thing.progress}); try again in a moment."
         ahead = f"{now.title} is on its way ({now.progress})"
         return f"{need.title} has to be fetched from the model hub, and {ahead}; try again after that."
 
@@ -139,30 +138,29 @@ class Fetches:
                 self._now = waiting[0] if waiting else None
                 if self._now is None:
                     return
-                self._stop = threading.Event()
+                self._stop = stop = threading.Event()
                 self._change(state=COMES, why="")
-                needs, stop = self._things[self._now].needs, self._stop
+                thing = self._things[self._now]
             try:
-                ended = all(self._bring(need, stop) for need in needs)
-            except RequestError as error:
-                self._change(state=FAILED, why=str(error), since=time.monotonic(), pace=0.0)
-            except Exception as error:  # a disk that is full, or that can't be written to
-                why = f"{self._things[self._now].title} can't be fetched ({error!s:.120}); please try again."
-                self._change(state=FAILED, why=why, since=time.monotonic(), pace=0.0)
-            else:
-                with self._lock:
-                    if ended and not stop.is_set():
+                if all(self._bring(need, stop) for need in thing.needs) and not stop.is_set():
+                    with self._lock:
                         self._things.pop(self._now, None)
+                    self.came()
+            except RequestError as error:
+                self._change(state=FAILED, why=str(error), pace=0.0)
+            except Exception as error:  # a disk that is full, or that can't be written to
+                why = f"{thing.title} can't be fetched ({error!s:.120}); please try again."
+                self._change(state=FAILED, why=why, pace=0.0)
 
     def _bring(self, need: Need, stop: threading.Event) -> bool:
         """Whether all of a need has come."""
-        seen: deque[tuple[float, int]] = deque()
+        seen, whole = deque[tuple[float, int]](), 0
         self._change(title_now=need.title, progress=Progress())
         with closing(self._fetch(need)) as steps:
             for progress in steps:
                 if stop.is_set():
                     return False
-                now = time.monotonic()
+                now, whole = time.monotonic(), max(whole, progress.total)
                 if not progress.doing:
                     seen.append((now, progress.done))
                 while seen and now - seen[0][0] > WINDOW:
@@ -172,15 +170,10 @@ class Fetches:
         with self._lock:
             thing = self._things.get(self._now or "")
             if thing is not None:
-                self._change(before=thing.before + thing.progress.total, progress=Progress(doing=""))
+                self._change(before=thing.before + whole, progress=Progress(doing=""))
         return not stop.is_set()
 
     def _change(self, **changes: object) -> None:
         with self._lock:
             if self._now in self._things and self._things[self._now].state in (COMES, WAITS):
                 self._things[self._now] = replace(self._things[self._now], **changes)
-
-
-def _brings(thing: Fetching, need: Need) -> bool:
-    """Whether it is on its way with this, or was refused just now."""
-    return need in thing.needs and not (thing.state == FAILED and time.monotonic() - thing.since > AGAIN)

@@ -195,7 +195,7 @@ def _size(path: Path) -> int:
 
 def _coming(need: Need) -> Path:
     """Where a file of the web lies until it is converted."""
-    return need.out.parent / ".coming" / need.place.rpartition("/")[2]
+    return need.out.parent / ".coming" / need.out.name / need.place.rpartition("/")[2]
 
 
 def _is_whole(folder: Path, part: str) -> bool:
@@ -244,7 +244,7 @@ def fetch(need: Need, silence: float = SILENCE) -> Iterator[Progress]:
         else:
             listing = None
             for found in _look([need], silence):
-                listing = found and found[1]
+                listing = found[1] if found else listing
                 yield Progress()
             if not isinstance(listing, Listing):
                 raise listing or HubError("it says nothing")

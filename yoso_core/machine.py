@@ -54,16 +54,21 @@ def room(folder: Path, device: torch.device) -> Room:
         device: where networks are computed.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    disk = shutil.disk_usage(there).free
+    disk = _round(shutil.disk_usage(there).free)
     if device.type == "cuda":
         free, memory = torch.cuda.mem_get_info(device)
-        return Room(disk, memory, free, "GPU memory")
+        return Room(disk, memory, _round(free), "GPU memory")
     told = psutil.virtual_memory()
     try:
         limit = min(told.total, int(CGROUP.read_text()))
     except (OSError, ValueError):
         limit = told.total
-    return Room(disk, limit, min(limit, told.available), "memory")
+    return Room(disk, limit, _round(min(limit, told.available)), "memory")
+
+
+def _round(free: int) -> int:
+    """Down to 100 MB, so that what people read stands still."""
+    return free // 10**8 * 10**8
 
 
 def judge(room: Room, disk: int, memory: int, spare: int) -> Fit:

@@ -37,8 +37,8 @@ class Service(ABC):
         models: what can be asked for, by name.
         controls: the ControlNets that can be asked for, by name.
         translators: what translates pictures, by name; None takes those that come along.
-        waits: whether a request for what has to be fetched from a hub waits for that, others going on meanwhile; else
-            it is fetched beside requests, and they are told how far it is.
+        waits: whether a request for what has to be fetched from a hub fetches it, others going on meanwhile; else it
+            is told that it is not here, or how far it is on its way.
 
     Attributes:
         device: what is computed on.
@@ -222,7 +222,7 @@ class Service(ABC):
         """
         for need in needs:
             if not self.waits:
-                raise HubError(self.fetches.begin(need))
+                raise HubError(self.fetches.tell(need))
             fetch_need(need, report)
 
     def _spec(self, name: str) -> ModelSpec:

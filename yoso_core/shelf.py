@@ -103,8 +103,12 @@ class Shelf:
         self._asking = threading.Lock()
         self._changing = threading.Lock()
         self._added: dict[str, dict[str, str]] = {}
-        for told in self._stored():
-            with suppress(RequestError, OSError):  # a folder, or the hub's cache, was removed by hand
+        service.fetches.came = self.settle
+        stored = self._stored()
+        self._begun = {id for id in stored.get("begun", []) if isinstance(id, str)}
+        for told in stored.get("added", [])[:ADDED_LIMIT]:
+            # A folder, or the hub's cache, was removed by hand, or the file was changed.
+            with suppress(RequestError, OSError, KeyError, TypeError, AttributeError):
                 self._put(told)
 
     # What there is
@@ -260,14 +264,20 @@ class Shelf:
             ShelfError: its licence was not agreed to, or too much is on its way.
         """
         item = self.item(id)
-        if item.asks and agreed is not True and not self._is_begun(item):
+        if item.asks and agreed is not True and not self.is_begun(item):
             raise ShelfError(f"Please read the licence of {item.title} ({item.licence}) and agree to it first.")
         if lacks := self.lacks(item):
             self.service.fetches.get(item.id, item.title, lacks)
+            self._remember(item.id, begun=True)
 
-    def _is_begun(self, item: Item) -> bool:
-        """Whether somebody agreed already, who let some of it come."""
-        return item.id in self.service.fetches.status() or any(hub.held(need) for need in self.lacks(item))
+    def is_begun(self, item: Item) -> bool:
+        """Whether somebody let it come, and so agreed to its licence; over restarts, too."""
+        return item.id in self._begun
+
+    def _remember(self, id: str, begun: bool) -> None:
+        with self._changing:
+            (self._begun.add if begun else self._begun.discard)(id)
+            self._store()
 
     def pause(self, id: Any) -> None:
         self.service.fetches.pause(self.item(id).id)
@@ -276,6 +286,7 @@ class Shelf:
         """Leave it; what has come is removed. Bytes that are free then."""
         item = self.item(id)
         self.service.fetches.drop(item.id)
+        self._remember(item.id, begun=False)
         return hub.remove([need for need in self.lacks(item) if not self._is_coming(need)])
 
     def _is_coming(self, need: Need) -> bool:
@@ -325,15 +336,15 @@ class Shelf:
         elif item.kind == "translator":
             self.service.remove_translator(item.name)
 
-    def settle(self) -> bool:
-        """Make known what has come; whether something has."""
-        changed = False
+    def settle(self) -> None:
+        """Make known what has come."""
+        for id, item in self.items().items() if self._begun else ():
+            if id in self._begun and self.is_here(item):
+                self._remember(id, begun=False)
         for one in PUBLISHED.values():
             if one.name not in self.service.translators and self._out(one).exists():
                 with suppress(RequestError):
                     self.service.add_translator(one.name, read_translator(self._out(one)))
-                    changed = True
-        return changed
 
     # What is added
 
@@ -401,23 +412,25 @@ class Shelf:
                 licence=told["licence"] or "unknown",
                 tiny_decoder=MODELS_LIKE.get(spec.family),
             )
+        fitting = f" LoRAs and ControlNets of the family {spec.family} fit it." if spec.family else ""
+        spec = replace(spec, about=f"Added here.{fitting}")
         if name in self.service.models and name not in self._added:
             raise ShelfError(f"{name} is on the shelf already.")
         self._added[name] = dict(told)
         self.service.models[name] = spec
         return f"model:{name}"
 
-    def _stored(self) -> list[dict[str, str]]:
+    def _stored(self) -> dict[str, list[Any]]:
         try:
             told = json.loads((self.folder / STORE).read_text())
-            return [{key: str(each) for key, each in one.items()} for one in told["added"]][:ADDED_LIMIT]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return []
+            return {name: list(told[name]) for name in ("added", "begun")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def _store(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{STORE}.partial"
-        partial.write_text(json.dumps({"added": list(self._added.values())}, indent=1))
+        partial.write_text(json.dumps({"added": list(self._added.values()), "begun": sorted(self._begun)}, indent=1))
         partial.replace(self.folder / STORE)
 
 

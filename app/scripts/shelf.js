@@ -113,7 +113,7 @@ function fill(made, card) {
         const button = make('button', index ? '' : 'first', text);
         button.type = 'button', button.dataset.do = what;
         button.disabled = note === 'agree';
-        if (note && note !== 'agree') button.append(make('small', '', note));
+        if (note && note !== 'agree') button.append(' ', make('small', '', note));
         return button;
     }));
     if (focused) row.querySelector('button:not(:disabled)')?.focus();

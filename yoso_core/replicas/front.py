@@ -111,6 +111,9 @@ class Replicas(Service):
     def _forget_model(self, name: str) -> None:
         self._seen.discard(name)
 
+    def _forget_model(self, name: str) -> None:
+        self._seen.discard(name)  # what replicas have of it in memory goes when another takes its place
+
     def _forget_lora(self, name: str) -> None:
         self._marks["lora", name] = secrets.token_hex(8)
 
