@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Mapping
 
-from yoso_core.models import ModelSpec, fetch_model
+from yoso_core.models import ModelSpec
+from yoso_core.needs import fetch_model
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 
 # What a Space offers, with a GPU and without one; its page opens with the first. Everything of these that is on a hub

@@ -34,8 +34,9 @@ from benchmarks.neighbours import neighbours
 from benchmarks.sd15 import write_random_sd15
 from yoso_core.autoencoder import decode, to_pil
 from yoso_core.engine import Engine
+from yoso_core.loading import LoadedModel
 from yoso_core.lora.library import bundled as offered
-from yoso_core.models import MODELS, LoadedModel, ModelSpec, local_model
+from yoso_core.models import MODELS, ModelSpec, local_model
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse
 from yoso_core.runtimes.openvino import load_library
 from yoso_core.runtimes.parts import Decode, Predict

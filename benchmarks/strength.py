@@ -27,7 +27,7 @@ from train.loop.randomness import Use, generator_for
 from train.measure.evaluate import load_generator, to_levels
 from train.measure.lpips_weights import load_lpips
 from yoso_core.autoencoder import decode, encode
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.sampling import edit_timesteps, few_step, sdedit_start, strength_timestep
 from yoso_core.schedule import NoiseSchedule

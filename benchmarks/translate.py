@@ -43,7 +43,7 @@ from train.tasks.translate_data import drawn_lines
 from yoso_core.autoencoder import decode, encode
 from yoso_core.condition import Condition
 from yoso_core.conditioning import CONTROLS, Guide, load_control
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.sampling import one_step, prior_start, sdedit_start, strength_timestep
 from yoso_core.translate import BACK, FORWARD, TRANSLATORS_FOLDER, load_translator, read_translator

@@ -20,7 +20,8 @@ import torch
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.conftest import OPTIONS, find_chromium
-from yoso_core.models import MODELS, load_model
+from yoso_core.loading import load_model
+from yoso_core.models import MODELS
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.web.export import export_page
 

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 from tests.tiny import random_lora, write_tiny_model
 from tests.tiny_control import write_tiny_control
+from yoso_core.checkpoints import Source
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
 from yoso_core.lora.library import LoraEntry, uploaded
-from yoso_core.models import ModelSpec, Source, local_model
+from yoso_core.models import ModelSpec, local_model
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.words import FILE
 

@@ -24,10 +24,11 @@ from app.pictures import data_uri, download_file, info_html, pictures_html, run,
 from app.server.queueing import PLACES, SEATS
 from app.settings import with_style
 from app.ui import build_app, launch_options
+from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
 from yoso_core.files.links import from_link, link_text
 from yoso_core.files.metadata import Restored, from_json, to_json
-from yoso_core.models import MODELS, ModelSpec, Source
+from yoso_core.models import MODELS, ModelSpec
 from yoso_core.offers import USUAL
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 

@@ -15,6 +15,7 @@ from tests.tiny import FAMILY, build_unet
 from tests.tiny_control import write_tiny_control
 from train.tasks.controlnet import build_controlnet
 from yoso_core import conditioning
+from yoso_core.checkpoints import ModelError
 from yoso_core.condition import Condition
 from yoso_core.conditioning import (
     ANNOTATORS,
@@ -29,7 +30,7 @@ from yoso_core.conditioning import (
     missing_weights,
     scribble_map,
 )
-from yoso_core.models import ModelError, load_model
+from yoso_core.loading import load_model
 from yoso_core.requests import ControlUse, RequestError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import build_unet, dense, random_lora
+from yoso_core.checkpoints import ModelError
 from yoso_core.engine import Engine, PictureError
-from yoso_core.models import ModelError, local_model
+from yoso_core.models import local_model
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError
 
 

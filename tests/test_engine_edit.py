@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw
 
 from tests.tiny_control import write_tiny_control
 from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
+from yoso_core.checkpoints import ModelError
 from yoso_core.conditioning import find_control
 from yoso_core.denoiser import Denoiser
 from yoso_core.engine import Engine
-from yoso_core.models import ModelError
 from yoso_core.offers import USUAL
 from yoso_core.requests import (
     DEFAULT_MODEL,

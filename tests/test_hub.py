@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 
 from tests.stand_in import CHUNK, COMMIT, TOKEN, Repository, StandIn, files_of
 from yoso_core import hub, hub_process
+from yoso_core.checkpoints import ModelError, Source
 from yoso_core.engine import Engine
 from yoso_core.hub import HubError, Need, Progress, commit_of, fetch, find, held, remove, select
-from yoso_core.models import ModelError, Source
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest
 
 NEED = Need("A model", "some/model", COMMIT)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_pixart import build_transformer, write_tiny_pixart
 from yoso_core.__main__ import main
 from yoso_core.checkpoints import ModelError
+from yoso_core.loading import load_model
 from yoso_core.merging import find_network, merge_resolution
-from yoso_core.models import load_model, local_model
+from yoso_core.models import local_model
 
 FILE = "diffusion_pytorch_model.safetensors"
 

@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import build_unet, random_lora
-from yoso_core.models import LORA_FILE, MODELS, ModelError, find_model, load_model, local_model, with_weights
+from yoso_core.checkpoints import ModelError
+from yoso_core.hub import LORA_FILE
+from yoso_core.loading import load_model
+from yoso_core.models import MODELS, find_model, local_model, with_weights
 from yoso_core.requests import DEFAULT_MODEL
 
 

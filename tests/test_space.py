@@ -14,7 +14,8 @@ from app import space
 from app.settings import examples_of, is_proposed
 from app.train_mode import usual_mode
 from yoso_core import hub
-from yoso_core.models import MODELS, ModelError
+from yoso_core.checkpoints import ModelError
+from yoso_core.models import MODELS
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from app.styles import StylePictures
+from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
-from yoso_core.models import Source
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.words import FILE
 

@@ -37,7 +37,7 @@ from train.runs.jobs import DEVICE_LOCK, LOCK, NOW, ROOT, STOP, Job, Runs, held,
 from train.runs.presets import PRESETS
 from train.tasks.translate_config import TranslateConfig, settled
 from yoso_core.engine import Engine
-from yoso_core.models import LORA_FILE
+from yoso_core.hub import LORA_FILE
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest
 from yoso_core.words import Words
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_translate import write_translator
 from yoso_core import translate
 from yoso_core.autoencoder import to_tensor
+from yoso_core.checkpoints import ModelError
 from yoso_core.condition import Condition
 from yoso_core.engine import Engine
 from yoso_core.lora import reading
-from yoso_core.models import ModelError
 from yoso_core.requests import (
     DEFAULT_MODEL,
     ControlUse,

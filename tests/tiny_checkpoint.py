@@ -15,7 +15,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from tests.tiny import build_autoencoder, write_pipeline
-from yoso_core.models import LoadedModel, load_model, local_model
+from yoso_core.loading import LoadedModel, load_model
+from yoso_core.models import local_model
 
 NETWORK_RANK, AUTOENCODER_RANK = 8, 4
 CHANNELS = (8, 16, 24, 24)

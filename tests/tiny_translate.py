@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.tiny import LORA_RANK, random_lora
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.translate import (
     CONFIG,
     FIRST,

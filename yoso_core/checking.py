@@ -14,8 +14,9 @@ from yoso_core.files.archives import UnreadableError, amount
 from yoso_core.files.foreign import NoSettingsError
 from yoso_core.files.metadata import read_request
 from yoso_core.files.pictures import PictureFileError, open_picture, opened
+from yoso_core.loading import load_model, parameter_shapes
 from yoso_core.lora.library import OWN_FOLDER, WIDTHS, misfits, uploaded
-from yoso_core.models import MODELS, ModelSpec, find_model, load_model, local_model, parameter_shapes
+from yoso_core.models import MODELS, ModelSpec, find_model, local_model
 from yoso_core.requests import RequestError
 from yoso_core.translate import CONFIG, read_translator
 

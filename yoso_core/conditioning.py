@@ -18,7 +18,9 @@ from torch import Tensor
 
 from yoso_core.checkpoints import ModelError, Source, load_part, refuse_missing_weights, refuse_other_files
 from yoso_core.condition import Condition
-from yoso_core.models import HUB_MODEL, MODELS_FOLDER, LoadedModel, local_source
+from yoso_core.loading import LoadedModel
+from yoso_core.models import HUB_MODEL, MODELS_FOLDER
+from yoso_core.needs import local_source
 from yoso_core.requests import ControlUse, RequestError
 
 ANNOTATORS_FOLDER = MODELS_FOLDER / "annotators"  # git-ignored; where weights of annotators are looked for first

@@ -21,7 +21,7 @@ from yoso_core.conditioning import Guide
 from yoso_core.denoiser import Denoise, Denoiser, guided
 from yoso_core.editing import Canvas, latent_mask, put_together
 from yoso_core.files.pictures import OWN_SIDE, fit_note, fitted, own_size, whole
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.prompts import Asked, Prompt, as_it_is, read_request
 from yoso_core.requests import FEW_STEP_SAMPLERS, ControlUse, EditRequest, GenerateRequest, TranslateRequest
 from yoso_core.runtimes.networks import Networks

@@ -39,9 +39,10 @@ from yoso_core.drawing import (
 from yoso_core.editing import Canvas, lay_out
 from yoso_core.families.base import Encoded
 from yoso_core.files.pictures import fitted, shape_of
+from yoso_core.loading import LoadedModel, load_model
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
-from yoso_core.models import MODELS, LoadedModel, ModelSpec, load_model
+from yoso_core.models import MODELS, ModelSpec
 from yoso_core.prompts import Prompt, has_choices
 from yoso_core.requests import (
     SIZE_STEP,

@@ -17,7 +17,9 @@ from yoso_core.conditioning import ControlSpec, choose_control
 from yoso_core.drawing import Result
 from yoso_core.fetches import Fetches
 from yoso_core.hub import HubError, Need
-from yoso_core.models import LoadedModel, ModelSpec, fetch_need, missing, needs_of
+from yoso_core.loading import LoadedModel
+from yoso_core.models import ModelSpec
+from yoso_core.needs import fetch_need, missing, needs_of
 from yoso_core.prompts import called, take_loras
 from yoso_core.requests import ControlUse, GenerateRequest, RequestError
 from yoso_core.translate import TranslatorSpec, find_translators

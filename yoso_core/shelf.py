@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from yoso_core import hub
+from yoso_core.checkpoints import Source
 from yoso_core.convert import PUBLISHED, Published
 from yoso_core.hub import HubError, Listing, Need
 from yoso_core.machine import Fit, Speed, judge, memory_of, room
-from yoso_core.models import CONVERTED_FOLDER, TAESD, ModelSpec, Source, local_model, needed, parts_of
+from yoso_core.models import CONVERTED_FOLDER, TAESD, ModelSpec, local_model
+from yoso_core.needs import needed, parts_of
 from yoso_core.requests import RequestError
 from yoso_core.service import Service
 from yoso_core.translate import CONVERTED_TRANSLATORS, read_translator

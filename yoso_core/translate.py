@@ -28,10 +28,11 @@ from yoso_core.checkpoints import ModelError
 from yoso_core.condition import Condition
 from yoso_core.denoiser import Denoiser
 from yoso_core.families.base import Family
+from yoso_core.loading import LoadedModel
 from yoso_core.lora.admission import admit_tensors
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.reading import LoraError, one_line, read_tensors
-from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER, LoadedModel
+from yoso_core.models import CONVERTED_FOLDER, MODELS_FOLDER
 from yoso_core.requests import TRANSLATION_INPUTS, RequestError
 from yoso_core.sampling import one_step
 from yoso_core.schedule import NoiseSchedule, Prediction

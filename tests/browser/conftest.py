@@ -9,8 +9,9 @@ import pytest
 
 from app.ui import build_app, launch_options
 from tests.tiny_translate import write_translator
+from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
-from yoso_core.models import ModelSpec, Source
+from yoso_core.models import ModelSpec
 from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.words import FILE
 

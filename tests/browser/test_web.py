@@ -16,7 +16,8 @@ from playwright.sync_api import expect
 from yoso_core.conditioning import edge_map, scribble_map
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
-from yoso_core.models import MODELS, load_model
+from yoso_core.loading import load_model
+from yoso_core.models import MODELS
 from yoso_core.requests import DEFAULT_MODEL, ControlUse, EditRequest, GenerateRequest, RequestError
 from yoso_core.web.export import export_page, fetch_runtime
 

@@ -13,7 +13,8 @@ from yoso_core.__main__ import main
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
-from yoso_core.models import LORA_FILE, local_model
+from yoso_core.hub import LORA_FILE
+from yoso_core.models import local_model
 from yoso_core.offers import USUAL
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse
 

@@ -18,8 +18,10 @@ from train.tasks.yoso import YosoConfig
 from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
 from yoso_core.families import texts
+from yoso_core.loading import load_model
 from yoso_core.lora.admission import admit
-from yoso_core.models import MODELS, load_model, local_model, parts_of, with_weights
+from yoso_core.models import MODELS, local_model, with_weights
+from yoso_core.needs import parts_of
 from yoso_core.prompts import as_it_is, read_prompt
 from yoso_core.requests import EditRequest, GenerateRequest
 from yoso_core.sampling import few_step, few_step_timesteps

@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 
 from benchmarks.sana import write_random_sana
 from yoso_core.autoencoder import encode, to_tensor
+from yoso_core.checkpoints import ModelError
 from yoso_core.condition import cat
 from yoso_core.engine import Engine
 from yoso_core.families import sana
+from yoso_core.loading import load_model
 from yoso_core.lora.admission import admit
-from yoso_core.models import ModelError, load_model, local_model
+from yoso_core.models import local_model
 from yoso_core.prompts import as_it_is
 from yoso_core.requests import EditRequest, GenerateRequest, RequestError
 from yoso_core.sampling import KNOWN, sdedit_start

@@ -32,7 +32,8 @@ from yoso_core.checkpoints import Checkpoint, ModelError, Source
 from yoso_core.conditioning import ControlSpec, edge_map
 from yoso_core.engine import Engine
 from yoso_core.families.sdxl import StableDiffusionXL
-from yoso_core.models import load_model, local_model
+from yoso_core.loading import load_model
+from yoso_core.models import local_model
 from yoso_core.prompts import read_prompt
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse
 from yoso_core.sampling import one_step, strength_timestep

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.lora.test_admission import Bomb, as_kohya, as_peft, save
 from tests.tiny import LORA_RANK, build_unet, random_lora
+from yoso_core.checkpoints import Source
 from yoso_core.files.cards import FRONT_LIMIT
 from yoso_core.hub import HubError
 from yoso_core.lora import library
@@ -37,7 +38,7 @@ from yoso_core.lora.library import (
     uploaded,
 )
 from yoso_core.lora.reading import HEADER_LIMIT, LoraError
-from yoso_core.models import MODELS, Source
+from yoso_core.models import MODELS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "Zx81_-abcdefgh"

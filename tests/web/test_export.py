@@ -13,8 +13,8 @@ import yaml
 from onnx import numpy_helper
 
 from yoso_core.__main__ import main
+from yoso_core.loading import load_model
 from yoso_core.lora.admission import admit
-from yoso_core.models import load_model
 from yoso_core.requests import RequestError
 from yoso_core.sampling import prior_start, sdedit_start, strength_timestep
 from yoso_core.web import export

@@ -10,7 +10,8 @@ from threading import Thread
 import torch
 from PIL import Image
 
-from yoso_core.models import MODELS_FOLDER, ModelError, Source, refuse_other_files
+from yoso_core.checkpoints import ModelError, Source, refuse_other_files
+from yoso_core.models import MODELS_FOLDER
 
 CAPTIONER_FOLDER = MODELS_FOLDER / "captioner"  # where weights are looked for first
 # The smaller Salesforce/blip-image-captioning-base has pickles alone.

@@ -20,7 +20,7 @@ from train.loop.config import ConfigError
 from train.loop.randomness import Draws, batch_indices
 from yoso_core.autoencoder import encode
 from yoso_core.condition import Condition, cat, where
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 
 ENCODED_AT_ONCE = 2**21  # pixels
 MOMENTS_FROM = 256  # latents

@@ -24,8 +24,9 @@ from train.handover.cards import (
 from train.handover.files import write
 from train.loop.config import ConfigError, Settings
 from train.tasks.translate import Generator
+from yoso_core.hub import LORA_FILE
 from yoso_core.lora.reading import PRIOR_KEY
-from yoso_core.models import LORA_FILE, TRAINED_HERE
+from yoso_core.models import TRAINED_HERE
 from yoso_core.translate import CONFIG, FIRST, NETWORK_FILE, TranslatorSpec, write_config
 
 KOHYA_FILE = "kohya.safetensors"

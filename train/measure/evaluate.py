@@ -28,7 +28,8 @@ from train.recipes.corpus.emoji import CORPUS
 from yoso_core.autoencoder import decode, encode
 from yoso_core.condition import Condition
 from yoso_core.denoiser import guided
-from yoso_core.models import LoadedModel, find_model, load_model, with_weights
+from yoso_core.loading import LoadedModel, load_model
+from yoso_core.models import find_model, with_weights
 from yoso_core.requests import CONSISTENCY, FEW_STEP_SAMPLERS, SAMPLERS, RequestError
 from yoso_core.sampling import KNOWN, LCM_STEPS, prior_start
 

@@ -37,7 +37,7 @@ from train.tasks.translate_config import TranslateConfig, settled
 from train.tasks.translate_data import held_out_pictures, load_domains, load_pairs, spec_of
 from train.tasks.yoso import YosoConfig, YosoTask
 from yoso_core.condition import Condition
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.sampling import prior_start
 from yoso_core.schedule import NoiseSchedule
 from yoso_core.translate import check_spec

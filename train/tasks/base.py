@@ -28,8 +28,10 @@ from yoso_core.autoencoder import decode
 from yoso_core.checkpoints import ModelError
 from yoso_core.condition import Condition
 from yoso_core.hub import HubError
+from yoso_core.loading import LoadedModel, load_model
 from yoso_core.lora.admission import RANK_LIMIT, SCALE_LIMIT
-from yoso_core.models import LoadedModel, fetch_model, find_model, load_model
+from yoso_core.models import find_model
+from yoso_core.needs import fetch_model
 from yoso_core.sampling import one_step, prior_start
 
 ADAPTERS = ("lora", "full")

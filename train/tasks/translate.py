@@ -45,7 +45,7 @@ from train.tasks.translate_config import TranslateConfig
 from train.tasks.translate_data import Pairs, drawn_lines
 from yoso_core.condition import Condition
 from yoso_core.families.base import Family
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.schedule import NoiseSchedule, Prediction
 from yoso_core.translate import BACK, FORWARD, Skips, Translator
 

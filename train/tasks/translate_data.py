@@ -22,7 +22,7 @@ from train.loop.config import ConfigError
 from train.measure.translation import Tried
 from train.tasks.translate_config import TranslateConfig, fixed_prompts_beside, sides_in, worded
 from yoso_core.condition import Condition
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.requests import RequestError
 from yoso_core.translate import BACK, FORWARD, Direction, TranslatorSpec, in_ink
 

@@ -25,8 +25,10 @@ def run(options: argparse.Namespace) -> None:
         LoraUse(lora.name, lora.weight)  # refuses a weight that none can have
     import torch  # seconds to import
 
+    from yoso_core.loading import load_model
     from yoso_core.lora.admission import admit
-    from yoso_core.models import fetch_model, find_model, load_model
+    from yoso_core.models import find_model
+    from yoso_core.needs import fetch_model
     from yoso_core.web.export import export_page, refuse_other_folders
 
     refuse_other_folders(options.out)

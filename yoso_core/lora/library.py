@@ -24,9 +24,11 @@ from typing import Any, Literal
 from yoso_core import hub
 from yoso_core.families.stable_diffusion import KINDS
 from yoso_core.files.cards import CARD_LIMIT, NOTHING, read_card
+from yoso_core.hub import LORA_FILE
+from yoso_core.loading import parameter_shapes
 from yoso_core.lora import admission
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
-from yoso_core.models import LORA_FILE, MODELS, MODELS_FOLDER, ModelSpec, parameter_shapes
+from yoso_core.models import MODELS, MODELS_FOLDER, ModelSpec
 from yoso_core.prompts import called
 
 LORAS_FOLDER = MODELS_FOLDER / "loras"

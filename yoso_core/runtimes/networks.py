@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from yoso_core.condition import Condition
+from yoso_core.loading import LoadedModel
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.stack import State
-from yoso_core.models import LoadedModel
 from yoso_core.runtimes.parts import Decode, Encode, Follow, Part, Predict, Read, Translate
 from yoso_core.runtimes.reference import Runtime, Torch, Weights
 from yoso_core.translate import Translator

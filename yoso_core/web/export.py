@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 
 from yoso_core.autoencoder import decode, to_pil
 from yoso_core.conditioning import CONTROLS, ControlSpec, load_control
+from yoso_core.loading import LoadedModel
 from yoso_core.lora.changes import Lora
-from yoso_core.models import LoadedModel
 from yoso_core.npm import fetch
 from yoso_core.requests import RequestError
 from yoso_core.runtimes.cache import cache_folder

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from yoso_core.condition import Condition
 from yoso_core.denoiser import Denoiser
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.requests import RequestError
 
 OPSET = 18

@@ -14,7 +14,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from train.data import captioner
 from train.data.captioner import CAPTIONER_HUB, FILES, Captioner, why_not
-from yoso_core.models import ModelError
+from yoso_core.checkpoints import ModelError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "red", "blue", "arafed", "cat", "dog", "##s"]
 

@@ -23,10 +23,13 @@ from train.tasks.translate import Generator, lora_layers
 from train.tasks.translate_config import TranslateConfig
 from train.tasks.yoso import YosoConfig
 from yoso_core.__main__ import build_parser
+from yoso_core.checkpoints import Source
+from yoso_core.hub import LORA_FILE
+from yoso_core.loading import load_model
 from yoso_core.lora.admission import admit
 from yoso_core.lora.reading import read_tensors
 from yoso_core.lora.stack import LoraStack
-from yoso_core.models import LORA_FILE, Source, load_model, local_model
+from yoso_core.models import local_model
 from yoso_core.translate import Direction, TranslatorSpec, read_translator
 
 RANK, ALPHA = 4, 6

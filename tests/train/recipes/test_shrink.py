@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.tiny_translate import write_translator
 from train.recipes.shrink import Change, shrink_translator
-from yoso_core.models import load_model
+from yoso_core.loading import load_model
 from yoso_core.translate import load_translator
 
 

@@ -20,7 +20,8 @@ from train.loop.config import ConfigError
 from train.loop.console import run_command
 from train.runs.jobs import LOCK, Job, held
 from yoso_core.engine import Engine
-from yoso_core.models import load_model, local_model
+from yoso_core.loading import load_model
+from yoso_core.models import local_model
 from yoso_core.requests import GenerateRequest, LoraUse
 from yoso_core.translate import read_translator
 

@@ -21,7 +21,7 @@ from yoso_core.autoencoder import encode, to_tensor
 from yoso_core.condition import Condition
 from yoso_core.conditioning import Guide, find_control, load_control, map_tensor
 from yoso_core.engine import Engine
-from yoso_core.models import load_model
+from yoso_core.loading import load_model
 from yoso_core.requests import ControlUse, GenerateRequest
 
 

@@ -25,7 +25,7 @@ from train.tasks.translate_data import domain_of, drawn_lines, load_domains, loa
 from yoso_core.autoencoder import decode, encode, to_pil, to_tensor
 from yoso_core.conditioning import Annotations
 from yoso_core.engine import Engine
-from yoso_core.models import LoadedModel
+from yoso_core.loading import LoadedModel
 from yoso_core.requests import ControlUse, TranslateRequest
 from yoso_core.sampling import one_step
 from yoso_core.translate import BACK, FORWARD, in_ink, load_translator, read_translator
