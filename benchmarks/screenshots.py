@@ -88,6 +88,9 @@ def shots(page: Page, out: Path, pictures: list[Path]) -> None:
     page.wait_for_selector(".picture-table .picture", timeout=60_000)
     page.wait_for_timeout(STILL)
     page.screenshot(path=out / "train.png")
+    open_tab(page, "Models")
+    page.wait_for_timeout(STILL)
+    page.screenshot(path=out / "models.png")
 
 
 def phone(page: Page, out: Path) -> None:
