@@ -12,7 +12,7 @@ from app.components import sent_along
 from app.easel import sent_side
 from app.history import ON_SAVED, History
 from app.lora_picker import FETCHING
-from app.picture_tab import PictureTab
+from app.picture_tab import PictureTab, save_label
 from app.pictures import plain, run
 from app.server.queueing import DRAWING
 from app.settings import Settings
@@ -91,7 +91,7 @@ class Drawing:
         self.refused = gr.State(False)  # whether what stands under the pictures is a problem
         typed = [*settings.typed, *(control for tab in self.tabs.values() for control in tab.typed)]
         states = [self.active, self.drawn, self.refused, *(tab.shown for tab in self.tabs.values())]
-        shown = [part for tab in self.tabs.values() for part in (tab.stage, tab.info, tab.shown)]
+        shown = [part for tab in self.tabs.values() for part in (tab.stage, tab.info, tab.shown, tab.save)]
         events = [component.change for component in typed]  # `input` is deaf to what is pasted
         if self.rest:
             rested = gr.Number(0, visible="hidden", precision=0)
@@ -216,7 +216,7 @@ class Drawing:
             return tab.refuse(str(error)) | met | {self.refused: True}
         except gr.Error as error:  # made for a toast
             return tab.refuse(html.unescape(error.message)) | met | {self.refused: True}
-        updates = tab.show(result)
+        updates = tab.show(result) | {tab.save: gr.Button(save_label(len(result.pictures)))}
         if wished and same and values[self.settings.keep]:
             updates[tab.info] += LOCKED
         return updates | met | {self.history.strip: self.history.entry(result, tab.stage.elem_id)}
