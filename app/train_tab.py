@@ -35,10 +35,11 @@ from yoso_core.translate import CONFIG, read_translator
 
 HANDED_OVER = {"controlnet": "diffusion_pytorch_model.safetensors", "translate": CONFIG}  # by task: a file of it
 TRAINED_ON = ("canny", "scribble", "map")  # the maps that a ControlNet is trained on here
-EVERY = 2.0  # seconds between looks at the runs
+EVERY, SELDOM = 2.0, 20.0  # seconds between looks at the runs: on this tab, and on others, which offer their LoRAs
 TOKEN = 32  # bytes that tell one browser from another
 # The style sheet hides the prompt above and the settings beside a tab that has no use for them.
 ON_TAB = "name => { document.body.dataset.tab = name; }"
+PACE = f"name => name === 'train' ? {EVERY:.0f} : {SELDOM:.0f}"
 OFF = """
 <div class="report"><p>Nothing is trained here: this is a public demo that many people share.</p>
 <p>On a machine of your own, <code>make run</code> brings this tab with everything: thirty pictures become a LoRA in
@@ -114,7 +115,8 @@ class TrainTab:
         entered.then(**look)
         entered.then(self.new.choose, [*choice[:2], self.new.title], self.new.chosen, **quiet)
         entered.then(self.new.shown, [self.owner, self.new.base], pictures, **reading | {"show_progress": "hidden"})
-        self.timer = gr.Timer(EVERY)  # outside of the tab, which Gradio makes only when it is opened
+        self.timer = gr.Timer(SELDOM)  # outside of the tab, which Gradio makes only when it is opened
+        active.change(None, active, self.timer, js=PACE).then(**look)
         self.list.select(self.choose, None, self.selected, **quiet)
         self.selected.change(**look)
         self.timer.tick(**look)

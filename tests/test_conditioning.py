@@ -119,10 +119,38 @@ def test_a_map_has_the_size_of_the_picture_to_make(side, annotators_folder):
         assert made.size == (side, side) and made.mode == "RGB" and np.asarray(made).any()
 
 
-def test_what_differs_from_the_paper_is_ink():
-    found = np.asarray(scribble_map(drawing()))
-    ink = (np.abs(np.asarray(drawing()).astype(int) - (200, 200, 205)) > 60).any(axis=2)
+def test_what_differs_from_the_paper_is_ink_and_strokes_stay_as_they_are():
+    picture = Image.new("RGB", (256, 256), (200, 200, 205))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((30, 30, 200, 220), outline="red", width=13)  # of the width that the canvas' brush begins with
+    draw.line((20, 120, 240, 120), fill="blue", width=24)  # and nearly twice that
+    draw.ellipse((220, 220, 238, 238), fill="green")  # an eye is no shape to draw around
+    found = np.asarray(scribble_map(picture))
+    ink = (np.abs(np.asarray(picture).astype(int) - (200, 200, 205)) > 60).any(axis=2)
     assert set(np.unique(found)) == {0, 255} and np.array_equal(found.all(axis=2), ink)
+
+
+def test_of_a_filled_shape_its_outline_is_followed_and_what_is_drawn_on_it():
+    picture = Image.new("RGB", (256, 256), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((40, 40, 199, 199), fill="#ffc42e")
+    draw.line((199, 120, 250, 120), fill="#ffc42e", width=9)  # a stroke that leads away
+    plain = np.asarray(scribble_map(picture))[..., 0] == 255
+    expected = (np.asarray(picture) != 255).any(axis=2)
+    expected[48:192, 48:192] = False  # all but a rim of 256 / 32 pixels
+    assert np.array_equal(plain, expected)
+    draw.rectangle((90, 90, 110, 110), fill="black")
+    marked = np.asarray(scribble_map(picture))[..., 0] == 255
+    assert (marked >= plain).all()
+    ys, xs = np.nonzero(marked & ~plain)
+    assert {ys.min(), xs.min()} <= {89, 90} and {ys.max(), xs.max()} <= {110, 111} and not marked[95:106, 95:106].any()
+
+
+def test_a_filled_shape_that_leaves_the_picture_has_no_line_along_its_border():
+    picture = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(picture).rectangle((0, 160, 255, 255), fill="black")
+    found = np.asarray(scribble_map(picture))[..., 0] == 255
+    assert found[160:168].all() and found.sum() == 8 * 256
 
 
 @pytest.mark.parametrize(("paper", "pen"), [("white", "black"), ("black", "white"), ("#102040", "#e0e0e0")])

@@ -448,7 +448,8 @@ def test_where_nothing_is_trained_nothing_listens(engine, tmp_path):
     demo = build_app(engine, [], tmp_path / "loras", tmp_path / "runs", "off")
     homes = {type(getattr(fn.fn, "__self__", None)).__name__ for fn in demo.fns.values() if fn.fn is not None}
     assert "Drawing" in homes and not homes & {"TrainTab", "NewRun", "RunView"}
-    assert not [block for block in demo.blocks.values() if isinstance(block, (gr.Timer, gr.BrowserState))]
+    assert not [block for block in demo.blocks.values() if isinstance(block, gr.BrowserState)]
+    assert not any(block.active for block in demo.blocks.values() if isinstance(block, gr.Timer))
     assert "train-files" not in {block.elem_id for block in demo.blocks.values()}
     assert not (tmp_path / "runs").exists()
 

@@ -26,6 +26,8 @@ from yoso_core.requests import ControlUse, RequestError
 ANNOTATORS_FOLDER = MODELS_FOLDER / "annotators"  # git-ignored; where weights of annotators are looked for first
 ANNOTATORS_HUB = "lllyasviel/Annotators"
 INK = 48  # levels by which a pixel of a drawing differs from its paper
+FILLED = 20  # parts of the shorter side: ink that reaches farther than one to all sides is no stroke but a filled shape
+RIM = 32  # parts of it: width of the line that is left of a filled shape, as of the scribbles that ControlNets learn
 DETECTOR_SIDE = 512  # pixels of the shorter side that the detectors were made for
 DETECTOR_UNIT = 64  # of which they make sides a multiple
 DETECTOR_LONGEST = 4  # times `DETECTOR_SIDE`; of longer pictures the shorter side is smaller
@@ -161,12 +163,22 @@ def detector_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def scribble_map(picture: Image.Image) -> Image.Image:
-    """A drawing on plain paper as white lines on black: what differs from the commonest colour is ink."""
+    """A drawing on plain paper as white lines on black: what differs from the commonest colour is ink.
+
+    Strokes stay as they are. Of a filled shape its outline is left, and the edges of what is drawn on it.
+    """
     pixels = np.asarray(picture).astype(np.int16)
     colours, counts = np.unique(pixels.reshape(-1, 3) // 8, axis=0, return_counts=True)
     paper = colours[counts.argmax()] * 8 + 4
-    ink = np.abs(pixels - paper).max(axis=2) > INK
-    return Image.fromarray(np.where(ink[..., None], 255, 0).astype(np.uint8).repeat(3, axis=2))
+    ink = np.where(np.abs(pixels - paper).max(axis=2) > INK, 255, 0).astype(np.uint8)
+    reach, rim = min(picture.size) // FILLED, max(2, min(picture.size) // RIM)
+    # What holds a square of this size, and without its rim; beyond the border of the picture a shape goes on.
+    filled = cv2.morphologyEx(ink, cv2.MORPH_OPEN, np.ones((2 * reach + 1,) * 2, np.uint8))
+    inside = cv2.erode(filled, np.ones((2 * rim + 1,) * 2, np.uint8))
+    if inside.any():
+        low, high = ControlUse.low, ControlUse.high
+        ink = np.where(inside, cv2.Canny(np.asarray(picture), low, high), ink)
+    return Image.fromarray(ink).convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from app.train_tab import EVERY, SELDOM
 from app.ui import build_app, launch_options
 from tests.browser.test_edit import expect_change
 from tests.test_train_tab import checkpoint, draw_preview, hand_made, hand_over, losses, pictures, tell
@@ -238,6 +239,21 @@ def test_a_dark_phone_shows_all_of_both_panels(browser, studio, root, tmp_path):
     assert page.evaluate("document.body.classList.contains('dark')")
     page.close()
     assert not errors
+
+
+def test_runs_are_looked_at_seldom_where_nobody_sees_them(page):
+    page.add_init_script("""window.waits = [];
+        const begin = setInterval;
+        window.setInterval = (deed, wait, ...rest) => { waits.push(wait); return begin(deed, wait, ...rest); };""")
+    page.reload()
+    page.wait_for_selector("#stage img")
+    often, seldom = 1000 * EVERY, 1000 * SELDOM
+    assert not page.evaluate(f"waits.includes({often})")
+    for tab, wait in (("Train", often), ("Generate", seldom)):
+        page.evaluate("waits.length = 0")
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_function(f"waits.includes({wait})")
+        assert not page.evaluate(f"waits.includes({often + seldom - wait})")
 
 
 def assert_fits(page, *selectors):

@@ -1,6 +1,6 @@
 // What a ControlNet follows, as `yoso_core.conditioning` makes it: (3, side, side) in [0, 1], white on black. Pictures
 // are {data: RGBA, width, height}.
-const INK = 48, LOW = 100, HIGH = 200;
+const INK = 48, FILLED = 20, RIM = 32, LOW = 100, HIGH = 200;
 
 function map(picture, isLine) {
     const count = picture.width * picture.height, one = Float32Array.from({length: count}, (_, place) => isLine(place) ? 1 : 0);
@@ -9,7 +9,25 @@ function map(picture, isLine) {
     return all;
 }
 
-// A drawing on plain paper: what differs from the commonest colour is ink.
+// Whether all that is `reach` or less away from each place, in a square, is marked; beyond the border counts as marked.
+function eroded(marked, width, height, reach) {
+    const along = (given, count, step, line) => {
+        const made = new Uint8Array(given.length);
+        for (let first = 0; first < given.length / count; first++) {
+            const at = index => line(first) + index * step;
+            for (let index = 0, run = reach; index < count + reach; index++) {  // the marks in a row up to here
+                run = index >= count || given[at(index)] ? run + 1 : 0;
+                if (index >= reach) made[at(index - reach)] = run > 2 * reach;
+            }
+        }
+        return made;
+    };
+    return along(along(marked, width, 1, y => y * width), height, width, x => x);
+}
+const inverted = marked => marked.map(one => !one);
+
+// A drawing on plain paper: what differs from the commonest colour is ink. Strokes stay as they are; of a filled shape
+// its outline is left, and the edges of what is drawn on it.
 export function drawn(picture) {
     const {data} = picture, counts = new Map();
     for (let i = 0; i < data.length; i += 4) {
@@ -19,7 +37,15 @@ export function drawn(picture) {
     // Of several as common the least, as a sorted list of colours has it first.
     const [common] = [...counts].reduce((best, each) => each[1] > best[1] || (each[1] === best[1] && each[0] < best[0]) ? each : best);
     const paper = [common >> 10, common >> 5 & 31, common & 31].map(level => level * 8 + 4);
-    return map(picture, place => paper.some((level, channel) => Math.abs(data[4 * place + channel] - level) > INK));
+    const {width, height} = picture, side = Math.min(width, height);
+    const ink = Uint8Array.from({length: width * height}, (_, place) => paper.some((level, channel) => Math.abs(data[4 * place + channel] - level) > INK));
+    const reach = Math.floor(side / FILLED), rim = Math.max(2, Math.floor(side / RIM));
+    const core = eroded(ink, width, height, reach);
+    const filled = inverted(eroded(inverted(core), width, height, reach));
+    const inside = eroded(filled, width, height, rim);
+    if (!inside.some(Boolean)) return map(picture, place => ink[place]);
+    const found = edges(picture);
+    return map(picture, place => inside[place] ? found[place] : ink[place]);
 }
 
 // Canny's edges, as OpenCV finds them: slopes of the channel where they are steepest, thinned, and followed from where
