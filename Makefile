@@ -7,7 +7,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 export PORT HOST ALLOW_HOST
 
-.PHONY: run test web test-sd15 test-full test-space lint fuzz benchmark screenshots corpus constraints clean
+.PHONY: run test web test-sd15 test-full test-space test-replicas lint fuzz benchmark screenshots corpus constraints clean
 
 run: .venv/installed
 	@echo "==> Starting the studio at http://$(HOST):$(PORT)"
@@ -45,6 +45,11 @@ test-space: .venv/installed-test
 	@$(SPACE)/bin/python -m pip install --quiet --disable-pip-version-check -r $(SPACE)/platform.txt
 	@$(SPACE)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@SPACE_PYTHON=$(SPACE)/bin/python $(BIN)/python -m pytest -q tests/heavy/test_zerogpu.py
+
+# Replicas through Ray Serve: a package of 110 MB and a minute, which the suite does not pay for.
+test-replicas: .venv/installed-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/replicas
 
 # Some minutes of looking for a text, a prompt or a file that nobody thought of; other ones each time.
 fuzz: .venv/installed-test

@@ -23,6 +23,8 @@ from yoso_core.service import Service
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
 LOG = logging.getLogger(__name__)
+# For as long as a picture takes, as a rule; for longer where the server has forgotten what the page had.
+OVERTAKEN = '<p class="note">Other choices have come meanwhile; reload the page if no picture follows.</p>'
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
 
 
@@ -200,6 +202,8 @@ class Drawing:
         tab = self.tabs.get(values[self.active])
         if tab is None:
             return {self.drawn: values[self.drawn]}
+        if self.settings.are_overtaken(values):
+            return {self.drawn: values[self.drawn], tab.info: OVERTAKEN}
         order, wished = values[self.settings.order], values[self.settings.order] != values[self.drawn]
         met = {self.drawn: order, self.refused: False}
         try:

@@ -104,7 +104,7 @@ def test_the_engine_gives_lines_as_they_were_learned(model, paired, tmp_path):
     engine = Engine({"sd": model.spec}, device="cpu", translators={"edges": spec})
     request = TranslateRequest("a cat", model="sd", picture=lines, translator="edges", annotator="map")
     made = np.asarray(engine.run(request).pictures[0]).astype(int)
-    context = engine._condition("sd", as_it_is("a cat"), (64, 64))[0].context
+    context = engine._condition(request, as_it_is("a cat"), (64, 64))[0].context
     pictures = torch.from_numpy(np.array(lines)).permute(2, 0, 1)[None] / 255
     wanted = np.asarray(to_pil(paired(pictures, context))[0]).astype(int)
     assert np.abs(made - wanted).max() <= 1

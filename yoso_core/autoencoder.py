@@ -26,9 +26,8 @@ def pixels_per_latent(autoencoder: nn.Module) -> int:
 
 
 def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
-    """Pictures of scaled latents, in the precision of `autoencoder`, which may also be an ``AutoencoderTiny``."""
-    unscaled = (latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)
-    return autoencoder.decode(unscaled, return_dict=False)[0]
+    """Pictures of scaled latents of its precision; `autoencoder` may also be an ``AutoencoderTiny``."""
+    return autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0]
 
 
 def encode_with_features(autoencoder: nn.Module, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:

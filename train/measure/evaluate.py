@@ -326,7 +326,7 @@ def make_pictures(model: LoadedModel, captions: list[str], seed: int, sampling: 
             noises[0] = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
         timesteps = sampler.timesteps(sampling.steps, model.schedule.last, len(model.schedule))
         clean = sampler.sample(denoise, model.schedule, noises[0], read(texts), timesteps, noises[1:])
-        decoded = decode(model.decoder, clean)
+        decoded = decode(model.decoder, clean.to(model.decoder.dtype))
         if not decoded.isfinite().all():
             raise ConfigError(f"{model.spec.title} returned NaN for seed {seed}; its weights are broken")
         made.append(to_levels(decoded).cpu())

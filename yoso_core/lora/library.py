@@ -58,6 +58,8 @@ FAMILY_WORDS = {  # how the names of base models begin
     "sd15": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?1([.-]?[45])?(?!\d)"),
     "sd2": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?v?2([.-]?[01])?(?!\d)|(?<![a-z])sd-turbo"),
     "sdxl": re.compile(r"(?<![a-z])(stable-diffusion|sd)[-_ ]?xl"),
+    "pixart": re.compile(r"(?<![a-z])pixart(?![-_ ]?sigma)"),
+    "sana-sprint": re.compile(r"(?<![a-z])sana[-_ ]?sprint"),
 }
 
 Origin = Literal["bundled", "trained", "folder", "uploaded", "hub"]

@@ -76,8 +76,11 @@ class Networks:
         return self._run(self._encode, pictures)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> (B, 3, H, W), about [-1, 1]."""
-        return self._run(self._decode, latents)[0]
+        """Latents (B, C, h, w) -> (B, 3, H, W), about [-1, 1].
+
+        Some autoencoders compute in float32 beside a network of half precision, because halves overflow in them.
+        """
+        return self._run(self._decode, latents.to(self._decode.dtype))[0]
 
     def predict(self, noisy: Tensor, t: Tensor, condition: Condition, residuals: Sequence[Tensor] = ()) -> Tensor:
         """What the network predicts, see `Family.predict`."""

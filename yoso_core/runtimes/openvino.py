@@ -326,7 +326,7 @@ class OpenVINO:
         try:
             check(folder)
             return self.core.read_model(folder / GRAPH)
-        except FileNotFoundError:  # not there yet
+        except (FileNotFoundError, NotADirectoryError):  # not there yet, or nothing can be
             pass
         except (OSError, RuntimeError) as error:
             self._say(f"A graph in {self.cache} is broken and made anew ({error!s:.60}).")
