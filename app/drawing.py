@@ -12,7 +12,7 @@ from app.components import sent_along
 from app.easel import sent_side
 from app.history import ON_SAVED, History
 from app.lora_picker import FETCHING
-from app.picture_tab import PictureTab
+from app.picture_tab import PictureTab, save_label
 from app.pictures import plain, run
 from app.server.queueing import DRAWING
 from app.settings import Settings
@@ -23,6 +23,8 @@ from yoso_core.service import Service
 
 TAKE_STAGE = "() => { window.yosoToCanvas(document.querySelector('#stage img')?.src); }"
 LOG = logging.getLogger(__name__)
+# For as long as a picture takes, as a rule; for longer where the server has forgotten what the page had.
+OVERTAKEN = '<p class="note">Other choices have come meanwhile; reload the page if no picture follows.</p>'
 WAITING = '<p class="note">Press Generate for a new picture.</p>'
 
 
@@ -91,7 +93,7 @@ class Drawing:
         self.refused = gr.State(False)  # whether what stands under the pictures is a problem
         typed = [*settings.typed, *(control for tab in self.tabs.values() for control in tab.typed)]
         states = [self.active, self.drawn, self.refused, *(tab.shown for tab in self.tabs.values())]
-        shown = [part for tab in self.tabs.values() for part in (tab.stage, tab.info, tab.shown)]
+        shown = [part for tab in self.tabs.values() for part in (tab.stage, tab.info, tab.shown, tab.save)]
         events = [component.change for component in typed]  # `input` is deaf to what is pasted
         if self.rest:
             rested = gr.Number(0, visible="hidden", precision=0)
@@ -200,6 +202,8 @@ class Drawing:
         tab = self.tabs.get(values[self.active])
         if tab is None:
             return {self.drawn: values[self.drawn]}
+        if self.settings.are_overtaken(values):
+            return {self.drawn: values[self.drawn], tab.info: OVERTAKEN}
         order, wished = values[self.settings.order], values[self.settings.order] != values[self.drawn]
         met = {self.drawn: order, self.refused: False}
         try:
@@ -216,7 +220,7 @@ class Drawing:
             return tab.refuse(str(error)) | met | {self.refused: True}
         except gr.Error as error:  # made for a toast
             return tab.refuse(html.unescape(error.message)) | met | {self.refused: True}
-        updates = tab.show(result)
+        updates = tab.show(result) | {tab.save: gr.Button(save_label(len(result.pictures)))}
         if wished and same and values[self.settings.keep]:
             updates[tab.info] += LOCKED
         return updates | met | {self.history.strip: self.history.entry(result, tab.stage.elem_id)}

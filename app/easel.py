@@ -6,7 +6,7 @@ import gradio as gr
 from PIL import Image
 
 from app.components import component, script
-from app.picture_tab import PictureTab
+from app.picture_tab import PictureTab, save_label
 from app.pictures import EMPTY, data_uri_file, info_html, png_uri, read_data_uri, result_html
 from app.settings import Settings
 from yoso_core.drawing import Result
@@ -67,7 +67,7 @@ class Easel(PictureTab):
                         0, 1, 0, step=0.01, label="Before", elem_id=self.id("compare"), elem_classes="line", buttons=[]
                     )
                     self.onward = gr.Button("To canvas", elem_id=self.id("onward"), size="sm", scale=0, min_width=100)
-                    self.save = gr.Button("Save PNG", elem_id=f"save-{self.name}", size="sm", scale=0, min_width=100)
+                    self.save = gr.Button(save_label(1), elem_id=f"save-{self.name}", size="sm", scale=0, min_width=124)
                 self.stage = gr.HTML(
                     EMPTY, elem_id=self.id("result"), elem_classes=["stage", "result"], js_on_load=script("stage")
                 )

@@ -130,7 +130,7 @@ class EditTab(Easel):
         if values[self.invert]:
             mask = ImageOps.invert(mask) if mask else None
         control = None
-        if values[self.annotator] != OFF:
+        if values[self.annotator] not in (OFF, None):
             control = ControlUse(
                 picture=picture,
                 annotator=values[self.annotator],

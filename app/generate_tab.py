@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from app.components import script
-from app.picture_tab import PictureTab
+from app.picture_tab import PictureTab, save_label
 from app.pictures import EMPTY, info_html, pictures_html
 from app.settings import Settings
 from yoso_core.drawing import Result
@@ -29,7 +29,7 @@ class GenerateTab(PictureTab):
         with gr.Row(elem_classes="under"):
             self.info = gr.HTML(elem_id="info", elem_classes="info")
             self.edit = gr.Button("Edit", elem_id="to-edit", size="sm", scale=0, min_width=80)
-            self.save = gr.Button("Save PNG", elem_id="save", size="sm", scale=0, min_width=110)
+            self.save = gr.Button(save_label(1), elem_id="save", size="sm", scale=0, min_width=124)
         self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count", buttons=[])
         self.shown = gr.State(None)
 

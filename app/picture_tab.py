@@ -10,6 +10,11 @@ from yoso_core.drawing import Result
 from yoso_core.requests import GenerateRequest
 
 
+def save_label(count: int) -> str:
+    """What the button says that saves so many pictures: what will be in the folder of downloads."""
+    return "Save PNG" if count == 1 else f"Save {count} PNG (zip)"
+
+
 class PictureTab(ABC):
     """A tab, from what it asks for to how it shows what came of it; updates are by component, as Gradio takes them.
 
@@ -48,7 +53,7 @@ class PictureTab(ABC):
 
     def wait(self) -> dict[Any, Any]:
         """What stands there while there is nothing to draw from."""
-        return {self.stage: EMPTY, self.info: "", self.shown: None}
+        return {self.stage: EMPTY, self.info: "", self.shown: None, self.save: gr.Button(save_label(1))}
 
     @abstractmethod
     def show(self, result: Result) -> dict[Any, Any]:

@@ -263,6 +263,10 @@ class Settings:
         drawing = private | DRAWING | {"show_progress": "hidden"}
         when(self.styles.sheet, self.model, self.style_sheet, **drawing)
 
+    def are_overtaken(self, values: dict[Any, Any]) -> bool:
+        """Whether the choices are another model's by now; a page that has them already will send again."""
+        return None in [values[one] for one in (self.style, self.steps, self.sampler, self.size)]
+
     @property
     def asked(self) -> set[Any]:
         """All that `values` reads."""

@@ -1,5 +1,6 @@
 """The page without a browser: handlers as functions, queue rules, the API."""
 
+import asyncio
 import json
 import re
 import threading
@@ -22,6 +23,7 @@ from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, run, saved_name
 from app.server.queueing import PLACES, SEATS
+from app.server.sessions import Session
 from app.settings import with_style
 from app.ui import build_app, launch_options
 from yoso_core.checkpoints import Source
@@ -29,7 +31,7 @@ from yoso_core.engine import Engine
 from yoso_core.files.links import from_link, link_text
 from yoso_core.files.metadata import Restored, from_json, to_json
 from yoso_core.models import MODELS, ModelSpec
-from yoso_core.offers import USUAL
+from yoso_core.offers import USUAL, Offer
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse, RequestError
 
 
@@ -353,6 +355,31 @@ def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monk
     assert updates[settings.size]["visible"] is False
     back = drawing.choose_model(asked | {settings.wished: DEFAULT_MODEL}, progress=lambda *_, **__: None)
     assert back[edit.annotator]["value"] == "canny"
+
+
+def test_what_was_sent_before_another_model_came_is_overtaken(demo, drawing, engine, monkeypatch):
+    """It waits in the queue while the choices change; Gradio would tell of it in a toast."""
+    plain = replace(engine.models[DEFAULT_MODEL], offer=Offer(("tcd",), (2,)), sizes=(64,), source=Source("/plain"))
+    monkeypatch.setitem(engine.models, "broken", plain)
+    monkeypatch.setattr(engine, "load", lambda *_, **__: None)
+    settings, page = drawing.settings, Session(demo, "")
+    before = values_of(drawing, style="3d")
+    before |= {settings.wished: DEFAULT_MODEL, settings.picker.own: []}
+
+    def send(name: str, **changes) -> dict:
+        """What comes of values that a page sends, by component."""
+        values = before | {getattr(settings, key): each for key, each in changes.items()}
+        fn = next(fn for fn in demo.fns.values() if fn.name == name)
+        inputs = [None if isinstance(block, gr.State) else values[block] for block in fn.inputs]
+        answer = asyncio.run(demo.process_api(fn, inputs, page))
+        return dict(zip(fn.outputs, answer["data"], strict=True))
+
+    assert send("choose_model", wished="broken")[settings.style]["value"] == "any"
+    overtaken, tab = send("draw", order=1), drawing.tabs["generate"]
+    assert "<img" not in str(overtaken[tab.stage]) and "reload the page if" in overtaken[tab.info]
+    back = send("choose_model", wished=DEFAULT_MODEL, model="broken")
+    assert back[settings.model]["value"] == DEFAULT_MODEL and back[settings.style]["value"] == "3d"
+    assert "3d, seed 0" in str(send("draw", order=2)[tab.stage])
 
 
 def test_a_model_that_is_not_here_is_shown_on_the_shelf(drawing, monkeypatch):

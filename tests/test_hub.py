@@ -8,9 +8,11 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import huggingface_hub
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
@@ -154,7 +156,7 @@ def test_a_killed_download_is_gone_on_with_by_another_process(stand_in):
     while next(steps).done < 60_000:
         pass
     for pid in children():
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     with pytest.raises(HubError, match="ended before its time"):
         list(steps)
     here = held(NEED)
@@ -197,6 +199,18 @@ def test_what_is_removed_frees_the_disk(inside, tmp_path):
     assert remove([NEED]) == before and find(NEED) is None and held(NEED) == 0
     assert remove([NEED]) == 0
     assert not list((tmp_path / "cache").glob("models--*"))
+
+
+def test_what_is_removed_is_that_repository_and_not_another_of_the_same_commit(inside):
+    """A copy of a repository on a hub has its commits too."""
+    needs = [replace(NEED, place=f"copy/number-{number}") for number in range(5)]
+    for need in needs:
+        inside.repositories[need.place] = Repository(FILES)
+        list(fetch(need))
+    while needs:
+        need = needs.pop()
+        assert remove([need]) > 0 and find(need) is None
+        assert all(find(other) for other in needs)
 
 
 LORA = Need("Its LoRA", "some/lora", convert="lora")
@@ -352,16 +366,13 @@ def test_leaving_ends_the_download(stand_in):
     assert not children() - before and find(NEED) is None
 
 
-def children() -> set[str]:
-    """Processes that ask a hub."""
+def children() -> set[int]:
+    """Processes of this one that ask a hub."""
     found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if b"yoso_core.hub_process" in file.read():
-                    found.add(pid)
-        except OSError:  # it has ended
-            pass
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended
+            if "yoso_core.hub_process" in child.cmdline():
+                found.add(child.pid)
     return found
 
 

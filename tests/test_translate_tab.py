@@ -123,7 +123,9 @@ def test_variations_are_a_row_to_choose_from(drawing, tab):
     updates = draw(drawing, strength=0.5, count=3, seed=4)
     assert re.findall(r'<img data-seed="(\d+)"', updates[tab.stage]) == ["4", "5", "6"]
     assert updates[tab.stage].count('class="before"') == 1 and "variations" in updates[tab.stage]
+    assert updates[tab.save].value == "Save 3 PNG (zip)"
     alone = draw(drawing, strength=1, count=3)
+    assert alone[tab.save].value == draw(drawing, canvas=None)[tab.save].value == "Save PNG"
     assert "variations" not in alone[tab.stage] and "lower it for variations" in shown(alone, tab.info)
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -238,10 +239,10 @@ def remove_files(job: dict[str, Any]) -> None:
             for partial in (cache / name / "blobs").glob("*.incomplete"):
                 partial.unlink(missing_ok=True)
             found = hub.scan_cache_dir(cache)
-            if any(
-                commit == each.commit_hash for repo in found.repos if repo.repo_id == place for each in repo.revisions
-            ):
-                found.delete_revisions(commit).execute()
+            # Of this one alone: the client takes commits for unique, and a copy of a repository has the same ones.
+            ours = [repo for repo in found.repos if (repo.repo_type, repo.repo_id) == ("model", place)]
+            if any(commit == each.commit_hash for repo in ours for each in repo.revisions):
+                replace(found, repos=frozenset(ours)).delete_revisions(commit).execute()
             if not any((cache / name / "snapshots").glob("*")):
                 shutil.rmtree(cache / name, ignore_errors=True)
             freed += before - _held(cache / name)

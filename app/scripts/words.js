@@ -14,7 +14,8 @@ function beginnings() {
     const words = run.split(/(?<=\s)/);
     return words.map((_, index) => words.slice(index).join('')).filter(text => text.trim().length >= LEAST);
 }
-// Of a word that is known already only names that go on with it are offered, and none of one that is whole ("flat", "the").
+// Of a word that is known already only names that go on with it are offered, after those that hold it as a word ("top
+// hat" before "hatching chick"), and none of one that is whole ("flat", "the").
 function matches() {
     const {names = [], known = [], whole = []} = props.value ?? {};
     if (field.selectionStart !== field.selectionEnd) return [];
@@ -22,8 +23,9 @@ function matches() {
     if (typed.some(text => names.includes(text.trim())) || whole.includes(typed.at(-1))) return [];
     for (const wanted of typed) {
         const begins = names.filter(name => name.startsWith(wanted) && name !== wanted);
-        const holds = known.includes(wanted) ? [] : names.filter(name => name.includes(` ${wanted}`) && !begins.includes(name));
-        const found = [...begins, ...holds].slice(0, MOST);
+        const isWord = name => ` ${name} `.includes(` ${wanted.trim()} `), done = known.includes(wanted);
+        const holds = done && !begins.length ? [] : names.filter(name => name.includes(` ${wanted}`) && !begins.includes(name) && (!done || isWord(name)));
+        const found = [...begins, ...holds].sort((a, b) => isWord(b) - isWord(a)).slice(0, MOST);
         if (found.length) return found.map(name => ({name, length: wanted.length}));
     }
     return [];

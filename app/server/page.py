@@ -2,10 +2,12 @@
 
 import errno
 import logging
+from functools import partial
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import BlockFunction
+from gradio.state_holder import SessionState
 
 from app.server.visitors import VISITOR, WHO
 
@@ -21,12 +23,23 @@ def sentence_of(error: BaseException) -> str:
     return FULL if full else UNFORESEEN
 
 
+def still_chosen(state: SessionState | None, block: Any, value: Any) -> Any:
+    """A value that a page sent; None of a choice that the page has lost since, while the value waited its turn."""
+    block = state[block._id] if state is not None and block._id in state else block
+    chooses = isinstance(block, gr.Radio | gr.Dropdown)
+    return None if chooses and value not in [known for _, known in block.choices] else value
+
+
 class Page(gr.Blocks):
     """``gr.Blocks`` that tells every error in a sentence; Gradio would tell most as ``{"error": null}``."""
 
-    async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *more: Any, **options: Any) -> list:
+    async def preprocess_data(
+        self, block_fn: BlockFunction, inputs: list[Any], state: SessionState | None, *more: Any, **options: Any
+    ) -> list:
+        if block_fn.api_visibility == "private":  # sent by the page
+            inputs = [*map(partial(still_chosen, state), block_fn.inputs, inputs)]
         try:
-            return await super().preprocess_data(block_fn, inputs, *more, **options)
+            return await super().preprocess_data(block_fn, inputs, state, *more, **options)
         except (gr.Error, OSError):
             raise
         except Exception as error:  # what is sent may be anything, and Gradio's checks raise a dozen types

@@ -16,7 +16,7 @@ from yoso_core.requests import DEFAULT_MODEL
 from yoso_core.words import FILE
 
 WORDS = {
-    "names": ["grinning cat", "palm tree", "pancakes", "panda", "polar bear", "red heart"],
+    "names": ["grinning cat", "hatching chick", "palm tree", "pancakes", "panda", "polar bear", "red heart", "top hat"],
     "words": ["blue", "boat", "green", "hat"],
     "emoji": {"🐼": "panda"},
 }

@@ -32,6 +32,8 @@ def test_nothing_is_guessed_from_a_whole_word_and_styles_have_pictures(page):
     expect(options).to_have_text(["pancakes", "panda"])
     page.keyboard.type("da, flat")  # a style, and no beginning of a name
     expect(options).to_have_count(0)
+    page.keyboard.type(" hat")
+    expect(options).to_have_text(["top hat", "hatching chick"])  # the word itself before what begins like it
     shown = "document.querySelector('#style label:nth-of-type(2)'), '::before').backgroundImage"
     page.wait_for_function(f"getComputedStyle({shown}.startsWith('url(\"data:image')")
 
