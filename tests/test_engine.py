@@ -123,7 +123,7 @@ def test_eight_threads_of_mixed_requests_equal_serial(engine_with_loras):
             guidance=picker.choice([1.0, 1.5]),
             loras=tuple(LoraUse(f"lora{index}", picker.choice([0.5, 1.0])) for index in picker.sample(range(3), 2)),
         )
-        for _ in range(200)
+        for _ in range(100)
     ]
     serial = {request: pixels(engine_with_loras.run(request)) for request in requests}
     with ThreadPoolExecutor(8) as pool:

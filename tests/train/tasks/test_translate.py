@@ -445,10 +445,10 @@ def test_a_sketch_is_of_a_bent_picture(task_of, kinds, monkeypatch):
     assert not any(torch.equal(one, other) for one, other in zip(target, stored, strict=True))
     assert all(np.array_equal(one, np.array(other)) for one, other in zip(seen, to_pil(target), strict=True))
     assert set(given.unique().tolist()) == {-1, 1}
-    counts = []
+    counts, task = [], task_of(replace(kinds["lines"], sketched=0.25))
     for step in range(100):
         seen.clear()
-        task_of(replace(kinds["lines"], sketched=0.25))._pictures(torch.arange(4), draws(step=step))
+        task._pictures(torch.arange(4), draws(step=step))
         counts.append(len(seen))
     assert 0.15 < sum(counts) / 400 < 0.35
 
