@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +152,30 @@ def load_part(call: Callable, title: str, source: Source, **options: Any) -> Any
     except Exception as error:  # diffusers, transformers and safetensors raise a dozen unrelated types
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise ModelError(f"The folder {source.place} is not a whole diffusers model ({cause}).") from error
+
+
+def load_text_encoder(files: Checkpoint, kind: Any, name: str, dtype: Any) -> nn.Module:
+    """A text encoder of transformers, by itself, because only so it tells which weights the files lack; it makes those
+    up.
+
+    Raises:
+        ModelError: some are lacking.
+    """
+    encoder, told = files.part(kind.from_pretrained, name, dtype=dtype, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):
+        raise ModelError(
+            f"The {name.replace('_', ' ')} of {files.title} lacks the weights {missing[0]}; its files are incomplete."
+        )
+    return encoder
+
+
+def refuse_absent(files: Checkpoint, parts: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ModelError: a part is None, which stands for one that is not there.
+    """
+    if absent := [name for name, part in parts.items() if part is None]:
+        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
 
 
 def refuse_other_files(title: str, folder: Path) -> None:

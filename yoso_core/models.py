@@ -121,6 +121,21 @@ PIXART = ModelSpec(
     work=1.38,
 )
 
+SANA = ModelSpec(
+    title="SANA-Sprint 0.6B",
+    source=Source(
+        "Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers", "a7d9fc31dd5c3f5e22dbfd78360777ceed56ae97"
+    ),
+    licence="as its card says; Gemma's terms for its text encoder",
+    resolution=1024,
+    sizes=(1024,),
+    aspect=2.25,
+    family="sana-sprint",
+    architecture="sana-sprint",
+    offer=FAMILIES["sana-sprint"].offer,
+    about="A megapixel in one to four steps; reads long prompts.",
+)
+
 MODELS: dict[str, ModelSpec] = {
     DEFAULT_MODEL: ModelSpec(
         title="YOSO Emoji (bundled)",
@@ -183,30 +198,11 @@ MODELS: dict[str, ModelSpec] = {
         offer=Offer(("tcd",), (1,), guided="never", edits=False),
         about="The smallest of the large ones: the fastest 512 pixels on a machine without a GPU.",
     ),
-    "sana-sprint-0.6b": ModelSpec(
-        title="SANA-Sprint 0.6B",
-        source=Source(
-            "Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers", "a7d9fc31dd5c3f5e22dbfd78360777ceed56ae97"
-        ),
-        licence="as its card says; Gemma's terms for its text encoder",
-        resolution=1024,
-        sizes=(1024,),
-        aspect=2.25,
-        family="sana-sprint",
-        architecture="sana-sprint",
-        offer=FAMILIES["sana-sprint"].offer,
-        about="A megapixel in one to four steps; reads long prompts.",
-    ),
-    "sana-sprint-1.6b": ModelSpec(
+    "sana-sprint-0.6b": SANA,
+    "sana-sprint-1.6b": replace(
+        SANA,
         title="SANA-Sprint 1.6B",
         source=Source("Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers", NEWEST),
-        licence="as its card says; Gemma's terms for its text encoder",
-        resolution=1024,
-        sizes=(1024,),
-        aspect=2.25,
-        family="sana-sprint",
-        architecture="sana-sprint",
-        offer=FAMILIES["sana-sprint"].offer,
         about="The larger of the two, for more detail.",
     ),
     "sdxl-turbo": replace(

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import Checkpoint, ModelError, config_of, refuse_missing_weights
+from yoso_core.checkpoints import (
+    Checkpoint,
+    ModelError,
+    config_of,
+    load_text_encoder,
+    refuse_absent,
+    refuse_missing_weights,
+)
 from yoso_core.condition import Condition
 from yoso_core.encoding import tokens_of, weighted
 from yoso_core.families.base import Encoded, Family, Model, Outline, Read
@@ -171,20 +178,12 @@ def _encodings(files: Checkpoint, dtype: torch.dtype) -> Encodings:
     from transformers import T5EncoderModel
 
     folders = [Path(files.place) / name for name in ("text_encoder", "tokenizer")]
-    if absent := [folder.name for folder in folders if not folder.is_dir()]:
-        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
+    refuse_absent(files, {folder.name: folder if folder.is_dir() else None for folder in folders})
     size = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
     dtype = torch.bfloat16 if size > LARGE else dtype
 
     def load() -> nn.Module:
-        encoder, told = files.part(
-            T5EncoderModel.from_pretrained, "text_encoder", dtype=dtype, output_loading_info=True
-        )
-        if missing := sorted(told["missing_keys"]):
-            raise ModelError(
-                f"The text encoder of {files.title} lacks the weights {missing[0]}; its files are incomplete."
-            )
-        return encoder
+        return load_text_encoder(files, T5EncoderModel, "text_encoder", dtype)
 
     return Encodings(
         folders[0],
@@ -201,8 +200,7 @@ def _refuse_what_does_not_fit(files: Checkpoint, parts: Mapping[str, Any]) -> No
     Raises:
         ModelError: they are not; one sentence says how.
     """
-    if absent := [name for name, part in parts.items() if part is None]:
-        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
+    refuse_absent(files, parts)
     for name in ("transformer", "vae"):
         refuse_missing_weights(f"The {name} of {files.title}", parts[name])
     network, scheduler, channels = parts["transformer"].config, parts["scheduler"], parts["vae"].config.latent_channels

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import Checkpoint, ModelError, config_of, refuse_missing_weights
+from yoso_core.checkpoints import (
+    Checkpoint,
+    ModelError,
+    config_of,
+    load_text_encoder,
+    refuse_absent,
+    refuse_missing_weights,
+)
 from yoso_core.condition import Condition
 from yoso_core.families.base import Encoded, Family, Model, Outline, Read
 from yoso_core.families.texts import Encodings, identity
@@ -159,17 +166,11 @@ def _encodings(files: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> Encodin
     from transformers import Gemma2Model
 
     folders = [Path(files.place) / name for name in ("text_encoder", "tokenizer")]
-    if absent := [folder.name for folder in folders if not folder.is_dir()]:
-        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
+    refuse_absent(files, {folder.name: folder if folder.is_dir() else None for folder in folders})
     skipped = torch.tensor(tokenizer(instruction()).input_ids[1:-1])
 
     def load() -> nn.Module:
-        encoder, told = files.part(Gemma2Model.from_pretrained, "text_encoder", dtype=dtype, output_loading_info=True)
-        if missing := sorted(told["missing_keys"]):
-            raise ModelError(
-                f"The text encoder of {files.title} lacks the weights {missing[0]}; its files are incomplete."
-            )
-        return encoder
+        return load_text_encoder(files, Gemma2Model, "text_encoder", dtype)
 
     return Encodings(
         folders[0],
@@ -186,8 +187,7 @@ def _refuse_what_does_not_fit(files: Checkpoint, parts: Mapping[str, Any]) -> No
     Raises:
         ModelError: they are not; one sentence says how.
     """
-    if absent := [name for name, part in parts.items() if part is None]:
-        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
+    refuse_absent(files, parts)
     network, channels = parts["transformer"].config, parts["vae"].config.latent_channels
     if network.get("guidance_embeds"):
         for name in ("transformer", "vae"):

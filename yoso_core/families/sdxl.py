@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import Checkpoint, ModelError
+from yoso_core.checkpoints import Checkpoint, ModelError, load_text_encoder
 from yoso_core.condition import Condition
 from yoso_core.encoding import encode_prompt
 from yoso_core.families import unet
@@ -44,7 +44,7 @@ class StableDiffusionXL(Family):
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         readers = {
-            name: unet.load_text_encoder(files, kind, name, dtype)
+            name: load_text_encoder(files, kind, name, dtype)
             for name, kind in zip(ENCODERS, (CLIPTextModel, CLIPTextModelWithProjection), strict=True)
         }
         pipeline = files.part(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import Checkpoint, ModelError, config_of
+from yoso_core.checkpoints import Checkpoint, ModelError, config_of, load_text_encoder
 from yoso_core.condition import Condition
 from yoso_core.encoding import encode_prompt
 from yoso_core.families import unet
@@ -33,7 +33,7 @@ class StableDiffusion(Family):
         from diffusers import StableDiffusionPipeline, UNet2DConditionModel  # seconds to import, so not at once
         from transformers import CLIPTextModel
 
-        text_encoder = unet.load_text_encoder(files, CLIPTextModel, "text_encoder", dtype)
+        text_encoder = load_text_encoder(files, CLIPTextModel, "text_encoder", dtype)
         pipeline = files.part(
             StableDiffusionPipeline.from_pretrained,
             text_encoder=text_encoder,

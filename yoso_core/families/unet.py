@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import Checkpoint, ModelError, config_of, refuse_missing_weights
+from yoso_core.checkpoints import Checkpoint, ModelError, config_of, refuse_absent, refuse_missing_weights
 from yoso_core.condition import Condition
 
 # Attention projections, feed-forward, resnet convolutions, shortcuts, samplers and time-embedding projections.
@@ -28,28 +28,12 @@ def resolution(folder: Path) -> int | None:
         return None
 
 
-def load_text_encoder(files: Checkpoint, kind: Any, name: str, dtype: torch.dtype) -> nn.Module:
-    """A text encoder of transformers, by itself, because only so it tells which weights the files lack; it makes those
-    up.
-
-    Raises:
-        ModelError: some are lacking.
-    """
-    encoder, told = files.part(kind.from_pretrained, name, dtype=dtype, output_loading_info=True)
-    if missing := sorted(told["missing_keys"]):
-        raise ModelError(
-            f"The {name.replace('_', ' ')} of {files.title} lacks the weights {missing[0]}; its files are incomplete."
-        )
-    return encoder
-
-
 def refuse_incomplete(files: Checkpoint, parts: Mapping[str, Any]) -> None:
     """
     Raises:
         ModelError: a part is not there, or not all of its weights.
     """
-    if absent := [name for name, part in parts.items() if part is None]:
-        raise ModelError(f"The folder {files.place} is not a whole diffusers model ({absent[0]} is missing).")
+    refuse_absent(files, parts)
     for name in ("unet", "vae"):
         refuse_missing_weights(f"The {name} of {files.title}", parts[name])
 
