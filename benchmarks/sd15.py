@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -25,6 +26,37 @@ LORA_TARGETS = re.compile(  # the layers that the published YOSO and LCM LoRAs c
     r"|conv1|conv2|conv_shortcut|time_emb_proj|(down|up)samplers\.0\.conv)$"
 )
 OUTPUT_GAIN = 4.0  # brings the output of a freshly initialised UNet to about the unit variance of noise
+
+
+def autoencoder_layout(small: bool) -> dict[str, Any]:
+    """What the autoencoders of SD1.5 and SDXL have in common."""
+    return {
+        "block_out_channels": (8, 8, 16, 16) if small else (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1 if small else 2,
+        "latent_channels": 4,
+        "norm_num_groups": 8 if small else 32,
+    }
+
+
+def tiny_decoder_layout(small: bool) -> dict[str, Any]:
+    """The defaults are those of the published ones."""
+    channels = dict.fromkeys(("encoder_block_out_channels", "decoder_block_out_channels"), (8, 8, 8, 8))
+    return channels | dict.fromkeys(("num_encoder_blocks", "num_decoder_blocks"), (1, 1, 1, 1)) if small else {}
+
+
+def write_tokenizer(folder: Path, **own: Any) -> None:
+    """The bundled tokenizer in place of CLIP's: its ids fit the larger vocabulary, only the length differs.
+
+    Args:
+        folder: of the tokenizer.
+        own: further settings of it.
+    """
+    shutil.copytree(TOKENIZER, folder, dirs_exist_ok=True)
+    config_file = folder / "tokenizer_config.json"
+    config = json.loads(config_file.read_text()) | {"model_max_length": 77, **own}
+    config_file.write_text(json.dumps(config, indent=2))
 
 
 def layout(small: bool) -> dict[str, dict]:
@@ -52,21 +84,9 @@ def layout(small: bool) -> dict[str, dict]:
         },
         "vae": {
             "sample_size": 64 if small else 512,
-            "block_out_channels": (8, 8, 16, 16) if small else (128, 256, 512, 512),
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "layers_per_block": 1 if small else 2,
-            "latent_channels": 4,
-            "norm_num_groups": 8 if small else 32,
+            **autoencoder_layout(small),
         },
-        "tiny_decoder": {  # the defaults are TAESD's
-            "encoder_block_out_channels": (8, 8, 8, 8),
-            "decoder_block_out_channels": (8, 8, 8, 8),
-            "num_encoder_blocks": (1, 1, 1, 1),
-            "num_decoder_blocks": (1, 1, 1, 1),
-        }
-        if small
-        else {},
+        "tiny_decoder": tiny_decoder_layout(small),
         "scheduler": {
             "beta_schedule": "scaled_linear",
             "beta_start": 0.00085,
@@ -132,11 +152,7 @@ def write_random_sd15(folder: Path, small: bool = False, dtype: torch.dtype = to
         )
         pipeline.save_pretrained(folder)
         AutoencoderTiny(**configs["tiny_decoder"]).to(dtype).save_pretrained(folder / "tiny_decoder")
-    # The bundled tokenizer stands in for CLIP's: its ids fit the larger vocabulary, only the length differs.
-    shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
-    config_file = folder / "tokenizer" / "tokenizer_config.json"
-    config = json.loads(config_file.read_text()) | {"model_max_length": 77}
-    config_file.write_text(json.dumps(config, indent=2))
+    write_tokenizer(folder / "tokenizer")
     return folder
 
 

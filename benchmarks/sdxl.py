@@ -5,14 +5,12 @@
 Random weights make noise for pictures; shapes, arithmetic, file formats and time are those of the real model.
 """
 
-import json
-import shutil
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks.sd15 import OUTPUT_GAIN, TOKENIZER
+from benchmarks.sd15 import OUTPUT_GAIN, TOKENIZER, autoencoder_layout, tiny_decoder_layout, write_tokenizer
 
 PADDING = "!"  # of the second tokenizer; the first one pads with its end of text
 
@@ -58,23 +56,11 @@ def layout(small: bool) -> dict[str, dict]:
         },
         "vae": {
             "sample_size": 64 if small else 1024,
-            "block_out_channels": (8, 8, 16, 16) if small else (128, 256, 512, 512),
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "layers_per_block": 1 if small else 2,
-            "latent_channels": 4,
-            "norm_num_groups": 8 if small else 32,
+            **autoencoder_layout(small),
             "scaling_factor": 0.13025,
             "force_upcast": True,
         },
-        "tiny_decoder": {  # the defaults are those of the published one
-            "encoder_block_out_channels": (8, 8, 8, 8),
-            "decoder_block_out_channels": (8, 8, 8, 8),
-            "num_encoder_blocks": (1, 1, 1, 1),
-            "num_decoder_blocks": (1, 1, 1, 1),
-        }
-        if small
-        else {},
+        "tiny_decoder": tiny_decoder_layout(small),
         "scheduler": {
             "beta_schedule": "scaled_linear",
             "beta_start": 0.00085,
@@ -124,12 +110,8 @@ def write_random_sdxl(folder: Path, small: bool = False, dtype: torch.dtype = to
         AutoencoderTiny(**configs["tiny_decoder"], scaling_factor=1.0).to(dtype).save_pretrained(
             folder / "tiny_decoder"
         )
-    # The bundled tokenizer stands in for CLIP's: its ids fit the larger vocabulary, only the length differs.
-    for name, own in (("tokenizer", {}), ("tokenizer_2", {"pad_token": PADDING})):
-        shutil.copytree(TOKENIZER, folder / name, dirs_exist_ok=True)
-        config_file = folder / name / "tokenizer_config.json"
-        config = json.loads(config_file.read_text()) | {"model_max_length": 77, **own}
-        config_file.write_text(json.dumps(config, indent=2))
+    write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer_2", pad_token=PADDING)
     return folder
 
 
