@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from train.loop.config import ConfigError, Settings, from_arguments, setting
 from train.loop.console import run_command
 from train.loop.randomness import Draws
-from train.recipes.corpus.art import CORPUS
+from train.recipes.corpus.art import CORPUS, SIDE
 from train.recipes.corpus.corpus import Corpus
 from train.recipes.corpus.scenes import describe
 from yoso_core.autoencoder import encode
@@ -40,6 +40,7 @@ class PackConfig(Settings):
     minutes: float = setting(0.0, "minutes after which no more are added; 0: no limit")
     seed: int = setting(1, "seed of the scenes")
     batch: int = setting(512, "pictures encoded at once")
+    side: int = setting(SIDE, "side of the pictures in pixels; shapes are learned at half of it in less time")
 
 
 def load_frozen(model: Path, device: torch.device) -> tuple[AutoencoderKL, CLIPTokenizer, CLIPTextModel]:
@@ -68,6 +69,7 @@ class PackedScenes:
     text_encoder: CLIPTextModel
     empty: Condition
     digest: str
+    repeats = None  # each scene once an epoch
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -122,7 +124,7 @@ def tokenize(texts: list[str], tokenizer: CLIPTokenizer) -> Tensor:
 @torch.no_grad()
 def pack(config: PackConfig) -> None:
     started, device, model = time.monotonic(), PartialState().device, Path(config.model)
-    corpus = Corpus.load(Path(config.data), device)
+    corpus = Corpus.load(Path(config.data), device, config.side)
     autoencoder, tokenizer, _ = load_frozen(model, device)
     scenes = describe(corpus.describer, config.scenes, config.seed)
     latents: list[Tensor] = []
