@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-BLOCK = 10_000_019  # numbers; a prime, so that rows differ
+from benchmarks.random_weights import filled
+
 SIZES = ("tiny", "0.6b", "1.6b")
 BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
 SCALES = ((), (), (), (5,), (5,), (5,))
@@ -107,23 +107,6 @@ def write_random_sana(folder: Path, size: str = "0.6b", dtype: torch.dtype = tor
         tokenizer=build_tokenizer(), scheduler=SCMScheduler(**parts["scheduler"]), **networks
     ).save_pretrained(folder)
     return Path(folder)
-
-
-def filled(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A network of the "meta" device with random weights: those of a fresh one in scale, the same block over and over,
-    because as many fresh numbers as a text encoder has take minutes.
-    """
-    network = network.to_empty(device="cpu")
-    block = torch.rand(BLOCK, generator=generator) * 2 - 1
-    for name, weight in network.named_parameters():
-        if weight.ndim == 1:
-            weight.data.fill_(float(name.endswith("weight")))
-            continue
-        values = block[: weight.numel()].to(weight.dtype) * (3 / weight[0].numel()) ** 0.5
-        flat = weight.data.view(-1)
-        for start in range(0, len(flat), len(values)):
-            flat[start : start + len(values)] = values[: len(flat) - start]
-    return network
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.random_weights import filled
 from benchmarks.sd15 import OUTPUT_GAIN, TOKENIZER, autoencoder_layout, tiny_decoder_layout, write_tokenizer
 
 PADDING = "!"  # of the second tokenizer; the first one pads with its end of text
@@ -89,27 +90,27 @@ def write_random_sdxl(folder: Path, small: bool = False, dtype: torch.dtype = to
     )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    configs = layout(small)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    configs, folder = layout(small), Path(folder)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet = UNet2DConditionModel(**configs["unet"])
-        unet.conv_out.weight.data *= OUTPUT_GAIN
-        StableDiffusionXLPipeline(
-            vae=AutoencoderKL(**configs["vae"]).to(dtype),
-            text_encoder=CLIPTextModel(CLIPTextConfig(**configs["text_encoder"], **ends)).to(dtype),
-            text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**configs["text_encoder_2"], **ends)).to(dtype),
-            tokenizer=tokenizer,
-            tokenizer_2=tokenizer,
-            unet=unet.to(dtype),
-            scheduler=EulerDiscreteScheduler(**configs["scheduler"]),
-        ).save_pretrained(folder)
-        AutoencoderTiny(**configs["tiny_decoder"], scaling_factor=1.0).to(dtype).save_pretrained(
-            folder / "tiny_decoder"
-        )
+    with torch.device("meta"):
+        networks = {
+            "vae": AutoencoderKL(**configs["vae"]),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"], **ends)),
+            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**configs["text_encoder_2"], **ends)),
+            "unet": UNet2DConditionModel(**configs["unet"]),
+            "tiny_decoder": AutoencoderTiny(**configs["tiny_decoder"], scaling_factor=1.0),
+        }
+    generator = torch.Generator().manual_seed(seed)
+    networks = {name: filled(network.to(dtype), generator) for name, network in networks.items()}
+    networks["unet"].conv_out.weight.data *= OUTPUT_GAIN
+    networks.pop("tiny_decoder").save_pretrained(folder / "tiny_decoder")
+    StableDiffusionXLPipeline(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        scheduler=EulerDiscreteScheduler(**configs["scheduler"]),
+        **networks,
+    ).save_pretrained(folder)
     write_tokenizer(folder / "tokenizer")
     write_tokenizer(folder / "tokenizer_2", pad_token=PADDING)
     return folder

@@ -24,7 +24,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from benchmarks import sana, sd15, sdxl
+from benchmarks import pixart, sana, sd15, sdxl
 
 SDXS = {
     "sample_size": 64,
@@ -35,17 +35,8 @@ SDXS = {
     "layers_per_block": 1,
     "cross_attention_dim": 768,
 }
-PIXART = {"num_layers": 28, "sample_size": 64, "caption_channels": 4096}
-T5 = {
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-    "vocab_size": 32128,
-}
 SMALL, LARGE, XL, OLD = sana.layout("0.6b"), sana.layout("1.6b"), sdxl.layout(False), sd15.layout(False)
+PIXART = pixart.layout(False)
 FILES = [  # kind, config, gigabytes of the file, bytes a number in it, a weight and its shape
     (
         UNet2DConditionModel,
@@ -68,8 +59,15 @@ FILES = [  # kind, config, gigabytes of the file, bytes a number in it, a weight
         (1280, 1280),
     ),
     (AutoencoderTiny, {}, 0.00979, 4, "decoder.layers.0.weight", (64, 4, 3, 3)),
-    (PixArtTransformer2DModel, PIXART, None, 4, "caption_projection.linear_1.weight", (1152, 4096)),
-    (T5EncoderModel, T5, 9.52, 2, "encoder.block.23.layer.1.DenseReluDense.wi_1.weight", (10240, 4096)),
+    (PixArtTransformer2DModel, PIXART["transformer"], None, 4, "caption_projection.linear_1.weight", (1152, 4096)),
+    (
+        T5EncoderModel,
+        PIXART["text_encoder"],
+        9.52,
+        2,
+        "encoder.block.23.layer.1.DenseReluDense.wi_1.weight",
+        (10240, 4096),
+    ),
     (AutoencoderDC, SMALL["vae"], 1.25, 4, None, None),
     (Gemma2Model, {}, 5.23, 2, "layers.25.mlp.gate_proj.weight", (9216, 2304)),
     (

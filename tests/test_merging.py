@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 import torch
+from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 
-from tests.tiny_pixart import build_transformer, write_tiny_pixart
+from benchmarks.pixart import layout, write_random_pixart
 from yoso_core.__main__ import main
 from yoso_core.checkpoints import ModelError
 from yoso_core.loading import load_model
@@ -22,11 +23,12 @@ FILE = "diffusion_pytorch_model.safetensors"
 def kept(tmp_path_factory):
     """A pipeline at the high resolution, and networks before and after one-step training at the low one."""
     root = tmp_path_factory.mktemp("merge")
-    write_tiny_pixart(root / "high", sized=True)
+    write_random_pixart(root / "high", sized=True, small=True, dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for name in ("low", "yoso"):
-            build_transformer().save_pretrained(root / name, max_shard_size="100KB")
+            network = PixArtTransformer2DModel(**layout(small=True)["transformer"])
+            network.save_pretrained(root / name, max_shard_size="100KB")
     return root
 
 

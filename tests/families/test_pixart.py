@@ -4,15 +4,16 @@ import copy
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from diffusers import LCMScheduler, PixArtAlphaPipeline
+from diffusers import LCMScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.tiny_pixart import build_transformer, write_tiny_pixart
+from benchmarks.pixart import layout, write_random_pixart
 from train.runs.assemble import train_yoso
 from train.tasks.yoso import YosoConfig
 from yoso_core.checkpoints import Source
@@ -26,6 +27,7 @@ from yoso_core.prompts import as_it_is, read_prompt
 from yoso_core.requests import EditRequest, GenerateRequest
 from yoso_core.sampling import few_step, few_step_timesteps
 
+write_tiny = partial(write_random_pixart, small=True, dtype=torch.float32)
 PROMPTS = ["A red cat", "blue dog, hjk"]
 NAME = "transformer_blocks.1.attn2.to_k"
 
@@ -39,7 +41,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["512", "1024"])
 def folder(request, tmp_path_factory):
-    return write_tiny_pixart(tmp_path_factory.mktemp("pixart") / "tiny", sized=request.param)
+    return write_tiny(tmp_path_factory.mktemp("pixart") / "tiny", sized=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,8 @@ def test_a_lora_acts_as_in_diffusers(model, pipeline, tmp_path):
 
 def test_the_network_may_come_from_elsewhere(model, folder, tmp_path):
     """As the published one-step transformers do, that say of no scheduler what they predict."""
-    build_transformer(model.network.use_additional_conditions).save_pretrained(tmp_path / "yoso")
+    sized = model.network.use_additional_conditions
+    PixArtTransformer2DModel(**layout(True, sized)["transformer"]).save_pretrained(tmp_path / "yoso")
     shutil.copytree(folder, tmp_path / "base", ignore=lambda place, names: ["transformer"] * (place == str(folder)))
     spec = replace(local_model(str(folder)), source=Source(str(tmp_path / "base")))
     spec = replace(spec, network=Source(str(tmp_path / "yoso")), scheduler={"prediction_type": "sample"})
@@ -133,7 +136,7 @@ def test_the_network_may_come_from_elsewhere(model, folder, tmp_path):
 
 
 def test_requests_draw_edit_and_repaint(tmp_path):
-    folder = write_tiny_pixart(tmp_path / "tiny")
+    folder = write_tiny(tmp_path / "tiny")
     engine = Engine({"pixart": local_model(str(folder))}, "cpu", torch.float32, controls={}, translators={})
     both = engine.run(GenerateRequest("a red cat", model="pixart", seed=3, count=2)).pictures
     alone = engine.run(GenerateRequest("a red cat", model="pixart", seed=4)).pictures
@@ -205,7 +208,7 @@ def test_features_are_those_of_the_network_s_own_blocks(model):
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_yoso_trains_it(tmp_path, adapter):
     """What is handed over is drawn with: another picture than before."""
-    folder, data = write_tiny_pixart(tmp_path / "tiny"), tmp_path / "data"
+    folder, data = write_tiny(tmp_path / "tiny"), tmp_path / "data"
     data.mkdir()
     for colour in ("red", "blue"):
         Image.new("RGB", (64, 64), colour).save(data / f"{colour}.png")
