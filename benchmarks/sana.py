@@ -35,7 +35,7 @@ def layout(size: str) -> dict[str, dict[str, Any]]:
             "cross_attention_head_dim": heads[3],
             "cross_attention_dim": heads[2] * heads[3],
             "caption_channels": 24 if tiny else 2304,
-            "sample_size": 32,
+            "sample_size": 4 if tiny else 32,
             "guidance_embeds": True,
             "qk_norm": "rms_norm_across_heads",
         },

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -16,7 +17,7 @@ from yoso_core import convert
 from yoso_core.__main__ import main
 from yoso_core.autoencoder import to_pil
 from yoso_core.condition import Condition
-from yoso_core.convert import PUBLISHED, convert_lora, convert_translator
+from yoso_core.convert import NETWORK_LIMIT, PUBLISHED, convert_lora, convert_network, convert_translator
 from yoso_core.engine import Engine
 from yoso_core.lora.reading import FILE_LIMIT, read_prior
 from yoso_core.prompts import as_it_is
@@ -82,6 +83,58 @@ def test_a_paired_one_computes_the_same(model, tmp_path, given, blend, lora_on_s
         less = reference(pictures, context, 0.4, noise)
         assert_same(ours(model, spec, pictures, context, 0.4, noise), less)
         assert (less - wanted).abs().mean() > 0.1 * wanted.std()
+
+
+def test_a_network_is_converted_one_weight_after_another(tmp_path, monkeypatch):
+    """As safetensors writes it, whatever its size, and without a second copy in memory."""
+    state = {
+        "a.weight": torch.randn(3, 4, 1, 1).half(),
+        "b": torch.tensor(2.0),
+        "c": torch.randn(6, 4).bfloat16()[::2].T,
+    }
+    torch.save(state, tmp_path / "unet.bin")
+    monkeypatch.setattr(convert, "FILE_LIMIT", 10)
+    monkeypatch.setattr(convert, "save_file", lambda *_, **__: pytest.fail("all was held in memory"))
+    digest = convert_network(tmp_path / "unet.bin", tmp_path / "out.safetensors")
+    assert digest == hashlib.sha256((tmp_path / "unet.bin").read_bytes()).hexdigest()
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "converted_from_sha256": digest}
+        read = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[key], value) and read[key].dtype == value.dtype for key, value in state.items())
+
+
+class Ran:
+    def __reduce__(self):
+        return os.system, ("touch run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"a": Ran()}, "no pickle of weights alone"),
+        ({"a": torch.tensor([float("nan")])}, "NaN or infinite"),
+        ({"a": torch.tensor([1])}, "is of torch.int64"),
+        ({"a": "b"}, "is no tensor but str"),
+        ({}, "no weights by name"),
+        ({"a": torch.zeros(1).expand(10**12)}, "far larger than the file"),
+        (b"\x80\x02no zip", "as torch.save writes it"),
+    ],
+)
+def test_a_network_that_can_not_be_taken_is_told(tmp_path, monkeypatch, content, told):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "unet.bin"
+    source.write_bytes(content) if isinstance(content, bytes) else torch.save(content, source)
+    with pytest.raises(RequestError, match=told):
+        convert_network(source, tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["unet.bin"]
+
+
+def test_a_network_that_is_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "unet.bin", "wb") as file:
+        file.truncate(NETWORK_LIMIT + 1)  # sparse
+    with pytest.raises(RequestError, match="more than 16 GiB"):
+        convert_network(tmp_path / "unet.bin", tmp_path / "out.safetensors")
 
 
 @pytest.mark.parametrize("way", ["a2b", "b2a"])

@@ -22,7 +22,19 @@ from tests.stand_in import CHUNK, COMMIT, TOKEN, Repository, StandIn, files_of
 from yoso_core import hub, hub_process
 from yoso_core.checkpoints import ModelError, Source
 from yoso_core.engine import Engine
-from yoso_core.hub import HubError, Need, Progress, commit_of, fetch, find, held, remove, select
+from yoso_core.hub import (
+    HubError,
+    Need,
+    Progress,
+    commit_of,
+    fetch,
+    find,
+    folder_of,
+    held,
+    remove,
+    select,
+)
+from yoso_core.needs import need_of
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest
 
 NEED = Need("A model", "some/model", COMMIT)
@@ -122,7 +134,7 @@ def test_a_model_is_fetched_once_and_then_found(inside, tmp_path):
 
 
 def test_a_network_of_another_place_is_one_file_and_the_base_is_fetched_without_its_own(inside):
-    rest, network = replace(NEED, without=("unet",)), replace(NEED, file="whole.safetensors")
+    rest, network = replace(NEED, without=("unet",)), replace(NEED, inside="whole.safetensors")
     list(fetch(rest))
     assert (find(rest) / "unet/config.json").exists() and not list(find(rest).glob("unet/*.safetensors"))
     assert find(NEED) is None and find(network) is None
@@ -211,6 +223,56 @@ def test_what_is_removed_is_that_repository_and_not_another_of_the_same_commit(i
         need = needs.pop()
         assert remove([need]) > 0 and find(need) is None
         assert all(find(other) for other in needs)
+
+
+def test_what_others_need_of_a_repository_stays(inside):
+    """Of one commit: several networks, and a base with and without its own."""
+    files = inside.repositories["some/model"].files
+    files["other.safetensors"] = b"y" * 2000
+    one, other = (replace(NEED, inside=f"{name}.safetensors") for name in ("whole", "other"))
+    rest = replace(NEED, without=("unet",))
+    for need in (one, other, NEED):
+        list(fetch(need))
+    assert remove([NEED], kept=[rest, one, other]) == 250_000
+    assert find(NEED) is None and find(rest) and find(one) and find(other)
+    assert remove([one], kept=[rest, other]) == 1000 and find(one) is None and find(other)
+    coming = folder_of(NEED.place) / "blobs" / "abc.incomplete"
+    coming.write_bytes(b"1234")
+    assert remove([other], kept=[rest, NEED]) == 2000 and coming.exists()  # of what is paused
+    assert remove([rest], kept=[]) > 250_000 and not folder_of(NEED.place).exists()
+
+
+def test_a_folder_inside_a_repository_is_a_network(inside):
+    """As what its authors published later is; what else is there does not come."""
+    files = inside.repositories["some/model"].files
+    files |= {f"new/{name}": data for name, data in {"config.json": b"{}", "../a.json": b"{}", "b.bin": b"c"}.items()}
+    files |= {f"new/{name}.safetensors": b"y" * 500 for name in ("diffusion_pytorch_model", "training_state")}
+    need = replace(NEED, inside="new")
+    assert find(need) is None
+    *_, last = fetch(need)
+    assert last.total == 502 and hub.files_of(need).keys() == {
+        "new/config.json",
+        "new/diffusion_pytorch_model.safetensors",
+    }
+    (find(need) / "new/diffusion_pytorch_model.safetensors").unlink()
+    assert find(need) is None
+    with pytest.raises(HubError, match="no safetensors files"):
+        list(fetch(replace(NEED, inside="nowhere")))
+
+
+def test_a_network_in_a_pickle_is_converted_and_its_pickle_goes(inside, tmp_path):
+    torch.save({"conv_in.weight": torch.ones(2, 3)}, tmp_path / "unet.bin")
+    files = inside.repositories["some/model"].files
+    files["unet_fp16.bin"] = (tmp_path / "unet.bin").read_bytes()
+    need = need_of("Its network", Source("some/model", COMMIT, inside="unet_fp16.bin"))
+    assert need.convert == "network" and need.out.name == "unet_fp16.safetensors"
+    need = replace(need, out=tmp_path / "converted" / "unet_fp16.safetensors")
+    assert [step.doing for step in fetch(need)][-1] == "converting"
+    assert find(need) == need.out and hub.files_of(need).keys() == {"unet_fp16.safetensors"}
+    with safe_open(need.out, "pt") as file:
+        assert torch.equal(file.get_tensor("conv_in.weight"), torch.ones(2, 3))
+    assert held(need) == 0  # or it would take its room twice
+    assert remove([need]) > 0 and find(need) is None
 
 
 LORA = Need("Its LoRA", "some/lora", convert="lora")

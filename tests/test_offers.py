@@ -1,5 +1,7 @@
 """What models can be asked for: what is left open is theirs, what they can't do is refused with what they can."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -27,6 +29,8 @@ def test_what_is_left_open_is_the_model_s():
     assert (settled.sampler, settled.guidance) == ("lcm", 1)
     asked = GenerateRequest("a", sampler="dpm++", steps=8, guidance=2)
     assert USUAL.settle("Usual", asked) == asked
+    alone = GenerateRequest("a", guidance=2, one_step=0)  # the network without its one-step LoRA
+    assert replace(USUAL, guided="never").settle("One", alone).guidance == 2
     translation = TranslateRequest("", picture=PICTURE, translator="t")
     assert ONE_STEP.settle("One", translation).sampler == "lcm"  # it has one evaluation of its own
 

@@ -9,6 +9,7 @@ from PIL import Image
 from tests.tiny_control import write_tiny_control
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine, Result
+from yoso_core.offers import USUAL, Offer
 from yoso_core.requests import (
     DEFAULT_MODEL,
     ControlUse,
@@ -254,6 +255,15 @@ def test_a_ladder_says_which_rungs_it_lacks(tiny_spec):
     engine = Engine({DEFAULT_MODEL: replace(tiny_spec, lora=None)}, device="cpu")
     sheet = ladder(engine, GenerateRequest("a", sampler="ddim", steps=30))
     assert sheet.columns == ("1 step", "2 steps", "4 steps") and "no one-step LoRA" in sheet.notes[0]
+
+
+def test_a_ladder_leaves_out_what_its_model_does_not_take(tiny_spec):
+    offer = Offer(samplers=("lcm",), steps=(4,), guided="never")
+    engine = Engine({DEFAULT_MODEL: replace(tiny_spec, offer=offer)}, device="cpu")
+    sheet = ladder(engine, GenerateRequest("a"))
+    assert sheet.columns == ("4 steps",) and len(sheet.notes) == 2 and "Teacher, 25 steps" in sheet.notes[0]
+    engine.models[DEFAULT_MODEL] = replace(tiny_spec, offer=replace(USUAL, guided="never"))
+    assert len(ladder(engine, GenerateRequest("a")).columns) == 5  # the teacher has guidance, if it has not
 
 
 def test_a_ladder_of_an_edit_has_the_teacher_too(engine):

@@ -40,7 +40,7 @@ class Hub:
         monkeypatch.setattr(hub, "look", lambda needs: [(need, self.listings[need.place]) for need in needs])
         monkeypatch.setattr(hub, "remove", self.remove)
 
-    def remove(self, needs):
+    def remove(self, needs, kept=()):
         self.removed += needs
         self.here -= set(needs)
         return 7

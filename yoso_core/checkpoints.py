@@ -31,7 +31,7 @@ class Source:
         place: a path, or a hub id "owner/name".
         revision: 40 hex digits; `NEWEST` for the commit that is found at the first fetch and recorded; None for a
             folder.
-        inside: what of it is meant, a folder or a safetensors file; "" for all of it.
+        inside: what of it is meant, a folder or a file; "" for all of it.
     """
 
     place: str

@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import shutil
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ ALPHA = 8  # of peft, where none is said
 SKIPS = 4
 SKIP = "decoder.skip_conv_{}"  # numbered from 1, which is for the smallest features
 DIGEST = "converted_from_sha256"  # metadata of what was converted
-NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NUMBERS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}  # as files say it
+NETWORK_LIMIT = 16 * 2**30  # bytes; what is read one by one need not fit into memory
 
 ONE_WAY = ("rank_unet", "rank_vae", "unet_lora_target_modules", "vae_lora_target_modules")
 ONE_WAY_STATES = ("state_dict_unet", "state_dict_vae")
@@ -143,11 +145,41 @@ def read_pickle(source: Path) -> Pickle:
         with zipfile.ZipFile(file) as packed:
             _refuse_large(sum(each.file_size for each in packed.infolist()), len(data))
     file.seek(0)
+    return Pickle(_unpickled(file), hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _unpickled(file: Any, **options: Any) -> Any:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, **options)
     except pickle.UnpicklingError:  # its words advise to run it
         raise ValueError("it is no pickle of weights alone") from None
-    return Pickle(content, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def convert_network(source: Path, out: Path) -> str:
+    """Write the weights of a network to `out`, one after another, so that gigabytes take no more memory than the
+    largest of them; the SHA-256 of the pickle.
+
+    Args:
+        source: a pickle of weights by name, as ``torch.save`` writes it by default.
+        out: a safetensors file.
+
+    Raises:
+        RequestError: it can't be converted, and why; nothing is written.
+    """
+    with _refusals(source):
+        if (size := source.stat().st_size) > NETWORK_LIMIT:
+            raise ValueError(f"it has more than {NETWORK_LIMIT / 2**30:g} GiB")
+        if not zipfile.is_zipfile(source):
+            raise ValueError("it is no file as torch.save writes it")
+        with open(source, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        found = _unpickled(source, mmap=True)
+        if not isinstance(found, dict) or not found:
+            raise ValueError("it holds no weights by name")
+        tensors = _tensors(found, size)
+        with _partial(out) as partial:
+            _save_one_by_one(tensors, partial, {"format": "pt", DIGEST: sha256})
+    return sha256
 
 
 def convert_lora(source: Path, out: Path, moments: Path | None = None) -> tuple[int, str]:
@@ -445,12 +477,31 @@ def _spelt(part: str, changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str,
     return dict(pairs)
 
 
+def _save_one_by_one(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """What `save_file` writes, which holds all of it in memory."""
+    header, end = {"__metadata__": metadata}, 0
+    for key, value in tensors.items():
+        _check_numbers(key, value)
+        begin, end = end, end + value.numel() * value.element_size()
+        header[key] = {"dtype": NUMBERS[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    told = json.dumps(header).encode()
+    told += b" " * (-len(told) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(told)) + told)
+        for value in tensors.values():
+            file.write(value.contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def _check_numbers(key: str, value: Tensor) -> None:
+    if value.dtype not in NUMBERS:
+        raise ValueError(f"{key!r:.80} is of {value.dtype}")
+    if not value.isfinite().all():
+        raise ValueError(f"{key!r:.80} holds NaN or infinite values")
+
+
 def _save(tensors: Mapping[str, Tensor], path: Path, digest: str, told: Mapping[str, str] | None = None) -> None:
     for key, value in tensors.items():
-        if value.dtype not in NUMBERS:
-            raise ValueError(f"{key!r:.80} is of {value.dtype}")
-        if not value.isfinite().all():
-            raise ValueError(f"{key!r:.80} holds NaN or infinite values")
+        _check_numbers(key, value)
     # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
     apart = {key: value.clone().contiguous() for key, value in tensors.items()}
     save_file(apart, path, metadata={"format": "pt", DIGEST: digest} | dict(told or {}))

@@ -307,7 +307,8 @@ class Engine(Service):
         loras = [self._lora(request.model, model, use.name) for use in request.loras]
         uses = [(model.one_step, request.one_step)]
         uses += [(lora, use.weight) for lora, use in zip(loras, request.loras, strict=True)]
-        size = self._size(request, model)
+        asked = self._size(request, model)
+        size = model.family.shape(model, asked)
         tools = Tools(
             model,
             networks,
@@ -333,6 +334,8 @@ class Engine(Service):
         else:
             results = draw(requests, tools)
         told = [note for lora in loras for note in lora.notes]
+        if size != asked:
+            told.append(f"drawn at {size[0]} x {size[1]}, the nearest shape that {model.spec.title} was made for")
         executed = in_words(networks.executed)
         return [dataclasses.replace(result, runtime=executed, notes=(*told, *result.notes)) for result in results]
 
@@ -348,7 +351,7 @@ class Engine(Service):
         return self._translations.get((request.model, name), load)
 
     def _size(self, request: GenerateRequest, model: LoadedModel) -> tuple[int, int]:
-        """Width and height of what is drawn: as asked, or in the shape of the picture that is kept."""
+        """Width and height as they are asked for, or in the shape of the picture that is kept."""
         spec, unit = model.spec, model.unit
         width, height = sides_of(request.size or spec.resolution)
         if width * height > ROUNDED * max(spec.sizes) ** 2 or width % unit or height % unit:
@@ -357,11 +360,11 @@ class Engine(Service):
                 f"not {width if width == height else f'{width} x {height}'}."
             )
         if (kept := _kept_picture(request)) is not None:
-            return model.family.shape(model, shape_of(kept.size, (width, height), unit))
+            return shape_of(kept.size, (width, height), unit)
         if max(width, height) > spec.aspect * min(width, height):
             shapes = "squares" if spec.aspect == 1 else f"pictures up to {spec.aspect:g} times as long as short"
             raise RequestError(f"{spec.title} draws {shapes}, not {width} x {height}.")
-        return model.family.shape(model, (width, height))
+        return width, height
 
     def _canvas(self, request: EditRequest, size: tuple[int, int]) -> tuple[Canvas, Tensor]:
         """The picture of an edit as it is laid out, and its latent (1, C, h, w)."""

@@ -56,9 +56,10 @@ class Need:
         place: "owner/name", or the address of one file that begins with "https://".
         revision: 40 hex digits of a commit; "" for the newest at the first fetch, which is recorded then.
         variant: of its weights, such as "fp16", where it has them.
-        file: the one that is wanted of it, such as that of a LoRA; "" for all that a model is loaded from.
+        inside: what is wanted of it: a file, such as that of a LoRA, or a folder; "" for all that a model is loaded
+            from.
         without: parts whose weights are not wanted.
-        convert: "lora" or "translator", where what comes is made into what is read here; else "".
+        convert: "lora", "network" or "translator", where what comes is made into what is read here; else "".
         out: where that is put; None where nothing is converted.
         trusted: whether the hub is told whose machine asks; not for what a visitor named.
     """
@@ -67,7 +68,7 @@ class Need:
     place: str
     revision: str = ""
     variant: str | None = None
-    file: str = ""
+    inside: str = ""
     without: tuple[str, ...] = ()
     convert: str = ""
     out: Path | None = None
@@ -166,8 +167,9 @@ def find(need: Need) -> Path | None:
         return None
     folder = folder_of(need.place) / "snapshots" / commit
     try:
-        if need.file:
-            return folder if (folder / need.file).is_file() else None
+        if need.inside:
+            there = folder / need.inside
+            return folder if there.is_file() or _is_whole(there, "") else None
         parts = [""]
         if (folder / "model_index.json").exists():
             listed = json.loads((folder / "model_index.json").read_text())
@@ -216,8 +218,12 @@ def wanted(need: Need, sizes: Mapping[str, int]) -> dict[str, int]:
     Raises:
         HubError: it has none that is read here.
     """
-    if need.file:
-        names = [need.file] if need.file in sizes else []
+    kinds = (".safetensors", ".bin") if need.convert == "network" else (".safetensors",)
+    if need.inside in sizes:
+        names = [need.inside]
+    elif need.inside:
+        under = f"{need.inside}/"
+        names = [under + name for name in select(each.removeprefix(under) for each in sizes if each.startswith(under))]
     elif need.convert == "lora":
         known = [name for name in sizes if LORA_NAME.fullmatch(name)]
         names = [LORA_FILE] if LORA_FILE in known else known
@@ -225,7 +231,7 @@ def wanted(need: Need, sizes: Mapping[str, int]) -> dict[str, int]:
             raise HubError(f"it has {len(names)} LoRA files and no {LORA_FILE}")
     else:
         names = select(sizes, need.variant, need.without)
-    if not any(name.endswith(".safetensors") for name in names):
+    if not any(name.endswith(kinds) for name in names):
         raise HubError("it has no safetensors files at this commit, and only such are read")
     return {name: sizes[name] for name in names}
 
@@ -250,7 +256,9 @@ def fetch(need: Need, silence: float = SILENCE) -> Iterator[Progress]:
                 raise listing or HubError("it says nothing")
             sizes = wanted(need, listing.sizes)
             record = not need.revision
-            yield from download(need.place, listing.commit, sizes, token=need.trusted, silence=silence, record=record)
+            also = sum(sizes.values()) if need.convert == "network" else 0
+            options = {"token": need.trusted, "silence": silence, "record": record, "also": also}
+            yield from download(need.place, listing.commit, sizes, **options)
             source = folder_of(need.place) / "snapshots" / listing.commit / next(iter(sizes))
     except HubError as error:
         raise HubError(
@@ -272,6 +280,9 @@ def _convert(need: Need, source: Path) -> Iterator[Progress]:
         _forget_coming(need)
         raise HubError(f"{need.title} has come but is not taken: {error}") from None
     _forget_coming(need)
+    if need.convert == "network":  # gigabytes that are there twice now
+        source.resolve().unlink(missing_ok=True)
+        source.unlink(missing_ok=True)
 
 
 def _forget_coming(need: Need) -> None:
@@ -333,6 +344,7 @@ def download(
     token: bool = True,
     silence: float = SILENCE,
     record: bool = False,
+    also: int = 0,
 ) -> Iterator[Progress]:
     """Bring files of a repository to `cache`, in this order; yields as they come.
 
@@ -341,13 +353,14 @@ def download(
         sizes: bytes of each, as the hub lists them.
         cache: of the hub's client; None for its usual one.
         record: whether this commit is what is meant from now on where none is said.
+        also: bytes that are made of them then, for which there has to be room, too.
 
     Raises:
         HubError: they can't be had, or the disk is full; a few words say why.
     """
     cache = cache_folder() if cache is None else cache
     cache.mkdir(parents=True, exist_ok=True)
-    total = sum(sizes.values())
+    total = sum(sizes.values()) + also
     if shutil.disk_usage(cache).free < total + SPARE:
         raise HubError(f"it takes {total / 1e9:.1f} GB, for which the disk has no room")
     job = {"place": place, "commit": revision, "token": token, "sizes": dict(sizes), "cache": str(cache)}
@@ -370,20 +383,44 @@ def _coming_in(job: dict[str, Any], silence: float) -> Iterator[Progress]:
             yield progress
 
 
-def remove(needs: Sequence[Need]) -> int:
+def files_of(need: Need) -> dict[str, int]:
+    """Names and bytes of what is here of a need; {} where not all of it is."""
+    folder = find(need)
+    if folder is None:
+        return {}
+    sizes = sizes_in(folder)
+    return sizes if need.out is not None else wanted(need, sizes)
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Bytes of the files in a folder, by name; or of a file."""
+    if folder.is_file():
+        return {folder.name: _size(folder)}
+    return {path.relative_to(folder).as_posix(): _size(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def remove(needs: Sequence[Need], kept: Iterable[Need] = ()) -> int:
     """Take what is here of these from this machine, whole or not; bytes that are free then.
+
+    Args:
+        needs: what goes, with all else of the same commits.
+        kept: what stays of those; of such as are not here whole, what has come.
 
     Raises:
         HubError: another studio is fetching one of them.
     """
-    freed = 0
+    freed, stays = 0, [need for need in kept if need.out is None or not need.out.exists()]
     for need in needs:
         if need.out is not None:
             freed += _taken(need.out)
         if need.is_address:
             freed += _taken(_coming(need).parent)
-    places = [(need.place, commit_of(need)) for need in needs if not need.is_address]
-    job = {"remove": places, "cache": str(cache_folder())}
+    jobs = []
+    for place, commit in dict.fromkeys((need.place, commit_of(need)) for need in needs if not need.is_address):
+        same = [need for need in stays if (need.place, commit_of(need)) == (place, commit)]
+        names = sorted({name for need in same for name in files_of(need)})
+        jobs.append((place, commit, names, any(find(need) is None for need in same)))
+    job = {"remove": jobs, "cache": str(cache_folder())}
     return freed + sum(message["freed"] for message in _asked(job, SILENCE) if message)
 
 

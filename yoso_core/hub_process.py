@@ -222,22 +222,30 @@ def convert_file(job: dict[str, Any]) -> None:
     source, out = Path(job["source"]), Path(job["out"])
     if job["convert"] == "lora":
         sha256 = convert.take_lora(source, out)
+    elif job["convert"] == "network":
+        sha256 = convert.convert_network(source, out)
     else:
         _, sha256 = convert.convert_translator(source, out)
     say(sha256=sha256)
 
 
 def remove_files(job: dict[str, Any]) -> None:
-    """Commits of repositories out of the cache, and what has come of others; how many bytes that frees."""
+    """Commits of repositories out of the cache, but for files that stay, and what has come of others unless that stays;
+    how many bytes that frees.
+    """
     import huggingface_hub as hub
 
     cache, freed = Path(job["cache"]), 0
-    for place, commit in job["remove"]:
+    for place, commit, stays, comes in job["remove"]:
         name = f"models--{place.replace('/', '--')}"
         with _locked(cache / ".locks" / name / LOCK, None):
             before = _held(cache / name)
-            for partial in (cache / name / "blobs").glob("*.incomplete"):
+            for partial in () if comes else (cache / name / "blobs").glob("*.incomplete"):
                 partial.unlink(missing_ok=True)
+            if stays or comes:
+                _remove_others(cache / name, commit, stays)
+                freed += before - _held(cache / name)
+                continue
             found = hub.scan_cache_dir(cache)
             # Of this one alone: the client takes commits for unique, and a copy of a repository has the same ones.
             ours = [repo for repo in found.repos if (repo.repo_type, repo.repo_id) == ("model", place)]
@@ -247,6 +255,18 @@ def remove_files(job: dict[str, Any]) -> None:
                 shutil.rmtree(cache / name, ignore_errors=True)
             freed += before - _held(cache / name)
     say(freed=freed)
+
+
+def _remove_others(folder: Path, commit: str, stays: list[str]) -> None:
+    """The files of a commit but for some, where no other commit has them too."""
+    snapshot = folder / "snapshots" / commit
+    for path in [path for path in snapshot.rglob("*") if path.is_symlink() or path.is_file()]:
+        if path.relative_to(snapshot).as_posix() not in stays:
+            path.unlink()
+    linked = {path.resolve().name for path in (folder / "snapshots").rglob("*") if path.is_symlink()}
+    for blob in (folder / "blobs").glob("*"):
+        if blob.name not in linked and blob.suffix != ".incomplete":
+            blob.unlink()
 
 
 def _held(folder: Path) -> int:

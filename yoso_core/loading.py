@@ -179,7 +179,8 @@ def _apart(spec: ModelSpec) -> Path | None:
     """
     if spec.network is None:
         return None
-    return Path(local_source(f"The network of {spec.title}", spec.network).place) / spec.network.inside
+    found = local_source(f"The network of {spec.title}", spec.network)
+    return Path(found.place) / found.inside
 
 
 def _prior(spec: ModelSpec, autoencoder: Any, scheduler: Any) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,8 @@ class ModelSpec:
         aspect: how many times as long as short what it draws from words may be.
         family: whose LoRAs and ControlNets fit it: "sd15", "sd2", "yoso-emoji"; "" where none is known to.
         architecture: a key of `FAMILIES`.
-        network: where what predicts is, if not in `source`: a folder of it, or a safetensors file; see `Source.inside`.
+        network: where what predicts is, if not in `source`: a folder of it, or a file; see `Source.inside`. A pickle is
+            converted when it is fetched.
         scheduler: settings of the noise schedule and of what is predicted that are others than in `source`.
         timesteps: those that it was made to be evaluated at, by their number; () for those of LCM.
         offer: samplers, steps and guidance that it can be asked for.
@@ -90,6 +91,8 @@ TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came 
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
 LIGHTNING = Source("ByteDance/SDXL-Lightning", "c9a24f48e1c025556787b0c58dd67a091ece2e44")
+DMD2 = Source("tianweiy/DMD2", "be22767697a1f3ca656b73c776e15fa335c86c6c")
+UNGUIDED = replace(USUAL, guided="never")  # of networks whose teacher was guided when they were distilled from it
 EULER = {"timestep_spacing": "trailing"}  # as few-step networks are published with it: the last timestep is the first
 
 SDXL = ModelSpec(
@@ -171,7 +174,7 @@ MODELS: dict[str, ModelSpec] = {
         lora_file="Hyper-SD15-1step-lora.safetensors",
         tiny_decoder=TAESD,
         variant="fp16",
-        offer=Offer(("tcd", "ddim", "dpm++")),
+        offer=Offer(("tcd", "ddim", "dpm++"), guided="never"),
         about="The same by another LoRA, made for one to four steps of TCD.",
         work=0.94,
     ),
@@ -183,6 +186,7 @@ MODELS: dict[str, ModelSpec] = {
         tiny_decoder=TAESD,
         variant="fp16",
         family="sd2",
+        offer=UNGUIDED,
         about="Photographs at a glance; the translators of sketches and streets work on it.",
         work=0.95,
     ),
@@ -212,6 +216,7 @@ MODELS: dict[str, ModelSpec] = {
         licence="sai-nc-community",
         resolution=512,
         sizes=(512,),
+        offer=UNGUIDED,
         about="Photographs at a glance with more in them than SD-Turbo; takes the LoRAs of SDXL.",
         work=1.73,
     ),
@@ -220,7 +225,7 @@ MODELS: dict[str, ModelSpec] = {
         title="SDXL-Lightning, one step",
         network=replace(LIGHTNING, inside="sdxl_lightning_1step_unet_x0.safetensors"),
         scheduler=EULER | {"prediction_type": "sample"},
-        offer=Offer(samplers=(CONSISTENCY,), steps=(1,)),
+        offer=Offer(samplers=(CONSISTENCY,), steps=(1,), guided="never"),
         about="Large pictures in one step; its makers call it an experiment, two steps are surer.",
     ),
     **{
@@ -229,20 +234,29 @@ MODELS: dict[str, ModelSpec] = {
             title=f"SDXL-Lightning, {steps} steps",
             network=replace(LIGHTNING, inside=f"sdxl_lightning_{steps}step_unet.safetensors"),
             scheduler=EULER,
-            offer=Offer(samplers=("ddim",), steps=(steps,), exact=True),
+            offer=Offer(samplers=("ddim",), steps=(steps,), guided="never", exact=True),
             about="Large pictures in few steps, with the LoRAs and ControlNets of SDXL.",
         )
         for steps in (2, 4, 8)
     },
+    "sdxl-dmd2-1": replace(
+        SDXL,
+        title="SDXL + DMD2, one step",
+        licence="cc-by-nc-4.0",
+        network=replace(DMD2, inside="dmd2_sdxl_1step_unet_fp16.bin"),
+        timesteps=((399,),),
+        offer=Offer(samplers=(CONSISTENCY,), steps=(1,), guided="never"),
+        about="Large photographs in one step; its network has to be converted, which takes minutes.",
+    ),
     "sdxl-dmd2": replace(
         SDXL,
         title="SDXL + DMD2, four steps",
         licence="cc-by-nc-4.0",
         lora=CONVERTED_FOLDER / "dmd2_sdxl_4step_lora_fp16.safetensors",
-        lora_source=Source("tianweiy/DMD2", "be22767697a1f3ca656b73c776e15fa335c86c6c"),
+        lora_source=DMD2,
         lora_file="dmd2_sdxl_4step_lora_fp16.safetensors",
         timesteps=((999, 749, 499, 249),),
-        offer=Offer(samplers=(CONSISTENCY,), steps=(4,)),
+        offer=Offer(samplers=(CONSISTENCY,), steps=(4,), guided="never"),
         about="Large photographs in four steps, near the base's own in quality.",
     ),
     "sdxl": replace(
@@ -251,6 +265,12 @@ MODELS: dict[str, ModelSpec] = {
         about="The base of them all, in many steps: what LoRAs are trained on.",
     ),
     "pixart512-yoso": PIXART,
+    "pixart512-yoso-new": replace(
+        PIXART,
+        title="PixArt-alpha + YOSO, the newer",
+        network=Source("Luo-Yihong/yoso_pixart512", NEWEST, inside="new"),
+        about="The same by a network that its authors made later and call the better one.",
+    ),
     "pixart1024-yoso": replace(
         PIXART,
         title="PixArt-alpha 1024 + YOSO",

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from yoso_core import hub
 from yoso_core.checkpoints import ModelError, Source
 from yoso_core.families import FAMILIES
-from yoso_core.models import ModelSpec
+from yoso_core.models import CONVERTED_FOLDER, ModelSpec
 
 TOLD_EVERY = 5.0  # seconds
+PICKLE = ".bin"  # a network in such a file is converted when it is fetched
 
 
 def parts_of(spec: ModelSpec) -> list[hub.Need]:
@@ -22,7 +24,7 @@ def parts_of(spec: ModelSpec) -> list[hub.Need]:
     parts = needed(wanted)
     if spec.lora is not None and spec.lora_source is not None:
         title, made = f"The one-step LoRA of {spec.title}", {"convert": "lora", "out": spec.lora}
-        parts.append(hub.Need(title, spec.lora_source.place, spec.lora_source.revision, file=spec.lora_file, **made))
+        parts.append(hub.Need(title, spec.lora_source.place, spec.lora_source.revision, inside=spec.lora_file, **made))
     return parts
 
 
@@ -41,7 +43,11 @@ def need_of(title: str, source: Source, variant: str | None = None, without: tup
     """What a source is to a hub, but for the weights of some parts; None for a folder."""
     if source.is_folder:
         return None
-    return hub.Need(title, source.place, source.revision, variant, source.inside, without)
+    made = {}
+    if source.inside.endswith(PICKLE):
+        out = CONVERTED_FOLDER / f"{Path(source.inside).stem}.safetensors"
+        made = {"convert": "network", "out": out}
+    return hub.Need(title, source.place, source.revision, variant, source.inside, without, **made)
 
 
 def needed(wanted: Iterable[tuple[Any, ...]]) -> list[hub.Need]:
@@ -85,7 +91,7 @@ def fetch_need(need: hub.Need, report: Callable[[str], None]) -> None:
 
 
 def local_source(title: str, source: Source, variant: str | None = None, without: tuple[str, ...] = ()) -> Source:
-    """A source on this machine, or where on this machine a hub's is, but for the weights of some parts.
+    """A source that is a folder, or where on this machine a hub's is, but for the weights of some parts.
 
     Raises:
         ModelError: it has not been fetched.
@@ -95,4 +101,4 @@ def local_source(title: str, source: Source, variant: str | None = None, without
         return source
     if (folder := hub.find(need)) is None:
         raise ModelError(f"{title} is not on this machine, or not all of it; fetch {source.place} from the hub first.")
-    return Source(str(folder))
+    return Source(str(folder), inside="" if need.convert else source.inside)

@@ -60,7 +60,7 @@ class Offer:
             raise RequestError(f"{title} takes {few} with {named}, not {request.steps}{more}.")
         if sampler not in FEW_STEP_SAMPLERS and request.steps < MANY_STEPS[0]:
             raise RequestError(f"{title} takes {MANY_STEPS[0]} to {MANY_STEPS[1]} steps with {named}, not 1.")
-        if self.guided == "never" and guidance != 1:
+        if self.guided == "never" and guidance != 1 and request.one_step:  # without its LoRA it is another network
             raise RequestError(f"{title} draws without guidance; leave it at 1.")
         if isinstance(request, EditRequest) and not self.edits:
             raise RequestError(f"{title} begins at noise alone and can't edit; choose another model for edits.")

@@ -250,10 +250,23 @@ def ladder(
     else:
         teacher_steps = check_whole("Steps of the teacher", teacher_steps, *MANY_STEPS)
         teacher = {"one_step": 0.0, "sampler": "ddim", "steps": teacher_steps, "guidance": teacher_guidance}
-        rungs[f"Teacher, {_steps_text(teacher_steps)}"] = replace(request, **teacher)
-        rungs["1 step without the one-step LoRA"] = replace(request, one_step=0.0)
+        others = {
+            f"Teacher, {_steps_text(teacher_steps)}": replace(request, **teacher),
+            "1 step without the one-step LoRA": replace(request, one_step=0.0),
+        }
+        lacks = [title for title, rung in others.items() if not _is_possible(engine, rung)]
+        rungs |= {title: rung for title, rung in others.items() if title not in lacks}
+        notes = tuple(f"{spec.title} does not take what “{title}” would" for title in lacks)
     subtitle = f"{spec.title}, seed {request.seed}"
     return Sheet(tuple(rungs), ("",), tuple(rungs.values()), request.prompt, subtitle, timed=True, notes=notes)
+
+
+def _is_possible(engine: Service, request: GenerateRequest) -> bool:
+    try:
+        engine.completed(request)
+    except RequestError:
+        return False
+    return True
 
 
 def _steps_text(steps: int) -> str:

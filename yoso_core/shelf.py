@@ -37,6 +37,7 @@ SETTINGS = re.compile(r"model_index\.json|README\.md|[a-z_0-9]+/(config|schedule
 SETTINGS_LIMIT = 2_000_000  # bytes of one such file
 AGAIN = 60.0  # seconds until a hub that did not answer is asked again
 ADDED_LIMIT = 100  # models that were added
+WEIGHTS = (".safetensors", ".bin")
 NAME = re.compile(rf"({hub.PLACE.pattern})(?:@({hub.COMMIT.pattern}))?", re.ASCII)
 
 
@@ -204,11 +205,6 @@ class Shelf:
         except HubError:
             return None
 
-    def _sizes_here(self, need: Need) -> dict[str, int] | None:
-        """The same of what is on this machine."""
-        folder = hub.find(need)
-        return None if folder is None else _sizes_in(folder)
-
     def size(self, needs: Sequence[Need]) -> int | None:
         """Bytes that have to come for these; None where that is not known."""
         sizes = [self._sizes(need) for need in needs]
@@ -216,12 +212,13 @@ class Shelf:
 
     def memory(self, item: Item) -> int | None:
         """Bytes that it takes at work; None where that is not known. LoRAs and translators change weights in place."""
-        found = [self._sizes_here(need) or self._sizes(need) for need in item.needs if not need.convert]
+        kept = [need for need in item.needs if need.convert in ("", "network")]
+        found = [hub.files_of(need) or self._sizes(need) for need in kept]
         if None in found:
             return None
         if item.folder is not None:
-            found.append(_sizes_in(item.folder))
-        weights = sum(size for sizes in found for name, size in sizes.items() if name.endswith(".safetensors"))
+            found.append(hub.sizes_in(item.folder))
+        weights = sum(size for sizes in found for name, size in sizes.items() if name.endswith(WEIGHTS))
         return memory_of(weights * (2 if item.doubled else 1), item.resolution)
 
     def fit(self, item: Item) -> Fit | None:
@@ -249,13 +246,16 @@ class Shelf:
 
     def frees(self, item: Item) -> int:
         """Bytes of the disk that go with it."""
-        return sum(sum((self._sizes_here(need) or {}).values()) for need in self._own(item))
+        own, kept = self._own(item)
+        stays = {(need.place, name) for need in kept for name in hub.files_of(need)}
+        files = {(need.place, name): size for need in own for name, size in hub.files_of(need).items()}
+        return sum(size for file, size in files.items() if file not in stays)
 
-    def _own(self, item: Item) -> list[Need]:
-        """What it needs and nothing else that is here."""
-        others = [each for each in self.items().values() if each.id != item.id and self.is_here(each)]
-        kept = {need for each in others for need in each.needs}
-        return [need for need in item.needs if need not in kept]
+    def _own(self, item: Item) -> tuple[list[Need], list[Need]]:
+        """What it needs and nothing else that is here or has begun to come, and what all that else needs."""
+        others = [each for each in self.items().values() if each.id != item.id]
+        kept = {need for each in others if self.is_here(each) or self.is_begun(each) for need in each.needs}
+        return [need for need in item.needs if need not in kept], list(kept)
 
     # What is done
 
@@ -289,7 +289,9 @@ class Shelf:
         item = self.item(id)
         self.service.fetches.drop(item.id)
         self._remember(item.id, begun=False)
-        return hub.remove([need for need in self.lacks(item) if not self._is_coming(need)])
+        own, kept = self._own(item)
+        lacks = [need for need in self.lacks(item) if need in own]
+        return hub.remove(lacks, kept) if lacks else 0
 
     def _is_coming(self, need: Need) -> bool:
         return any(need in thing.needs for thing in self.service.fetches.status().values())
@@ -317,9 +319,9 @@ class Shelf:
                 raise ShelfError(f"{leaning[0]} works on {item.title}; remove that first.")
         if any(self._is_coming(need) for need in item.needs):
             raise ShelfError(f"{item.title} is on its way; cancel that first.")
-        own = self._own(item)
+        own, kept = self._own(item)
         self._let_go(item)
-        freed = hub.remove(own) if own else 0
+        freed = hub.remove(own, kept) if own else 0
         if item.added:
             with self._changing:
                 self._added.pop(item.name, None)
@@ -438,10 +440,3 @@ class Shelf:
 
 def _key(need: Need) -> tuple[str, str]:
     return need.place, need.revision
-
-
-def _sizes_in(folder: Path) -> dict[str, int]:
-    """Bytes of the files in a folder of the cache, by name; or of a file."""
-    if folder.is_file():
-        return {folder.name: folder.stat().st_size}
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}

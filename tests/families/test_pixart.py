@@ -19,6 +19,7 @@ from train.tasks.yoso import YosoConfig
 from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
 from yoso_core.families import texts
+from yoso_core.families.pixart import PixArt
 from yoso_core.loading import load_model
 from yoso_core.lora.admission import admit
 from yoso_core.models import MODELS, local_model, with_weights
@@ -135,7 +136,7 @@ def test_the_network_may_come_from_elsewhere(model, folder, tmp_path):
     assert {need.place for need in parts_of(known)} == {known.source.place, known.network.place, "madebyollin/taesd"}
 
 
-def test_requests_draw_edit_and_repaint(tmp_path):
+def test_requests_draw_edit_and_repaint(tmp_path, monkeypatch):
     folder = write_tiny(tmp_path / "tiny")
     engine = Engine({"pixart": local_model(str(folder))}, "cpu", torch.float32, controls={}, translators={})
     both = engine.run(GenerateRequest("a red cat", model="pixart", seed=3, count=2)).pictures
@@ -149,6 +150,10 @@ def test_requests_draw_edit_and_repaint(tmp_path):
         picture = Image.new("RGB", (64, 48), "white")
         edited = engine.run(EditRequest("a dog", model="pixart", picture=picture, strength=0.7, **given)).pictures[0]
         assert edited.size == (64, 48)
+    monkeypatch.setattr(PixArt, "shape", lambda self, model, size: (64, 48))
+    other = engine.run(GenerateRequest("a cat", model="pixart", size=64))
+    assert other.pictures[0].size == (64, 48) and other.request.size == 64
+    assert other.notes == ("drawn at 64 x 48, the nearest shape that tiny was made for",)
     long = engine.run(GenerateRequest("a cat " * 100, model="pixart"))
     assert long.cut.startswith("cat") or long.cut.startswith("a")
 

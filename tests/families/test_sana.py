@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from diffusers import SanaSprintImg2ImgPipeline, SanaSprintPipeline
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_1024_BIN
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -16,6 +17,7 @@ from yoso_core.checkpoints import ModelError
 from yoso_core.condition import cat
 from yoso_core.engine import Engine
 from yoso_core.families import sana
+from yoso_core.families.shapes import MEGAPIXEL
 from yoso_core.loading import load_model
 from yoso_core.lora.admission import admit
 from yoso_core.models import local_model
@@ -150,6 +152,14 @@ def test_a_lora_acts_as_in_diffusers(folder, model, pipeline, tmp_path):
     assert_same(changed, theirs(pipeline, PROMPTS, 2, [3, 4]))
     assert (changed - plain).abs().max() > 0.01 * plain.std()
     assert torch.equal(ours(model, PROMPTS, 2, [3, 4]), plain)
+
+
+def test_shapes_are_those_that_diffusers_draws(model, pipeline, monkeypatch):
+    assert model.family.shape(model, (96, 160)) == (96, 160)
+    monkeypatch.setattr(sana, "SHAPES", {model.network.config.sample_size: MEGAPIXEL})
+    for width, height in ((1024, 1024), (992, 1024), (512, 512), (1440, 736), (576, 1280)):
+        high, wide = pipeline.image_processor.classify_height_width_bin(height, width, ASPECT_RATIO_1024_BIN)
+        assert model.family.shape(model, (width, height)) == (wide, high)
 
 
 def test_conditions_are_batches(model):

@@ -25,12 +25,13 @@ from yoso_core.checkpoints import (
 from yoso_core.condition import Condition
 from yoso_core.encoding import tokens_of, weighted
 from yoso_core.families.base import Encoded, Family, Model, Outline, Read
+from yoso_core.families.shapes import MEGAPIXEL, nearest
 from yoso_core.families.texts import Encodings, identity
 from yoso_core.prompts import Prompt, Span, as_it_is
 
 TOKENS = 120  # of a prompt, as it was trained (arXiv 2310.00426, section 3.1)
 LARGE = 4e9  # bytes of a text encoder that is computed in bfloat16 whatever the rest is in
-BINNED = {128: "ASPECT_RATIO_1024_BIN", 64: "ASPECT_RATIO_512_BIN", 32: "ASPECT_RATIO_256_BIN"}  # by the latent's side
+SHAPES = {128: MEGAPIXEL, 64: "ASPECT_RATIO_512_BIN", 32: "ASPECT_RATIO_256_BIN"}  # by the latent's side
 MASKED = -10_000.0  # added to the attention that padding gets, as the network itself has it
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "adaln_single.linear", "proj_out")
 
@@ -103,15 +104,7 @@ class PixArt(Family):
         return replace(condition, sizes=sizes)
 
     def shape(self, model: Model, size: tuple[int, int]) -> tuple[int, int]:
-        """The one of the shapes that it was trained on whose sides are most nearly in this proportion."""
-        name = BINNED.get(model.parts["transformer"].config.sample_size)
-        if name is None:
-            return size
-        from diffusers.pipelines.pixart_alpha import pipeline_pixart_alpha
-
-        bins, (width, height) = getattr(pipeline_pixart_alpha, name), size
-        high, wide = bins[min(bins, key=lambda ratio: abs(float(ratio) - height / width))]
-        return int(wide), int(high)
+        return nearest(SHAPES.get(model.parts["transformer"].config.sample_size), size)
 
     def predict(
         self, network: nn.Module, noisy: Tensor, t: Tensor, condition: Condition, residuals: Sequence[Tensor] = ()

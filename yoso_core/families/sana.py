@@ -28,6 +28,7 @@ from yoso_core.checkpoints import (
 )
 from yoso_core.condition import Condition
 from yoso_core.families.base import Encoded, Family, Model, Outline, Read
+from yoso_core.families.shapes import MEGAPIXEL, nearest
 from yoso_core.families.texts import Encodings, identity
 from yoso_core.offers import Offer
 from yoso_core.prompts import Prompt
@@ -37,6 +38,7 @@ GRID = 1e-4  # radians from one index to the next
 LENGTH = 15708  # T: the last index stands for 1.5708, which is pi / 2 as far as the network was told
 TOKENS = 300  # of a prompt that the network reads, the begin among them
 PIXELS_PER_LATENT = 32  # a side, by the six levels of its autoencoder
+SHAPES = {32: MEGAPIXEL}  # by the latent's side
 
 
 class SanaSprint(Family):
@@ -94,6 +96,9 @@ class SanaSprint(Family):
         rows = [tokens_of(text, model.parts["tokenizer"]) for text in texts]
         ids, mask = torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
         return Condition(model.parts["encodings"](ids, mask, model.device).float(), mask)
+
+    def shape(self, model: Model, size: tuple[int, int]) -> tuple[int, int]:
+        return nearest(SHAPES.get(model.parts["transformer"].config.sample_size), size)
 
     def told(self, condition: Condition, guidance: float) -> Condition:
         return replace(condition, sizes=condition.context.new_full((len(condition), 1), guidance))
