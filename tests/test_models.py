@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.sdxl import write_random_sdxl
+from tests.stand_in import COMMIT, Repository, StandIn, files_of
 from tests.tiny import build_unet, random_lora
-from yoso_core.checkpoints import ModelError
+from yoso_core import hub
+from yoso_core.checkpoints import ModelError, Source
 from yoso_core.hub import LORA_FILE
 from yoso_core.loading import load_model
 from yoso_core.models import MODELS, find_model, local_model, with_weights
@@ -106,14 +109,46 @@ def test_a_latent_of_two_sides_is_as_large_as_the_shorter(folder):
 
 
 def test_names_of_models(tiny_model):
-    commit = "0" * 40
     assert find_model(DEFAULT_MODEL) is MODELS[DEFAULT_MODEL]
     assert find_model(str(tiny_model)).source.is_folder
-    assert find_model(f"owner/name@{commit}").source.revision == commit
     for name in ("owner/name", "owner/name@main", "nothing", "~nosuchuser/x", "x" * 5000):
         with pytest.raises(ModelError) as refused:
             find_model(name)
         assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    server = StandIn({})
+    server.begin(monkeypatch, tmp_path / "cache")
+    yield server
+    server.end()
+
+
+def test_a_model_of_a_hub_is_looked_at_before_it_is_called_a_family(stand_in, tiny_model, tmp_path):
+    """By its settings alone; what is here whole is known without the hub."""
+    xl = write_random_sdxl(tmp_path / "xl", small=True)
+    for name, folder in (("some/xl", xl), ("some/sd", tiny_model)):
+        stand_in.repositories[name] = Repository(files_of(folder))
+    stand_in.repositories["some/flux"] = Repository({"model_index.json": b'{"_class_name": "FluxPipeline"}'})
+    stand_in.repositories["some/flux"].files["transformer/model.safetensors"] = b"x"
+    stand_in.repositories["some/pictures"] = Repository({"README.md": b"# Pictures", "a.parquet": b"x"})
+    found = find_model(f"some/xl@{COMMIT}")
+    assert (found.title, found.architecture, found.family, found.resolution) == ("some/xl", "sdxl", "sdxl", 64)
+    assert found.source == Source("some/xl", COMMIT) and found.tiny_decoder == MODELS["sdxl"].tiny_decoder
+    assert not any(path.endswith("safetensors") for path in stand_in.asked)
+    for name, told in {
+        "some/flux": "is a FluxPipeline, which is not drawn with here; what is, is a StableDiffusionPipeline, .* or",
+        "some/pictures": r"can't be looked at \(it is no model in diffusers' layout",
+        "some/nothing": r"can't be looked at \(there is no such repository, or it is private",
+    }.items():
+        with pytest.raises(ModelError, match=f"^{name} {told}"):
+            find_model(f"{name}@{COMMIT}")
+    assert find_model(f"some/sd@{COMMIT}").architecture == "stable-diffusion"
+    for _ in hub.fetch(hub.Need("It", "some/sd", COMMIT)):
+        pass
+    stand_in.asked.clear()
+    assert find_model(f"some/sd@{COMMIT}").source == Source("some/sd", COMMIT) and not stand_in.asked
 
 
 def test_weights_of_choice(tiny_model, tmp_path):

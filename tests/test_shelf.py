@@ -241,6 +241,17 @@ def test_what_is_added_is_looked_at_before_it_is_fetched(shelf, there, tiny_mode
     assert item.id not in shelf.items()
 
 
+def test_a_folder_that_is_no_model_is_not_added(shelf, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "flux" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    before = set(shelf.items())
+    for name, told in {"pictures": "not a whole diffusers model", "flux": "is a FluxPipeline"}.items():
+        with pytest.raises(RequestError, match=told):
+            shelf.add(str(tmp_path / name))
+    assert set(shelf.items()) == before
+
+
 @pytest.mark.parametrize(
     ("listing", "told"),
     [

@@ -11,7 +11,8 @@ from typing import Any
 from yoso_core.checkpoints import NEWEST, ModelError, Source
 from yoso_core.families import FAMILIES, family_of
 from yoso_core.files import cards
-from yoso_core.hub import LICENCE_CHARACTERS, LORA_FILE
+from yoso_core.hub import LICENCE_CHARACTERS, LORA_FILE, HubError, folder_of
+from yoso_core.looking import look_at
 from yoso_core.lora.reading import one_line
 from yoso_core.offers import USUAL, Offer
 from yoso_core.requests import CONSISTENCY, DEFAULT_MODEL
@@ -90,6 +91,8 @@ HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 TRAINED_HERE = "yoso_config.json"  # the settings of the run that a folder came out of
 LARGEST_SIDE = 2048  # pixels; no network of the family was trained on more
 TAESD = Source("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e")
+TAESDXL = Source("madebyollin/taesdxl", "b20258aaef75ef61e659c1e0f14f251cf0ad153e")
+FAST_DECODERS = {"sd15": TAESD, "sd2": TAESD, "pixart": TAESD, "sdxl": TAESDXL}  # by family
 LIGHTNING = Source("ByteDance/SDXL-Lightning", "c9a24f48e1c025556787b0c58dd67a091ece2e44")
 DMD2 = Source("tianweiy/DMD2", "be22767697a1f3ca656b73c776e15fa335c86c6c")
 UNGUIDED = replace(USUAL, guided="never")  # of networks whose teacher was guided when they were distilled from it
@@ -100,7 +103,7 @@ SDXL = ModelSpec(
     source=Source("stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"),
     licence="openrail++",
     resolution=1024,
-    tiny_decoder=Source("madebyollin/taesdxl", "b20258aaef75ef61e659c1e0f14f251cf0ad153e"),
+    tiny_decoder=TAESDXL,
     variant="fp16",
     sizes=(768, 1024),
     family="sdxl",
@@ -287,7 +290,8 @@ def find_model(name: str) -> ModelSpec:
     """The spec of a known model, a diffusers folder on this machine, or ``OWNER/NAME@COMMIT`` on a hub.
 
     Raises:
-        ModelError: none of these; a hub model without its commit, which could change from one day to the next.
+        ModelError: none of these, or one that can't be drawn with here; a hub model without its commit, which could
+            change from one day to the next.
     """
     if name in MODELS:
         return MODELS[name]
@@ -296,7 +300,10 @@ def find_model(name: str) -> ModelSpec:
             return local_model(name)
     if HUB_MODEL.fullmatch(name):
         place, revision = name.split("@")
-        return replace(local_model(place), title=place, source=Source(place, revision))
+        try:
+            return hub_model(look_at(place, revision))
+        except HubError as error:
+            raise ModelError(f"{place} can't be looked at ({error}).") from None
     hint = " with its commit, OWNER/NAME@ and 40 hex digits," if re.fullmatch(r"[\w.-]+/[\w.-]+(@.*)?", name) else ""
     raise ModelError(f"There is no model {name!r:.80}: name a folder, a hub model{hint} or one of {', '.join(MODELS)}.")
 
@@ -322,16 +329,36 @@ def with_weights(spec: ModelSpec, weights: str) -> ModelSpec:
     return replace(spec, lora=path, lora_source=None)
 
 
-def local_model(folder: str) -> ModelSpec:
+def hub_model(told: Mapping[str, str]) -> ModelSpec:
+    """A spec for a model of a hub of which the settings are on this machine.
+
+    Args:
+        told: of it, as `look_at` returns it.
+
+    Raises:
+        ModelError: it can't be drawn with here.
+    """
+    place, commit = told["place"], told["commit"]
+    spec = local_model(str(folder_of(place) / "snapshots" / commit), place)
+    decoder, licence = FAST_DECODERS.get(spec.family), told["licence"] or spec.licence
+    made = {"variant": told["variant"] or None, "licence": licence, "tiny_decoder": decoder}
+    return replace(spec, source=Source(place, commit), **made)
+
+
+def local_model(folder: str, title: str = "") -> ModelSpec:
     """A spec for a diffusers folder on this machine, such as a fine-tune of Stable Diffusion 1.5.
 
     Args:
         folder: holds ``model_index.json``; a ``yoso_lora.safetensors`` in it is its one-step LoRA, a ``tiny_decoder``
             folder its fast decoder. A fine-tune of Stable Diffusion 1.5 without a LoRA takes the published one, unless
             `train` wrote the folder: then its network is what it should be.
+        title: of it; "" for the folder's name.
+
+    Raises:
+        ModelError: it is of no kind that can be drawn with here.
     """
     path, like = Path(folder).expanduser(), MODELS["sd15-yoso"]
-    lora, tiny, architecture = path / "yoso_lora.safetensors", path / "tiny_decoder", family_of(path)
+    lora, tiny, architecture = path / "yoso_lora.safetensors", path / "tiny_decoder", family_of(path, title)
     told = architecture.outline(path)
     if not lora.exists():
         lora = like.lora if told.kind == "sd15" and not (path / TRAINED_HERE).exists() else None
@@ -340,7 +367,7 @@ def local_model(folder: str) -> ModelSpec:
         raise ModelError(f"The networks of {path} are for pictures of {resolution} pixels; its config is broken.")
     return replace(
         like,
-        title=path.name,
+        title=title or path.name,
         source=Source(str(path)),
         licence=_licence(path) or (like.licence if told.kind == "sd15" else "unknown"),
         resolution=resolution,

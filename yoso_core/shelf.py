@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from yoso_core import hub
-from yoso_core.checkpoints import Source
 from yoso_core.convert import PUBLISHED, Published
 from yoso_core.hub import HubError, Listing, Need
+from yoso_core.looking import look_at
 from yoso_core.machine import Fit, Speed, judge, memory_of, room
-from yoso_core.models import CONVERTED_FOLDER, TAESD, ModelSpec, local_model
+from yoso_core.models import CONVERTED_FOLDER, ModelSpec, hub_model, local_model
 from yoso_core.needs import needed, parts_of
 from yoso_core.requests import RequestError
 from yoso_core.service import Service
@@ -29,12 +29,9 @@ PUBLISHED_AT = "https://www.cs.cmu.edu/~img2img-turbo/models/"
 HUB_PAGE = "https://huggingface.co/"
 KINDS = ("model", "translator", "control")
 BASE = "sd-turbo"  # the model of all published translators
-MODELS_LIKE = {"sd15": TAESD, "sd2": TAESD}  # fast decoders by family
 STORE = "shelf.json"  # what was added
 # Licences that ask for nothing but their own text; all others are to be agreed to.
 PERMISSIVE = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "unlicense", "openrail++"}
-SETTINGS = re.compile(r"model_index\.json|README\.md|[a-z_0-9]+/(config|scheduler_config)\.json", re.ASCII)
-SETTINGS_LIMIT = 2_000_000  # bytes of one such file
 AGAIN = 60.0  # seconds until a hub that did not answer is asked again
 ADDED_LIMIT = 100  # models that were added
 WEIGHTS = (".safetensors", ".bin")
@@ -376,24 +373,10 @@ class Shelf:
         return id
 
     def _looked_at(self, place: str, revision: str) -> dict[str, str]:
-        """What is kept of a model of a hub; its settings are fetched, and nothing else."""
-        need = Need(place, place, revision, trusted=not self.shared)
         try:
-            ((_, listing),) = hub.look([need])
-            if isinstance(listing, HubError):
-                raise listing
-            settings = {name: size for name, size in listing.sizes.items() if SETTINGS.fullmatch(name)}
-            settings = {name: size for name, size in settings.items() if size <= SETTINGS_LIMIT}
-            if "model_index.json" not in settings:
-                raise HubError("it is no model in diffusers' layout: it has no model_index.json")
-            names = hub.wanted(need, listing.sizes)
-            halves = hub.wanted(replace(need, variant="fp16"), listing.sizes)
-            for _ in hub.download(place, listing.commit, settings, token=need.trusted):
-                pass
+            return look_at(place, revision, trusted=not self.shared)
         except HubError as error:
             raise ShelfError(f"{place} can't be added ({error}).") from None
-        variant = "fp16" if names != halves else ""
-        return {"place": place, "commit": listing.commit, "variant": variant, "licence": listing.licence}
 
     def _put(self, told: Mapping[str, str]) -> str:
         """Make a model known that was added; its id.
@@ -405,17 +388,7 @@ class Shelf:
             spec = local_model(told["folder"])
             name = spec.title
         else:
-            spec = local_model(str(hub.folder_of(told["place"]) / "snapshots" / told["commit"]))
-            source = Source(told["place"], told["commit"])
-            name = f"{told['place']}@{told['commit']}"
-            spec = replace(
-                spec,
-                title=told["place"],
-                source=source,
-                variant=told["variant"] or None,
-                licence=told["licence"] or "unknown",
-                tiny_decoder=MODELS_LIKE.get(spec.family),
-            )
+            spec, name = hub_model(told), f"{told['place']}@{told['commit']}"
         fitting = f" LoRAs and ControlNets of the family {spec.family} fit it." if spec.family else ""
         spec = replace(spec, about=f"Added here.{fitting}")
         if name in self.service.models and name not in self._added:

@@ -65,6 +65,7 @@ class Family:
     Attributes:
         name: its key in `FAMILIES`.
         diffusers: the class of its pipeline.
+        alike: other classes of pipelines that the same parts are published in.
         network: the part of the pipeline that predicts: "unet" or "transformer".
         encoders: the parts that read prompts.
         adapted: the parts that LoRAs may change.
@@ -76,6 +77,7 @@ class Family:
 
     name: str
     diffusers: str = "StableDiffusionPipeline"
+    alike: tuple[str, ...] = ()
     network: str = "unet"
     encoders: tuple[str, ...] = ("text_encoder",)
     adapted: tuple[str, ...] = ("unet", "text_encoder")
@@ -88,7 +90,7 @@ class Family:
 
     def recognises(self, index: Mapping[str, Any]) -> bool:
         """Whether a ``model_index.json`` is of this family."""
-        return index.get("_class_name") == self.diffusers
+        return index.get("_class_name") in (self.diffusers, *self.alike)
 
     def outline(self, folder: Path) -> Outline:
         """What the configs in a folder say; broken ones say nothing, and loading names them."""

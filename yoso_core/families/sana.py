@@ -46,6 +46,7 @@ class SanaSprint(Family):
 
     name = "sana-sprint"
     diffusers = "SanaSprintPipeline"
+    alike = ("SanaSprintImg2ImgPipeline",)
     network = "transformer"
     encoders = ()
     adapted = ("transformer",)

@@ -32,6 +32,7 @@ class StableDiffusionXL(Family):
 
     name = "sdxl"
     diffusers = "StableDiffusionXLPipeline"
+    alike = ("StableDiffusionXLImg2ImgPipeline",)
     encoders = ENCODERS
     adapted = ("unet", *ENCODERS)
     targets = unet.TARGETS

@@ -23,6 +23,7 @@ class StableDiffusion(Family):
     """Its condition is the context alone: CLIP's last hidden states, (B, L, D)."""
 
     name = "stable-diffusion"
+    alike = ("StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline")
     targets = unet.TARGETS
 
     def outline(self, folder: Path) -> Outline:

@@ -1,6 +1,7 @@
 """What people usually train: every preset is valid for every model, and leaves of the model what it has to leave."""
 
 import json
+import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -16,8 +17,18 @@ HUB = "owner/model.name@" + "0123456789" * 4
 every_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 
 
-def models(tiny_spec):
-    return MODELS | {"Tiny": tiny_spec, HUB: find_model(HUB)}
+@pytest.fixture
+def models(tiny_spec, hub_spec):
+    return MODELS | {"Tiny": tiny_spec, HUB: hub_spec}
+
+
+@pytest.fixture
+def hub_spec(tiny_model, tmp_path, monkeypatch):
+    """A model of a hub that is on this machine."""
+    place, commit = HUB.split("@")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    shutil.copytree(tiny_model, tmp_path / "hub" / f"models--{place.replace('/', '--')}" / "snapshots" / commit)
+    return find_model(HUB)
 
 
 def scheduled(folder, **scheduler):
@@ -25,12 +36,13 @@ def scheduled(folder, **scheduler):
     path = folder / "scheduler/scheduler_config.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(scheduler))
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return local_model(str(folder))
 
 
 @every_preset
-def test_every_preset_is_valid_for_every_model(preset, tiny_spec):
-    for name, spec in models(tiny_spec).items():
+def test_every_preset_is_valid_for_every_model(preset, models):
+    for name, spec in models.items():
         config = settings(preset, name, spec)
         differs = preset.small if spec.resolution <= SMALL else preset.large
         assert type(config) is preset.config is RUNS[preset.task][0]
@@ -94,8 +106,8 @@ def test_a_lora_leaves_what_the_model_predicts(tmp_path, prediction, ends_in_noi
             assert config.zero_terminal_snr == ends_in_noise
 
 
-def test_a_lora_of_a_model_of_unknown_schedule_predicts_noise(tmp_path):
-    for name, spec in [("empty", scheduled(tmp_path / "empty")), (HUB, find_model(HUB))]:
+def test_a_lora_of_a_model_of_unknown_schedule_predicts_noise(hub_spec, tmp_path):
+    for name, spec in [("empty", scheduled(tmp_path / "empty")), (HUB, hub_spec)]:
         config = settings(PRESETS["quick"], name, spec)
         assert (config.prediction, config.zero_terminal_snr) == ("epsilon", False)
 
@@ -110,10 +122,10 @@ def test_the_tiny_and_the_bundled_model_keep_their_schedule(tiny_spec):
         assert config.zero_terminal_snr == said["rescale_betas_zero_snr"]
 
 
-def test_models_are_found_again_by_the_name_that_runs_have_for_them(tiny_spec, tiny_model, monkeypatch):
+def test_models_are_found_again_by_the_name_that_runs_have_for_them(tiny_spec, hub_spec, tiny_model, monkeypatch):
     for name in MODELS:
         assert find_model(source_name(name, MODELS[name])) is MODELS[name]
-    assert find_model(source_name("any", find_model(HUB))).source == find_model(HUB).source
+    assert find_model(source_name("any", hub_spec)).source == hub_spec.source
     assert find_model(source_name("Tiny", tiny_spec)).source == tiny_spec.source
     monkeypatch.chdir(tiny_model.parent)
     monkeypatch.setenv("HOME", str(tiny_model.parent))
