@@ -185,6 +185,10 @@ class Family:
         """How often the network halves the sides of latents on the way, where an odd side makes it go another way."""
         return 0
 
+    def is_apart(self, network: nn.Module, shape: tuple[int, ...]) -> bool:
+        """Whether latents of this shape (..., h, w) take another way through the network than others."""
+        return False
+
     def patch(self, network: nn.Module) -> int:
         """Sides of latents are multiples of it."""
         return 1

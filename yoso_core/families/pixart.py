@@ -18,7 +18,6 @@ from yoso_core.checkpoints import (
     Checkpoint,
     ModelError,
     config_of,
-    load_text_encoder,
     refuse_absent,
     refuse_missing_weights,
 )
@@ -26,11 +25,10 @@ from yoso_core.condition import Condition
 from yoso_core.encoding import tokens_of, weighted
 from yoso_core.families.base import Encoded, Family, Model, Outline, Read
 from yoso_core.families.shapes import MEGAPIXEL, nearest
-from yoso_core.families.texts import Encodings, identity
+from yoso_core.families.texts import encodings
 from yoso_core.prompts import Prompt, Span, as_it_is
 
 TOKENS = 120  # of a prompt, as it was trained (arXiv 2310.00426, section 3.1)
-LARGE = 4e9  # bytes of a text encoder that is computed in bfloat16 whatever the rest is in
 SHAPES = {128: MEGAPIXEL, 64: "ASPECT_RATIO_512_BIN", 32: "ASPECT_RATIO_256_BIN"}  # by the latent's side
 MASKED = -10_000.0  # added to the attention that padding gets, as the network itself has it
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "adaln_single.linear", "proj_out")
@@ -56,6 +54,7 @@ class PixArt(Family):
 
     def load(self, files: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
         from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel  # seconds to import
+        from transformers import T5EncoderModel
 
         pipeline = files.part(
             PixArtAlphaPipeline.from_pretrained,
@@ -66,7 +65,7 @@ class PixArt(Family):
         )
         parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "tokenizer", "scheduler")}
         _refuse_what_does_not_fit(files, parts)
-        return parts | {"encodings": _encodings(files, dtype)}
+        return parts | {"encodings": encodings(files, T5EncoderModel, dtype, _read)}
 
     def pipeline(self, parts: Mapping[str, Any]) -> Any:
         from diffusers import PixArtAlphaPipeline
@@ -119,6 +118,10 @@ class PixArt(Family):
         )[0]
         return output[:, : noisy.shape[1]]
 
+    def is_apart(self, network: nn.Module, shape: tuple[int, ...]) -> bool:
+        """Those of its own shape: positions of their patches are kept and not computed."""
+        return shape[-2:] == (network.config.sample_size,) * 2
+
     def patch(self, network: nn.Module) -> int:
         return network.config.patch_size
 
@@ -162,29 +165,13 @@ def _told(condition: Condition) -> dict[str, Tensor | None]:
     return {"resolution": condition.sizes[:, :2], "aspect_ratio": condition.sizes[:, 2:]}
 
 
+def _read(encoder: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+    return encoder(tokens, attention_mask=mask)[0]
+
+
 def _mask(tokens: Tensor, tokenizer: Any) -> Tensor:
     """(B, L) bool: which tokens are none of the padding behind them; a "<pad>" that somebody typed is no padding."""
     return (tokens != tokenizer.pad_token_id).flip(1).cumsum(1).flip(1) > 0
-
-
-def _encodings(files: Checkpoint, dtype: torch.dtype) -> Encodings:
-    from transformers import T5EncoderModel
-
-    folders = [Path(files.place) / name for name in ("text_encoder", "tokenizer")]
-    refuse_absent(files, {folder.name: folder if folder.is_dir() else None for folder in folders})
-    size = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
-    dtype = torch.bfloat16 if size > LARGE else dtype
-
-    def load() -> nn.Module:
-        return load_text_encoder(files, T5EncoderModel, "text_encoder", dtype)
-
-    return Encodings(
-        folders[0],
-        load,
-        size,
-        lambda encoder, tokens, mask: encoder(tokens, attention_mask=mask)[0],
-        f"{identity(folders)} {dtype}",
-    )
 
 
 def _refuse_what_does_not_fit(files: Checkpoint, parts: Mapping[str, Any]) -> None:

@@ -22,14 +22,13 @@ from yoso_core.checkpoints import (
     Checkpoint,
     ModelError,
     config_of,
-    load_text_encoder,
     refuse_absent,
     refuse_missing_weights,
 )
 from yoso_core.condition import Condition
 from yoso_core.families.base import Encoded, Family, Model, Outline, Read
 from yoso_core.families.shapes import MEGAPIXEL, nearest
-from yoso_core.families.texts import Encodings, identity
+from yoso_core.families.texts import encodings
 from yoso_core.offers import Offer
 from yoso_core.prompts import Prompt
 from yoso_core.schedule import NoiseSchedule, Prediction
@@ -63,13 +62,19 @@ class SanaSprint(Family):
 
     def load(self, files: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
         from diffusers import SanaSprintPipeline  # seconds to import, so not at import time
+        from transformers import Gemma2Model
 
         pipeline = files.part(
             SanaSprintPipeline.from_pretrained, text_encoder=None, dtype=dtype, low_cpu_mem_usage=True
         )
         parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "tokenizer", "scheduler")}
         _refuse_what_does_not_fit(files, parts)
-        return parts | {"encodings": _encodings(files, parts["tokenizer"], dtype)}
+        skipped = torch.tensor(parts["tokenizer"](instruction()).input_ids[1:-1])
+
+        def read(encoder: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+            return read_tokens(encoder, tokens, mask, skipped.to(tokens.device))
+
+        return parts | {"encodings": encodings(files, Gemma2Model, dtype, read)}
 
     def schedule(self, config: Mapping[str, Any]) -> NoiseSchedule:
         """alpha = cos(u), sigma = sin(u); pure noise at the last index."""
@@ -166,25 +171,6 @@ def read_tokens(encoder: nn.Module, tokens: Tensor, mask: Tensor, skipped: Tenso
     attended = torch.cat([mask[:, :1], torch.ones_like(between, dtype=torch.bool), mask[:, 1:]], dim=1)
     encoding = encoder(whole, attention_mask=attended.long())[0]
     return torch.cat([encoding[:, :1], encoding[:, 1 - TOKENS :]], dim=1)
-
-
-def _encodings(files: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> Encodings:
-    from transformers import Gemma2Model
-
-    folders = [Path(files.place) / name for name in ("text_encoder", "tokenizer")]
-    refuse_absent(files, {folder.name: folder if folder.is_dir() else None for folder in folders})
-    skipped = torch.tensor(tokenizer(instruction()).input_ids[1:-1])
-
-    def load() -> nn.Module:
-        return load_text_encoder(files, Gemma2Model, "text_encoder", dtype)
-
-    return Encodings(
-        folders[0],
-        load,
-        sum(path.stat().st_size for path in folders[0].glob("*.safetensors")),
-        lambda encoder, tokens, mask: read_tokens(encoder, tokens, mask, skipped.to(tokens.device)),
-        f"{identity(folders)} {dtype}",
-    )
 
 
 def _refuse_what_does_not_fit(files: Checkpoint, parts: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -17,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from yoso_core.checkpoints import index_of, link
+from yoso_core.checkpoints import Checkpoint, index_of, link, load_text_encoder, refuse_absent
 from yoso_core.runtimes.cache import cache_folder
 
+LARGE = 4e9  # bytes of an encoder
 ROOM = 500e6  # bytes of encodings on disk; a prompt of 20 words in bfloat16 has 0.2 MB
 SPARE = 4e9  # bytes of memory that are free beside an encoder that is kept
 LOOKED_AT = 64  # places of a file of weights, by which it is told from others
@@ -137,6 +139,29 @@ class Encodings:
                 for each in self.folder.glob("*.safetensors"):
                     if each.stat().st_mtime < half:
                         each.unlink(missing_ok=True)
+
+
+def encodings(files: Checkpoint, kind: Any, dtype: torch.dtype, call: Call) -> Encodings:
+    """Those of a pipeline's text encoder; a large one is computed in bfloat16, whatever the rest is in.
+
+    Args:
+        files: the pipeline.
+        kind: class of the encoder.
+        dtype: of the rest.
+        call: as of `Encodings`.
+
+    Raises:
+        ModelError: the encoder or its tokenizer is not there.
+    """
+    folders = [Path(files.place) / name for name in ("text_encoder", "tokenizer")]
+    refuse_absent(files, {folder.name: folder if folder.is_dir() else None for folder in folders})
+    size = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
+    dtype = torch.bfloat16 if size > LARGE else dtype
+
+    def load() -> nn.Module:
+        return load_text_encoder(files, kind, "text_encoder", dtype)
+
+    return Encodings(folders[0], load, size, call, f"{identity(folders)} {dtype}")
 
 
 def _read(path: Path) -> Tensor | None:

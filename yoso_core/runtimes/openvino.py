@@ -38,7 +38,7 @@ from yoso_core.runtimes.reference import SMALL, Torch, Weights
 
 NAME = "openvino"
 GRAPH = "graph.xml"
-FORMAT = 1  # of the graphs on disk; another number makes them anew
+FORMAT = 2  # of the graphs on disk; another number makes them anew
 COMPRESSED = "decompression_0"  # marks a conversion of weights that must not be carried out ahead, in twice the memory
 TOLERANCE = 0.1  # largest mean difference to torch, of the mean size of what torch returns; bfloat16 makes about 0.02
 LOSS = 1.5  # a compiled network that takes longer than torch by this factor isn't used
@@ -100,7 +100,7 @@ class _Shelf:
     """What is known of one part.
 
     Attributes:
-        graphs: the computation without weights, by the number of inputs and `Part.rounds`.
+        graphs: the computation without weights, by the number of inputs and `Part.is_apart`.
         ready: compiled ones, the last used at the end.
         refused: shapes that are left to torch, for good.
         asked: how often torch answered for lack of a compiled one.
@@ -270,7 +270,7 @@ class OpenVINO:
                         return None  # seconds, which a request would wait for; it is wished for again
                     weights.put()
                 constants = [self._constant(value) for _, value in part.named_parameters(remove_duplicate=False)]
-            branch = (len(inputs), part.rounds(shapes[0]))  # what a tracer writes down for good
+            branch = (len(inputs), part.is_apart(shapes[0]))  # what a tracer writes down for good
             if branch not in shelf.graphs:
                 shelf.graphs[branch] = self._graph(part, inputs, branch)
             model = shelf.graphs[branch].clone()

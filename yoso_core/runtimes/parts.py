@@ -35,8 +35,10 @@ class Part(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def rounds(self, shape: tuple[int, ...]) -> bool:
-        """Whether a side of its first input can't be halved as often as it is: networks then go another way up."""
+    def is_apart(self, shape: tuple[int, ...]) -> bool:
+        """Whether a first input of this shape takes another way than others: where a side can't be halved as often as
+        it is, networks go another way up.
+        """
         return any(side % self.halved for side in shape[-2:])
 
     def describe(self) -> str:
@@ -70,6 +72,9 @@ class Predict(Part):
         self.family, self.network, self.names = family, network, names
         self.reads, self.fixed = (family.network,), names
         self.halved = 2 ** family.halvings(network)
+
+    def is_apart(self, shape: tuple[int, ...]) -> bool:
+        return super().is_apart(shape) or self.family.is_apart(self.network, shape)
 
     def forward(self, noisy: Tensor, t: Tensor, *tensors: Tensor) -> tuple[Tensor]:
         count = len(self.names)
