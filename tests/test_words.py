@@ -68,10 +68,10 @@ def test_the_file_is_made_of_captions_and_keeps_what_people_wrote(tmp_path):
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / FILE).write_text(json.dumps({"styles": {"flat": "plain", "gone": "no more"}, "examples": ["a bear"]}))
-    write_words(tmp_path / "metadata.jsonl", tmp_path)
+    write_words(tmp_path / "metadata.jsonl", tmp_path, more=["grizzly", "bear"])
     words = read_words(tmp_path)
     assert words.styles == {"flat": "plain", "3d": "", "ink": ""} and next(iter(words.styles)) == "flat"
-    assert (words.names, words.words, words.examples) == (("bear",), ("teddy",), ("a bear",))
+    assert (words.names, words.words, words.examples) == (("bear",), ("grizzly", "teddy"), ("a bear",))
     assert words.emoji == {"🐻": "bear"}
 
 
