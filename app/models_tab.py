@@ -117,7 +117,11 @@ class ModelsTab:
             f"roughly {seconds} a picture here" if seconds else "",
             f"{amount(memory)} of memory" if memory and state != "absent" else "",
         ]
-        facts = [" · ".join(filter(None, facts)), item.licence]
+        stated = shelf.stated(item)
+        licence = (
+            item.licence if stated.lower() in ("", item.licence.lower()) else f"{item.licence}; its card: {stated}"
+        )
+        facts = [" · ".join(filter(None, facts)), licence]
         done = thing.done if thing and thing.state == COMES else come
         return {
             "id": item.id,

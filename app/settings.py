@@ -363,7 +363,10 @@ class Settings:
         steps, few = request.steps, spec.offer.steps  # of the solvers they may be others than are offered
         updates[self.steps] |= {"value": steps} if steps in few else {"choices": [*few, steps], "value": steps}
         updates[self.sampler]["value"] = request.sampler or spec.offer.samplers[0]
-        updates[self.guidance]["value"] = request.guidance or spec.offer.guidance
+        guidance = request.guidance or spec.offer.guidance
+        if spec.offer.guided == "never" and guidance != 1:
+            guidance, notes = 1.0, [*notes, f"{spec.title} draws without guidance"]
+        updates[self.guidance]["value"] = guidance
         updates[self.negative]["value"] = request.negative
         return updates | {
             self.prompt: prompt,

@@ -28,6 +28,7 @@ from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate_data import domain_of
 from yoso_core.files.pictures import SUFFIXES
+from yoso_core.models import ModelSpec
 from yoso_core.requests import PROMPT_LIMIT, RequestError, check_text
 from yoso_core.service import Service
 from yoso_core.words import COMMON, Words, words_in
@@ -67,8 +68,21 @@ class NewRun:
         starts: Callable[[Job], None] = as_process,
     ) -> None:
         self.engine, self.runs, self.mode, self.estimates, self.starts = engine, runs, mode, estimates, starts
-        self.models = {name: spec for name, spec in engine.models.items() if not mode.models or name in mode.models}
         self.beginning = threading.Lock()  # what is counted, looked at and begun must be the same
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """Those that runs may begin from, by name; some may have been put on the shelf a moment ago."""
+        known = list(self.engine.models.items())
+        return {name: spec for name, spec in known if not self.mode.models or name in self.mode.models}
+
+    def offer(self, active: str, base: str) -> Any:
+        """The models to choose from, when the tab of this name is opened."""
+        if active != "train":
+            return gr.skip()
+        models = self.models
+        value = base if base in models else next(iter(models))
+        return gr.Dropdown([(spec.title, name) for name, spec in models.items()], value=value)
 
     def build(self) -> None:
         first = next(iter(self.mode.presets))

@@ -117,6 +117,7 @@ class TrainTab:
         entered.then(self.new.shown, [self.owner, self.new.base], pictures, **reading | {"show_progress": "hidden"})
         self.timer = gr.Timer(SELDOM)  # outside of the tab, which Gradio makes only when it is opened
         active.change(None, active, self.timer, js=PACE).then(**look)
+        active.change(self.new.offer, [active, self.new.base], self.new.base, **quiet)
         self.list.select(self.choose, None, self.selected, **quiet)
         self.selected.change(**look)
         self.timer.tick(**look)

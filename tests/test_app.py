@@ -295,6 +295,16 @@ def test_what_is_drawn_from_restored_settings_is_the_same_request(drawing):
     assert again[drawing.tabs["generate"].shown] == USUAL.settle("", request)
 
 
+def test_guidance_is_left_out_where_a_model_has_none(drawing, monkeypatch):
+    spec = drawing.engine.models[DEFAULT_MODEL]
+    monkeypatch.setitem(drawing.engine.models, DEFAULT_MODEL, replace(spec, offer=replace(USUAL, guided="never")))
+    asked = settings_asked(drawing)
+    updates, notes = drawing.settings.restored(
+        GenerateRequest("a", guidance=1.5), asked[drawing.settings.picker.own], 0
+    )
+    assert updates[drawing.settings.guidance]["value"] == 1 and notes == [f"{spec.title} draws without guidance"]
+
+
 def test_the_page_asks_for_a_sampler_above_one_step_and_sets_it_again(drawing):
     settings, shown_request = drawing.settings, drawing.tabs["generate"].shown
     for steps, wanted in ((2, "dpm++"), (1, "lcm")):  # where the choice is hidden, it is not in the way

@@ -123,6 +123,15 @@ class Page:
         return (sent if isinstance(sent, dict) else sent.props)["runs"]
 
 
+def test_a_model_that_was_added_meanwhile_can_be_trained_on(tab, engine, tiny_spec, monkeypatch):
+    monkeypatch.setitem(engine.models, "late", replace(tiny_spec, title="Late"))
+    offered = tab.new.offer("train", "late")
+    assert ("Late", "late") in offered.choices and offered.value == "late"
+    monkeypatch.delitem(engine.models, "late")
+    assert tab.new.offer("train", "late").value == DEFAULT_MODEL  # it was removed
+    assert tab.new.offer("generate", DEFAULT_MODEL) == SKIPPED
+
+
 def owner(name: str) -> str:
     return owner_of(name * 40, MODES["private"])
 

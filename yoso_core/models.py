@@ -369,7 +369,7 @@ def local_model(folder: str, title: str = "") -> ModelSpec:
         like,
         title=title or path.name,
         source=Source(str(path)),
-        licence=_licence(path) or (like.licence if told.kind == "sd15" else "unknown"),
+        licence=licence_in(path) or (like.licence if told.kind == "sd15" else "unknown"),
         resolution=resolution,
         sizes=like.sizes if resolution == like.resolution else (resolution,),
         lora=lora,
@@ -384,8 +384,8 @@ def local_model(folder: str, title: str = "") -> ModelSpec:
     )
 
 
-def _licence(folder: Path) -> str:
-    """As the folder's card says it; "" where it does not."""
+def licence_in(folder: Path) -> str:
+    """As a folder's card says it; "" where it does not."""
     fields, _ = cards.read_card(folder / "README.md")
     stated = [fields.get(name) for name in ("license_name", "license")]
     said = (one_line(one) for one in stated if isinstance(one, str))

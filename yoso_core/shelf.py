@@ -19,7 +19,7 @@ from yoso_core.convert import PUBLISHED, Published
 from yoso_core.hub import HubError, Listing, Need
 from yoso_core.looking import look_at
 from yoso_core.machine import Fit, Speed, judge, memory_of, room
-from yoso_core.models import CONVERTED_FOLDER, ModelSpec, hub_model, local_model
+from yoso_core.models import CONVERTED_FOLDER, ModelSpec, hub_model, licence_in, local_model
 from yoso_core.needs import needed, parts_of
 from yoso_core.requests import RequestError
 from yoso_core.service import Service
@@ -224,6 +224,16 @@ class Shelf:
         if disk is None or memory is None:
             return None
         return judge(room(hub.cache_folder(), self.service.device), disk, memory, hub.SPARE)
+
+    def stated(self, item: Item) -> str:
+        """The licence that the card of what predicts states, at the hub or here; "" where it says none."""
+        if item.kind != "model" or not item.needs:
+            return ""
+        need = item.needs[self.service.models[item.name].network is not None]
+        if isinstance(listing := self._listings.get(_key(need)), Listing):
+            return listing.licence
+        folder = hub.find(need)
+        return licence_in(folder) if folder is not None and folder.is_dir() else ""
 
     def problem(self, item: Item) -> str:
         """Why the hub does not say what it takes; "" where it does, or has not been asked."""
