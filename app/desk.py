@@ -27,7 +27,7 @@ ON_OPEN = (
     "(saved, order) => { document.querySelector('#prompt textarea')?.select(); "
     "return [window.yosoDesk.opening(), order]; }"
 )
-ON_OPENED = "() => window.yosoDesk.opened()"
+ON_OPENED = "(...values) => window.yosoDesk.opened({names}, values)"
 
 
 def head() -> str:
@@ -67,14 +67,8 @@ class Desk:
         settings, picker = self.settings, self.settings.picker
         self.saved = gr.JSON(visible="hidden")
         self.controls = self._controls()
-        names = json.dumps([*self.controls])
-        gr.on(
-            [control.change for control in self.controls.values()],
-            None,
-            [*self.controls.values()],
-            js=f"(...values) => window.yosoDesk.keep({names}, values)",
-            trigger_mode="always_last",
-        )
+        for name, control in self.controls.items():  # each by itself: the page goes over all inputs of a listener
+            control.change(None, control, js=f"value => window.yosoDesk.put('{name}', value)")
         outputs = [*self.drawing.restores, *self.controls.values(), picker.own]
         return load(
             self.open,
@@ -82,8 +76,9 @@ class Desk:
             list(dict.fromkeys(outputs)),
             js=ON_OPEN,
             show_progress="hidden",
+            show_progress_on=self.saved,  # not all it sets: the page goes over these whenever any listener gets on
             **private | DRAWING,  # it may load a model
-        ).then(None, js=ON_OPENED)
+        ).then(None, [*self.controls.values()], js=ON_OPENED.format(names=json.dumps([*self.controls])))
 
     def _controls(self) -> dict[str, Any]:
         settings, drawing = self.settings, self.drawing

@@ -14,6 +14,7 @@ from app.history import ON_SAVED, History
 from app.lora_picker import FETCHING
 from app.picture_tab import PictureTab, save_label
 from app.pictures import plain, run
+from app.server.page import NOT_TAKEN
 from app.server.queueing import DRAWING
 from app.settings import Settings
 from yoso_core.drawing import PictureError
@@ -35,6 +36,12 @@ ON_REST = """count => new Promise(done => {{
     const timer = setTimeout(() => {{ window.yosoRest = null; done(count + 1); }}, {milliseconds:.0f});
     window.yosoRest = {{timer, overtaken: () => done(count)}};
 }})"""
+# All that is sent of what is set, as one text: each input of a listener with Python behind it is gone over twice by the
+# page and once by the server. Of tabs that are not open nothing is sent.
+ON_CHANGE = """(...values) => {{
+    for (const [tab, [from, to]] of Object.entries({tabs})) if (tab !== values[{active}]) values.fill(null, from, to);
+    return JSON.stringify(values);
+}}"""
 LOCKED = '<p class="note">The seed is locked, so this is the same picture; unlock it or press Roll for another.</p>'
 
 
@@ -44,10 +51,11 @@ def open_edit() -> tuple[gr.Tabs, str]:
 
 
 class Drawing:
-    """Every picture on the page comes from the one listener `draw`, so that nothing can overtake it.
+    """Every picture on the page comes from the one listener `answer`, so that nothing can overtake it.
 
-    Gradio runs it one at a time and, with ``always_last``, once more when inputs changed meanwhile. Buttons, examples
-    and files only set inputs and count `order` up, which is one of its triggers.
+    Gradio runs it one at a time and, with ``always_last``, once more when what is asked changed meanwhile. Buttons,
+    examples and files only set controls and count `order` up; a script puts what the controls say together as `wish`
+    whenever one of them changes, and that is its trigger.
 
     Args:
         engine: answers the requests.
@@ -92,7 +100,7 @@ class Drawing:
         self.drawn = gr.State(0)  # the `order` of the last explicit wish that was met
         self.refused = gr.State(False)  # whether what stands under the pictures is a problem
         typed = [*settings.typed, *(control for tab in self.tabs.values() for control in tab.typed)]
-        states = [self.active, self.drawn, self.refused, *(tab.shown for tab in self.tabs.values())]
+        states = [self.drawn, self.refused, settings.picker.own, *(tab.shown for tab in self.tabs.values())]
         shown = [part for tab in self.tabs.values() for part in (tab.stage, tab.info, tab.shown, tab.save)]
         events = [component.change for component in typed]  # `input` is deaf to what is pasted
         if self.rest:
@@ -100,10 +108,14 @@ class Drawing:
             js = ON_REST.format(milliseconds=1000 * self.rest)
             gr.on(events, None, rested, rested, js=js, trigger_mode="multiple")
             events = [rested.change]
-        gr.on(
-            [settings.order.change, settings.live.change, self.active.change, *events],
-            self.draw,
-            {*typed, *states, *settings.asked, settings.live, settings.keep, settings.order},
+        self.sent = [self.active, *(settings.order, settings.live, settings.keep, settings.model), *typed]
+        self.wish = gr.HTML("", html_template="", visible="hidden")
+        js = ON_CHANGE.format(tabs=json.dumps(self._places()), active=self.sent.index(self.active))
+        for event in (settings.order.change, settings.live.change, self.active.change, *events):
+            event(None, self.sent, self.wish, js=js)  # each by itself: the page goes over all triggers of a listener
+        self.wish.change(
+            self.answer,
+            {self.wish, *states},
             [*shown, self.drawn, self.refused, self.history.strip],
             trigger_mode="always_last",  # the default drops what is typed while a picture is in the making
             show_progress="minimal",
@@ -193,6 +205,23 @@ class Drawing:
     def shows(self, tab: str) -> dict[Any, Any]:
         """Updates that open a tab."""
         return {self.selected: gr.Tabs(selected=tab), self.active: tab}
+
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Where the controls of each tab begin and end in what is sent."""
+        firsts = {name: self.sent.index(tab.typed[0]) for name, tab in self.tabs.items()}
+        return {name: (first, first + len(self.tabs[name].typed)) for name, first in firsts.items()}
+
+    def answer(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:
+        """Draw what the page asks for.
+
+        Raises:
+            Error: what is sent is not what the page sends.
+        """
+        try:
+            said = dict(zip(self.sent, json.loads(values[self.wish]), strict=True))
+        except (TypeError, ValueError):
+            raise gr.Error(NOT_TAKEN, print_exception=False) from None
+        return self.draw(values | said, progress)
 
     def draw(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:
         """Make the pictures of the open tab and say what they took.

@@ -102,7 +102,8 @@ class History:
         def from_file(values: dict[Any, Any]) -> dict[Any, Any]:
             return restore(lambda: read_png(values[upload], known(values)), values)
 
-        options = private | {"show_progress": "hidden"}
+        # Not on all they set: the page goes over these whenever any listener gets on.
+        options = private | {"show_progress": "hidden", "show_progress_on": self.link}
         self.strip.select(from_strip, asked, outputs, **options)
         self.strip.upload(from_drop, asked, [*outputs, self.strip], **options)
         upload.upload(from_file, {*asked, upload}, outputs, **options)

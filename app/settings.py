@@ -1,5 +1,6 @@
 """What all tabs that draw have in common: prompt, style, model, seed, steps, guidance and LoRAs."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -264,8 +265,11 @@ class Settings:
         when(self.styles.sheet, self.model, self.style_sheet, **drawing)
 
     def are_overtaken(self, values: dict[Any, Any]) -> bool:
-        """Whether the choices are another model's by now; a page that has them already will send again."""
-        return None in [values[one] for one in (self.style, self.steps, self.sampler, self.size)]
+        """Whether the choices are another model's: a page that is being given new ones sends again once it has all."""
+        spec = self.engine.models.get(values[self.model])  # an unknown one is the engine's to refuse
+        if spec is None:
+            return False
+        return values[self.style] not in (NO_STYLE, *spec.styles) or values[self.sampler] not in spec.offer.samplers
 
     @property
     def asked(self) -> set[Any]:
@@ -394,9 +398,12 @@ def is_proposed(request: GenerateRequest, spec: ModelSpec) -> bool:
     return known and request == plain
 
 
-def words_of(spec: ModelSpec) -> dict[str, Any]:
-    """What words.js completes from, and what it knows to be known."""
+def words_of(spec: ModelSpec) -> str:
+    """What words.js completes from, and what it knows to be known: one text, because the page copies every piece of
+    every component whenever a listener gets on.
+    """
     words = spec.words
     whole = sorted(COMMON | {*words.styles})
     known = sorted(words.known.union(whole)) if words.known else []
-    return {"names": list(words.names), "known": known, "whole": whole, "emoji": dict(words.emoji)}
+    told = {"names": list(words.names), "known": known, "whole": whole, "emoji": dict(words.emoji)}
+    return json.dumps(told, ensure_ascii=False)

@@ -141,7 +141,8 @@ class TrainTab:
             **quiet,
         ).then(self.new.shown, [self.owner, self.new.base], pictures, **quiet)
         used = {self.owner, self.selected, *drawing.asked}
-        self.view.use.click(self.use_run, used, drawing.restores, **private | {"show_progress": "hidden"})
+        hidden = private | {"show_progress": "hidden", "show_progress_on": self.view.told}
+        self.view.use.click(self.use_run, used, drawing.restores, **hidden)
 
     def enter(self, token: Any) -> tuple[str, str, str]:
         """Who opened the page, and the run to show first: one that is not done, else the form."""

@@ -1,17 +1,23 @@
-"""From a slider to new pixels: what a person waits for, in a real browser, beside the engine's own share of it.
+"""From a slider to new pixels: what a person waits for, in a real browser, and where the time goes on the way.
 
     python -m benchmarks.latency
 
 Serves the studio on the bundled model, opens the Edit tab and moves its strength slider by a step of 0.01 at a time.
-Each move is timed inside the page, from the input event to the frame in which the new picture is there.
+Each move is timed inside the page, from the input event to the frame in which the new picture is there. What it passes
+on the way is timed by the clock that page and server share.
 """
 
 import argparse
 import json
 import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+import gradio as gr
+from playwright.sync_api import Error, Page, sync_playwright
 
 from app.ui import build_app, launch_options
 from tests.browser.conftest import OPTIONS, find_chromium
@@ -21,39 +27,94 @@ from yoso_core.requests import AUTO, DEFAULT_MODEL, RUNTIME_HELP, RUNTIMES
 
 MOVES = 50
 WARM_UP = 5
-# Resolves with the milliseconds from the input event to the frame that shows another picture.
-MOVE = """value => new Promise(resolve => {
+PATIENCE = 10  # seconds until a move is said to have brought nothing
+# Resolves with when it moved, asked, had another picture and showed it, in milliseconds of the clock; rejects with what
+# the page says where there is none.
+MOVE = f"""value => new Promise((resolve, reject) => {{
+    const clock = () => performance.timeOrigin + performance.now();
     const slider = document.querySelector('#strength input[type=range]');
     const stage = document.querySelector('#result'), before = stage.querySelector('img').src;
-    const started = performance.now();
-    new MutationObserver((_, observer) => {
+    const send = window.fetch, passed = {{}};
+    window.fetch = (where, ...how) => {{
+        if (String(where?.url ?? where).includes('/queue/join')) passed.sent ??= clock();
+        return send(where, ...how);
+    }};
+    const done = () => {{ window.fetch = send; observer.disconnect(); clearTimeout(late); }};
+    const observer = new MutationObserver(() => {{
         const image = stage.querySelector('img');
         if (!image || image.src === before) return;
-        observer.disconnect();
-        image.decode().then(() => requestAnimationFrame(() => resolve(performance.now() - started)));
-    }).observe(stage, {subtree: true, childList: true, attributes: true, attributeFilter: ['src']});
+        passed.here = clock();
+        done();
+        image.decode().then(() => requestAnimationFrame(() => resolve({{...passed, shown: clock()}})));
+    }});
+    observer.observe(stage, {{subtree: true, childList: true, attributes: true, attributeFilter: ['src']}});
+    const late = setTimeout(() => {{
+        done();
+        reject(new Error(document.querySelector('#edit-info').innerText || 'the page says nothing'));
+    }}, {1000 * PATIENCE});
+    passed.moved = clock();
     Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(slider, value);
-    slider.dispatchEvent(new Event('input', {bubbles: true}));
-})"""
+    slider.dispatchEvent(new Event('input', {{bubbles: true}}));
+}})"""
+# What a move passes, in order, and what it did since it passed the one before.
+STATIONS = {
+    "moved": "",
+    "sent": "the page, until it asks",
+    "taken": "the way to the server, and Gradio's queue",
+    "read": "Gradio reads the inputs",
+    "asked": "the inputs become a request",
+    "drawn": "the engine: text, network, decoder",
+    "told": "pictures and notes as HTML",
+    "answered": "Gradio's outputs",
+    "here": "the way back, and into the page",
+    "shown": "decoded, until the frame",
+}
 
 
-def measure(page: Page, engine: Engine) -> tuple[list[float], list[float]]:
-    """Milliseconds of every move, in the page and inside the engine."""
-    inside, run = [], engine.run
+def watched(call: Callable[..., Any], before: str, after: str, passed: dict[str, float]) -> Callable[..., Any]:
+    """A method that notes when it begins and ends."""
 
-    def timed_run(request):
-        result = run(request)
-        inside.append(result.seconds["total"] * 1000)
-        return result
+    def run(*given: Any, **named: Any) -> Any:
+        passed[before] = time.time() * 1000
+        try:
+            return call(*given, **named)
+        finally:
+            passed[after] = time.time() * 1000
 
-    waited = []
+    return run
+
+
+def watched_async(call: Callable[..., Any], before: str, after: str, passed: dict[str, float]) -> Callable[..., Any]:
+    async def run(*given: Any, **named: Any) -> Any:
+        passed[before] = time.time() * 1000
+        try:
+            return await call(*given, **named)
+        finally:
+            passed[after] = time.time() * 1000
+
+    return run
+
+
+def measure(page: Page, demo: gr.Blocks, engine: Engine) -> list[dict[str, float]]:
+    """When each move passed what.
+
+    Raises:
+        SystemExit: a move brought no picture.
+    """
+    passed: dict[str, float] = {}
+    demo.process_api = watched_async(demo.process_api, "taken", "answered", passed)
+    demo.call_function = watched_async(demo.call_function, "read", "told", passed)
+    engine.run = watched(engine.run, "asked", "drawn", passed)
+    moves = []
     for number in range(WARM_UP + MOVES):
-        engine.run = timed_run if number >= WARM_UP else run
-        milliseconds = page.evaluate(MOVE, str(round(0.3 + 0.01 * (number % 50), 2)))
+        passed.clear()
+        try:
+            passed |= page.evaluate(MOVE, str(round(0.3 + 0.01 * (number % 50), 2)))
+        except Error as error:
+            raise SystemExit(f"Move {number + 1} brought no picture in {PATIENCE} seconds: {error.message}") from None
+        moves.append({name: passed[name] for name in STATIONS})
         page.wait_for_timeout(150)
-        if number >= WARM_UP:
-            waited.append(milliseconds)
-    return waited, inside
+    return moves[WARM_UP:]
 
 
 def main() -> None:
@@ -72,18 +133,23 @@ def main() -> None:
         page.wait_for_selector("#stage img", timeout=120_000)
         page.get_by_role("tab", name="Edit").click()
         page.wait_for_selector("#result img")
-        waited, inside = measure(page, engine)
+        engine.runtime.settle()
+        moves = measure(page, demo, engine)
         browser.close()
     demo.close()
-    whole, part = statistics.median(waited), statistics.median(inside)
-    slowest = statistics.quantiles(waited, n=20)[-1]
+    waited = [move["shown"] - move["moved"] for move in moves]
+    parts = {
+        STATIONS[name]: statistics.median(move[name] - move[before] for move in moves)
+        for before, name in pairwise(STATIONS)
+    }
+    whole, slowest = statistics.median(waited), statistics.quantiles(waited, n=20)[-1]
     print("| from slider to pixels | milliseconds |\n| --- | ---: |")
-    print(f"| median of {len(waited)} moves, in the browser | {whole:.0f} |")
-    print(f"| 19 of 20 moves | {slowest:.0f} |")
-    print(f"| of it the engine (text, network, decoder) | {part:.0f} |")
-    print(f"\nthe engine's share: {part / whole:.2f}")
+    print(f"| **median of {len(waited)} moves, in the browser** | **{whole:.1f}** |")
+    print(f"| 19 of 20 moves, at most | {slowest:.1f} |")
+    for what, milliseconds in parts.items():
+        print(f"| of it {what} | {milliseconds:.1f} |")
     if options.json:
-        figures = {"browser_ms": waited, "engine_ms": inside, "median_ms": whole, "share": part / whole}
+        figures = {"median_ms": whole, "19_of_20_ms": slowest, "parts_ms": parts, "browser_ms": waited}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -49,7 +49,7 @@ def demo(engine, tiny_lora) -> gr.Blocks:
 
 @pytest.fixture(scope="module")
 def drawing(demo) -> Drawing:
-    return next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "draw")
+    return next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "answer")
 
 
 @pytest.fixture(scope="module")
@@ -367,8 +367,8 @@ def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monk
     assert back[edit.annotator]["value"] == "canny"
 
 
-def test_what_was_sent_before_another_model_came_is_overtaken(demo, drawing, engine, monkeypatch):
-    """It waits in the queue while the choices change; Gradio would tell of it in a toast."""
+def test_choices_of_another_model_are_overtaken(demo, drawing, engine, monkeypatch):
+    """A page that is being given other choices sends what it has of them; some wait in the queue meanwhile."""
     plain = replace(engine.models[DEFAULT_MODEL], offer=Offer(("tcd",), (2,)), sizes=(64,), source=Source("/plain"))
     monkeypatch.setitem(engine.models, "broken", plain)
     monkeypatch.setattr(engine, "load", lambda *_, **__: None)
@@ -379,17 +379,25 @@ def test_what_was_sent_before_another_model_came_is_overtaken(demo, drawing, eng
     def send(name: str, **changes) -> dict:
         """What comes of values that a page sends, by component."""
         values = before | {getattr(settings, key): each for key, each in changes.items()}
+        values[drawing.wish] = json.dumps([values[control] for control in drawing.sent])
         fn = next(fn for fn in demo.fns.values() if fn.name == name)
         inputs = [None if isinstance(block, gr.State) else values[block] for block in fn.inputs]
         answer = asyncio.run(demo.process_api(fn, inputs, page))
         return dict(zip(fn.outputs, answer["data"], strict=True))
 
     assert send("choose_model", wished="broken")[settings.style]["value"] == "any"
-    overtaken, tab = send("draw", order=1), drawing.tabs["generate"]
+    overtaken, tab = send("answer", order=1, model="broken"), drawing.tabs["generate"]
     assert "<img" not in str(overtaken[tab.stage]) and "reload the page if" in overtaken[tab.info]
+    assert overtaken[drawing.history.strip] == gr.skip()
     back = send("choose_model", wished=DEFAULT_MODEL, model="broken")
     assert back[settings.model]["value"] == DEFAULT_MODEL and back[settings.style]["value"] == "3d"
-    assert "3d, seed 0" in str(send("draw", order=2)[tab.stage])
+    assert "3d, seed 0" in str(send("answer", order=2)[tab.stage])
+
+
+@pytest.mark.parametrize("bad", [None, 5, "", "[]", "{}", "[1]", "not json"])
+def test_a_wish_that_the_page_would_not_send_is_not_taken(drawing, bad):
+    with pytest.raises(gr.Error, match="can't take"):
+        drawing.answer(values_of(drawing) | {drawing.wish: bad})
 
 
 def test_a_model_that_is_not_here_is_shown_on_the_shelf(drawing, monkeypatch):
@@ -503,7 +511,7 @@ def test_ladder_and_grid(drawing, demo):
 PUBLIC = {"generate", "edit", "translate", "control_map", "ladder", "grid", "loras", "translators"}
 
 
-DRAWS = {"draw", "draw_grid", "draw_ladder", "save", "save_entries", "open", "sheet"}  # on the page
+DRAWS = {"answer", "draw_grid", "draw_ladder", "save", "save_entries", "open", "sheet"}  # on the page
 
 
 def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
@@ -517,7 +525,7 @@ def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
     assert {fn.concurrency_limit for fn in python if fn.concurrency_id == "page"} == {1}
     assert {fn.api_name for fn in python if fn.api_visibility == "public"} == PUBLIC
     assert not demo.api_open and demo._queue.max_size == PLACES
-    assert [fn.trigger_mode for fn in python if fn.name == "draw"] == ["always_last"]
+    assert [fn.trigger_mode for fn in python if fn.name == "answer"] == ["always_last"]
 
 
 def test_who_waits_is_told_how_many_pictures_come_first(engine):

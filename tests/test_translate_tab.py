@@ -48,7 +48,7 @@ def demo(engine, tiny_lora) -> gr.Blocks:
 
 @pytest.fixture(scope="module")
 def drawing(demo):
-    return next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "draw")
+    return next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "answer")
 
 
 @pytest.fixture

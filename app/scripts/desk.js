@@ -45,9 +45,11 @@ window.yosoDesk = {
         const link = new URLSearchParams(location.search).get('s') ?? new URLSearchParams(location.hash.slice(1)).get('s');
         return {saved: desk.values, link};
     },
-    // From here on what changes is kept. A link has done its work: a reload brings what became of it.
-    opened() {
+    // From here on what changes is kept, with what all the others say now. A link has done its work: a reload brings what
+    // became of it.
+    opened(names, values) {
         open = true;
+        desk.values = {...desk.values, ...Object.fromEntries(names.map((name, index) => [name, values[index]]))};
         if (this.opening().link) history.replaceState(null, '', location.pathname);
         const before = read(sessionStorage, BEFORE);
         if (before) {
@@ -55,12 +57,11 @@ window.yosoDesk = {
             window.yosoSay('Everything is as at first.', {Undo: () => { write(sessionStorage, before); write(localStorage, before); location.reload(); }});
         }
     },
-    keep(names, values) {
+    put(name, value) {
         if (!open || leaving) return;
-        desk.values = {...desk.values, ...Object.fromEntries(names.map((name, index) => [name, values[index]]))};
+        desk.values = {...desk.values, [name]: value};
         save();
     },
-    put(name, value) { this.keep([name], [value]); },
     afresh() {
         leaving = true;  // what is still on its way belongs to what is left
         write(sessionStorage, desk, BEFORE);

@@ -1,10 +1,11 @@
-// What the model knows, offered while one types, and what it does not: value {names, known, whole, emoji}; `known` is empty
-// where nothing is told of a model, `whole` are words that no name is guessed from. It listens to the prompt above.
+// What the model knows, offered while one types, and what it does not: value is the JSON of {names, known, whole, emoji};
+// `known` is empty where nothing is told of a model, `whole` are words that no name is guessed from. It listens to the
+// prompt above.
 const MOST = 7, LEAST = 2, WAIT = 500;
 // What is no word of a prompt: LoRA tags, weights of brackets, shares of choices, what parts it.
 const SYNTAX = /<\w+:[^<>\n]*>|:\s*[+-]?[\d.]+\s*(?=\))|[\d.]+::|\b(?:BREAK|AND)\b/g;
 const list = element.querySelector('.names'), told = element.querySelector('.told');
-let field = null, active = -1, waiting = 0;
+let field = null, active = -1, waiting = 0, vocabulary = {};
 const plural = word => [word, word.replace(/s$/, ''), word.replace(/es$/, '')];
 
 // The words before the cursor that a name may begin with: the longest run first.
@@ -17,7 +18,7 @@ function beginnings() {
 // Of a word that is known already only names that go on with it are offered, after those that hold it as a word ("top
 // hat" before "hatching chick"), and none of one that is whole ("flat", "the").
 function matches() {
-    const {names = [], known = [], whole = []} = props.value ?? {};
+    const {names = [], known = [], whole = []} = vocabulary;
     if (field.selectionStart !== field.selectionEnd) return [];
     const typed = beginnings().map(text => text.toLowerCase().trimStart());
     if (typed.some(text => names.includes(text.trim())) || whole.includes(typed.at(-1))) return [];
@@ -60,11 +61,11 @@ function take(name, length) {
     close();
 }
 function tell() {
-    const {known = [], emoji = {}} = props.value ?? {}, set = new Set(known), text = field.value.replaceAll('\ufe0f', '');
+    const {known = [], emoji = {}} = vocabulary, set = new Set(known), text = field.value.replaceAll('\ufe0f', '');
     if (!known.length) { told.textContent = ''; return; }
     const read = Object.keys(emoji).filter(each => text.includes(each)).map(each => `${each} is read as “${emoji[each]}”`);
-    const words = new Set((text.replace(SYNTAX, ' ').toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []));
-    const unknown = [...words].filter(word => !plural(word).some(each => set.has(each)));
+    const typed = new Set((text.replace(SYNTAX, ' ').toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []));
+    const unknown = [...typed].filter(word => !plural(word).some(each => set.has(each)));
     const lines = read.slice(0, 4);
     if (unknown.length) lines.push(`${unknown.slice(0, 5).map(word => `“${word}”`).join(', ')}: ${unknown.length > 1 ? 'words' : 'a word'} that the model never learned`);
     told.textContent = lines.join(' · ');
@@ -93,6 +94,8 @@ function listen() {
     field.addEventListener('blur', close);
     tell();
 }
-watch('value', () => { listen(); if (field) tell(); });
+function read() { vocabulary = JSON.parse(props.value || '{}'); if (field) tell(); }
+watch('value', () => { listen(); read(); });
+read();
 listen();
 if (!field) { const timer = setInterval(() => { listen(); if (field) clearInterval(timer); }, 100); }

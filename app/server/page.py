@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,19 @@ class Page(gr.Blocks):
         except Exception as error:  # what is sent may be anything, and Gradio's checks raise a dozen types
             LOG.info("refused: %s", error)
             raise gr.Error(NOT_TAKEN, print_exception=False) from error
+
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: list | dict, state: SessionState | None
+    ) -> list[Any]:
+        """Gradio would make every output anew of which a listener says nothing."""
+        if not isinstance(predictions, dict) or not all(isinstance(one, gr.blocks.Block) for one in predictions):
+            return await super().postprocess_data(block_fn, predictions, state)
+        told = copy(block_fn)
+        told.outputs = [block for block in block_fn.outputs if block in predictions]
+        data = [predictions[block] for block in told.outputs]
+        data = await super().postprocess_data(told, data[0] if len(data) == 1 else data, state)
+        updates = dict(zip(told.outputs, data, strict=True))
+        return [updates.get(block, gr.skip()) for block in block_fn.outputs]
 
     async def process_api(self, *given: Any, **options: Any) -> dict[str, Any]:
         asked = getattr(options.get("request"), "request", None)

@@ -78,6 +78,15 @@ class Queue(queueing.Queue):
                 return [event], False, event.concurrency_id
         return None
 
+    def broadcast_estimations(self, concurrency_id: str, after: int | None = None) -> None:
+        """How long those wait who came as number `after` or later; all are told once a second.
+
+        Whoever finds a seat is told nothing on coming: the page goes over what it shows for each message.
+        """
+        queue = self.event_queue_per_concurrency_id[concurrency_id]
+        if after is None or queue.current_concurrency == queue.concurrency_limit:
+            super().broadcast_estimations(concurrency_id, after)
+
     async def push(self, body: PredictBodyInternal, request: fastapi.Request, username: str | None) -> Answer:
         if (sentence := self._refusal(body.session_hash, request.scope.get(BODY, 0))) is not None:
             return False, sentence, "queue_full"
