@@ -117,11 +117,9 @@ class ModelsTab:
             f"roughly {seconds} a picture here" if seconds else "",
             f"{amount(memory)} of memory" if memory and state != "absent" else "",
         ]
-        stated = shelf.stated(item)
-        licence = (
-            item.licence if stated.lower() in ("", item.licence.lower()) else f"{item.licence}; its card: {stated}"
-        )
-        facts = [" · ".join(filter(None, facts)), licence]
+        said = shelf.stated(item)
+        also = "" if said.lower() in ("", item.licence.lower()) else f"; its card says {said}"
+        facts = [" · ".join(filter(None, facts)), item.licence + also]
         done = thing.done if thing and thing.state == COMES else come
         return {
             "id": item.id,

@@ -298,10 +298,7 @@ def test_what_is_drawn_from_restored_settings_is_the_same_request(drawing):
 def test_guidance_is_left_out_where_a_model_has_none(drawing, monkeypatch):
     spec = drawing.engine.models[DEFAULT_MODEL]
     monkeypatch.setitem(drawing.engine.models, DEFAULT_MODEL, replace(spec, offer=replace(USUAL, guided="never")))
-    asked = settings_asked(drawing)
-    updates, notes = drawing.settings.restored(
-        GenerateRequest("a", guidance=1.5), asked[drawing.settings.picker.own], 0
-    )
+    updates, notes = drawing.settings.restored(GenerateRequest("a", guidance=1.5), [], 0)
     assert updates[drawing.settings.guidance]["value"] == 1 and notes == [f"{spec.title} draws without guidance"]
 
 

@@ -77,6 +77,17 @@ def test_a_card_knows_what_has_to_come_and_what_it_takes(shelf, there):
     assert shelf.size(shelf.lacks(item)) == 10**8
 
 
+def test_a_card_says_which_licence_the_hub_states(shelf, there, tmp_path):
+    item = shelf.item(ID)
+    assert shelf.stated(item) == ""
+    there.here |= set(item.needs)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert shelf.stated(item) == "mit"  # as it came
+    there.listings["some/model"] = Listing(COMMIT, FILES, "their-terms")
+    shelf.learn(ID)
+    assert shelf.stated(item) == "their-terms"
+
+
 @pytest.mark.parametrize(
     ("disk", "memory", "level"), [(20, 4, "fits"), (20, 9, "tight"), (20, 15, "no"), (70, 4, "no"), (60, 4, "no")]
 )
