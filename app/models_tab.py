@@ -205,9 +205,9 @@ class ModelsTab:
             shelf.pause(id)
             return f"{title} is paused; what has come stays."
         if what == "cancel":
-            return f"{title} is cancelled; {amount(shelf.cancel(id))} are free again."
+            return f"{title} is cancelled{free(shelf.cancel(id))}."
         if what == "remove":
-            return f"{title} is removed; {amount(shelf.remove(id, model))} are free again."
+            return f"{title} is removed{free(shelf.remove(id, model))}."
         raise RequestError("That can't be done with a model; please reload the page.")
 
     def add(self, place: str) -> tuple[Any, Any, Any]:
@@ -228,6 +228,11 @@ class ModelsTab:
         except RequestError as error:
             return {self.list: self.value(str(error), problem=True)}
         return self.drawing.choose_model(values | {self.settings.wished: name}, opened="generate")
+
+
+def free(size: int) -> str:
+    """Bytes of the disk, behind what freed them."""
+    return f"; {amount(size)} are free again" if size else ""
 
 
 def state_of(item: Item, here: bool, begun: bool, thing: Fetching | None) -> str:

@@ -5,8 +5,9 @@ a hub is brought before anybody works on it.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,7 @@ class Service(ABC):
         self.waits, self.fetches = waits, Fetches()
         self.lock = Turns()
         self._lora_files: dict[str, Path] = {}
+        self._busy: Counter[str] = Counter()  # requests by model
 
     def run(self, request: GenerateRequest, report: Report = unheard) -> Result:
         """Make the pictures of a request.
@@ -77,7 +79,20 @@ class Service(ABC):
             RequestError: an unknown model or LoRA, a file that does not fit; nothing was changed.
             PictureError: the networks returned NaN, or there is not enough memory.
         """
-        return self.answer(self._settled(request, report), report)
+        with self._answering(request.model):
+            return self.answer(self._settled(request, report), report)
+
+    @contextmanager
+    def _answering(self, model: str) -> Iterator[None]:
+        self._busy[model] += 1  # counted, not locked: a number that is wrong for an instant refuses or allows a removal
+        try:
+            yield
+        finally:
+            self._busy[model] -= 1
+
+    def is_busy(self, model: str) -> bool:
+        """Whether a request is being answered with a model, or waits for that."""
+        return self._busy[model] > 0
 
     def run_each(self, requests: Sequence[GenerateRequest], report: Report = unheard) -> Iterator[Result]:
         """The results of several requests in their order, each as soon as it is there; raises as `run` does."""

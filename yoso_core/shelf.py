@@ -32,6 +32,7 @@ BASE = "sd-turbo"  # the model of all published translators
 STORE = "shelf.json"  # what was added
 # Licences that ask for nothing but their own text; all others are to be agreed to.
 PERMISSIVE = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "unlicense", "openrail++"}
+ADDRESS = re.compile(r"^(https?://)?(huggingface\.co|hf\.co)/|(/tree/main)?/?$")  # around a place, as people paste it
 AGAIN = 60.0  # seconds until a hub that did not answer is asked again
 ADDED_LIMIT = 100  # models that were added
 WEIGHTS = (".safetensors", ".bin")
@@ -292,13 +293,22 @@ class Shelf:
         self.service.fetches.pause(self.item(id).id)
 
     def cancel(self, id: Any) -> int:
-        """Leave it; what has come is removed. Bytes that are free then."""
+        """Leave it; what has come is removed, unless another studio is bringing it. Bytes that are free then.
+
+        Raises:
+            ShelfError: it is not on its way.
+        """
         item = self.item(id)
+        if not self.is_begun(item) and item.id not in self.service.fetches.status():
+            raise ShelfError(f"{item.title} is not on its way; there is nothing to cancel.")
         self.service.fetches.drop(item.id)
         self._remember(item.id, begun=False)
         own, kept = self._own(item)
         lacks = [need for need in self.lacks(item) if need in own]
-        return hub.remove(lacks, kept) if lacks else 0
+        try:
+            return hub.remove(lacks, kept) if lacks else 0
+        except HubError:
+            return 0
 
     def _is_coming(self, need: Need) -> bool:
         return any(need in thing.needs for thing in self.service.fetches.status().values())
@@ -316,10 +326,14 @@ class Shelf:
         item = self.item(id)
         if not item.needs and not item.added:
             raise ShelfError(f"{item.title} came with the studio or was added when it was started; it stays.")
+        if not item.added and not self.is_here(item):
+            raise ShelfError(f"{item.title} is not on this machine; there is nothing to remove.")
         others = [each for each in self.items().values() if each.id != item.id and each.needs]
         if item.kind == "model":
             if item.name == using:
                 raise ShelfError(f"This page draws with {item.title}; choose another model first.")
+            if self.service.is_busy(item.name):
+                raise ShelfError(f"{item.title} is drawing just now; remove it when its pictures are there.")
             if self.shared and self.service.is_loaded(item.name):
                 raise ShelfError(f"Somebody may be drawing with {item.title}, which is in memory; try again later.")
             if leaning := [each.title for each in others if each.kind != "model" and self._leans(each, item)]:
@@ -327,8 +341,11 @@ class Shelf:
         if any(self._is_coming(need) for need in item.needs):
             raise ShelfError(f"{item.title} is on its way; cancel that first.")
         own, kept = self._own(item)
+        try:
+            freed = hub.remove(own, kept) if own else 0
+        except HubError as error:
+            raise ShelfError(f"{item.title} can't be removed now ({error}); please try again later.") from None
         self._let_go(item)
-        freed = hub.remove(own, kept) if own else 0
         if item.added:
             with self._changing:
                 self._added.pop(item.name, None)
@@ -369,7 +386,7 @@ class Shelf:
             raise ShelfError("Please name a model of a hub, OWNER/NAME, or a folder of this machine.")
         if len(self._added) >= ADDED_LIMIT:
             raise ShelfError(f"{ADDED_LIMIT} models were added already; remove one first.")
-        name = name.strip().removeprefix(HUB_PAGE)
+        name = ADDRESS.sub("", name.strip())
         if not self.shared and Path(name).expanduser().is_dir():
             told = {"folder": str(Path(name).expanduser().resolve())}
         elif found := NAME.fullmatch(name):
