@@ -252,6 +252,24 @@ def test_what_is_added_is_looked_at_before_it_is_fetched(shelf, there, tiny_mode
     assert item.id not in shelf.items()
 
 
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "some/model",
+        " https://huggingface.co/some/model/ ",
+        "huggingface.co/some/model/tree/main",
+        "http://hf.co/some/model",
+    ],
+)
+def test_a_place_is_found_in_an_address(shelf, monkeypatch, pasted):
+    def looked_at(place, revision, trusted):
+        raise HubError(f"asked for {place}")
+
+    monkeypatch.setattr(module, "look_at", looked_at)
+    with pytest.raises(ShelfError, match="asked for some/model\\)"):
+        shelf.add(pasted)
+
+
 def test_a_folder_that_is_no_model_is_not_added(shelf, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "flux").mkdir()
