@@ -73,6 +73,14 @@ def test_a_card_knows_what_has_to_come_and_what_it_takes(shelf, there):
     shelf.learn(ID)
     assert shelf.size(shelf.lacks(item)) == 5_000_000_300 + 10**8  # pickles are not fetched
     assert shelf.memory(item) == 5_000_000_000 + machine.PER_PIXEL * 512**2  # a LoRA changes weights in place
+    shelf.service.held = 2  # what compiled networks hold
+    assert shelf.memory(item) == 3 * 5_000_000_000 + machine.PER_PIXEL * 512**2
+    pixart = replace(shelf.service.models["remote"], architecture="pixart")
+    shelf.service.models["remote"] = pixart
+    there.listings["some/model"] = Listing(COMMIT, FILES | {"text_encoder/model.safetensors": 10**9})
+    shelf.learn(ID)
+    assert shelf.memory(item) == 3 * 5_000_000_000 + 10**9 + machine.PER_PIXEL * 512**2  # its encoder comes and goes
+    shelf.learn(ID)
     there.here.add(item.needs[0])
     assert shelf.size(shelf.lacks(item)) == 10**8
 

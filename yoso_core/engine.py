@@ -197,7 +197,7 @@ class Engine(Service):
         self.dtype = dtype
         self.annotate = Annotations()
         self.runtime = choose_runtime(runtime, self.device, self.lock)
-        self.places, self.room = self.runtime.batch, MODELS_IN_MEMORY
+        self.places, self.held, self.room = self.runtime.batch, self.runtime.held, MODELS_IN_MEMORY
         self._waiting: list[_Asked] = []
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._executed: dict[str, Networks] = {}  # of the models in `_loaded`

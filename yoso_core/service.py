@@ -48,11 +48,13 @@ class Service(ABC):
         lock: under which what is known here is changed; it goes to all who ask in turn.
         fetches: what is being brought from a hub.
         places: requests that gain by being worked on at the same time.
+        held: how often the weights of a network are in memory beside its own, for the sake of speed.
         rest: seconds for which nothing has to be typed until what was typed is worth a request.
     """
 
     device: torch.device
     places = 1
+    held = 0
     rest = 0.0
 
     def __init__(

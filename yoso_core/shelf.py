@@ -16,6 +16,7 @@ from typing import Any
 
 from yoso_core import hub
 from yoso_core.convert import PUBLISHED, Published
+from yoso_core.families import FAMILIES
 from yoso_core.hub import HubError, Listing, Need
 from yoso_core.looking import look_at
 from yoso_core.machine import Fit, Speed, judge, memory_of, room
@@ -36,6 +37,7 @@ ADDRESS = re.compile(r"^(https?://)?(huggingface\.co|hf\.co)/|(/tree/main)?/?$")
 AGAIN = 60.0  # seconds until a hub that did not answer is asked again
 ADDED_LIMIT = 100  # models that were added
 WEIGHTS = (".safetensors", ".bin")
+ENCODERS = {"text_encoder", "text_encoder_2"}
 NAME = re.compile(rf"({hub.PLACE.pattern})(?:@({hub.COMMIT.pattern}))?", re.ASCII)
 
 
@@ -216,7 +218,14 @@ class Shelf:
             return None
         if item.folder is not None:
             found.append(hub.sizes_in(item.folder))
-        weights = sum(size for sizes in found for name, size in sizes.items() if name.endswith(WEIGHTS))
+        model = self.service.models[item.name if item.kind == "model" else self.service.first]
+        lone = ENCODERS.difference(FAMILIES[model.architecture].encoders)  # come and go, and are held once
+        weights = sum(
+            size * (1 if name.partition("/")[0] in lone else 1 + self.service.held)
+            for sizes in found
+            for name, size in sizes.items()
+            if name.endswith(WEIGHTS)
+        )
         return memory_of(weights * (2 if item.doubled else 1), item.resolution)
 
     def fit(self, item: Item) -> Fit | None:

@@ -4,6 +4,7 @@ import ast
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -312,3 +313,13 @@ def test_small_networks_get_one_thread_and_large_ones_all(part, plain, tmp_path,
         run(runtime, part, 1)
         (compiled,) = runtime._shelves[part].ready.values()
         assert compiled.library.get_property("INFERENCE_NUM_THREADS") == threads
+
+
+def test_a_large_network_is_left_to_torch_where_memory_is_short(fast, plain, monkeypatch, caplog):
+    monkeypatch.setattr(module, "SWAPPED", 0)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    fast.load(DEFAULT_MODEL)
+    request = GenerateRequest("a cat", seed=2)
+    made = fast.run(request)
+    assert made.runtime == "torch float32" and "of memory, and 0.0 are free" in caplog.text
+    assert_alike(made, plain.run(request))

@@ -65,7 +65,7 @@ class CudaGraphs:
         recorder: records a call; `record`, but where there is no GPU to record on.
     """
 
-    batch, prepares, in_place = BATCH, True, True
+    batch, prepares, in_place, held = BATCH, True, True, 0
 
     def __init__(self, recorder: Any = record) -> None:
         self.recorder, self.reference = recorder, Torch()

@@ -29,6 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +49,7 @@ SWAPPED = 200e6  # bytes of weights into which LoRAs are written for a compilati
 ASKED = 64  # sets of LoRAs and shapes of one part that are counted
 COMPILED = 8  # sets of LoRAs and shapes of one part in memory, at most,
 SHARE = 0.25  # and at most this part of the machine's memory
+SPARE = 2e9  # bytes of memory that stay free beside a large network
 HELD = 2  # how often a compiled network has its weights in memory: as given, and in the order of its kernels
 
 log = logging.getLogger("yoso_core.runtimes")
@@ -135,7 +137,7 @@ class OpenVINO:
         ImportError, OSError, RuntimeError: it is not installed, or finds no device that it can use.
     """
 
-    batch, prepares, in_place = 1, True, False
+    batch, prepares, in_place, held = 1, True, False, HELD
 
     def __init__(self, guard: threading.Lock, precision: str | None = None, cache: Path | None = None) -> None:
         self.library = load_library()
@@ -264,6 +266,9 @@ class OpenVINO:
         shapes = tuple(tuple(value.shape) for value in inputs)
         try:
             size = sum(value.numel() * value.element_size() for value in part.parameters())
+            free = psutil.virtual_memory().available
+            if size > SWAPPED and HELD * size > free - SPARE:
+                raise MemoryError(f"it would take {HELD * size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are free")
             with guard:
                 if not weights.in_force():
                     if size > SWAPPED and guard is self.guard:

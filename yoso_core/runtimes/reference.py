@@ -43,11 +43,13 @@ class Runtime(Protocol):
         batch: pictures of one size that it makes in one pass, where there are as many; 1 where that saves nothing.
         prepares: whether it does something in calls that say there is time for it.
         in_place: whether it always computes with the networks' own weights, which LoRAs are then written into at once.
+        held: how often it has the weights of a network in memory beside torch's own.
     """
 
     batch: int
     prepares: bool
     in_place: bool
+    held: int
 
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
@@ -68,7 +70,7 @@ class Runtime(Protocol):
 class Torch:
     """Calls the network: on a CPU with one thread where a second gains nothing, and spins while a neighbour works."""
 
-    batch, prepares, in_place = 1, False, True
+    batch, prepares, in_place, held = 1, False, True, 0
 
     def __init__(self) -> None:
         self._small: weakref.WeakKeyDictionary[Part, dict[tuple, bool]] = weakref.WeakKeyDictionary()
