@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers.models.embeddings import Timesteps
 from PIL import Image
 
 import yoso_core.runtimes.openvino as module
@@ -25,7 +26,7 @@ from yoso_core.requests import (
     TranslateRequest,
 )
 from yoso_core.runtimes.openvino import OpenVINO
-from yoso_core.runtimes.parts import Decode, Predict
+from yoso_core.runtimes.parts import Decode, Part, Predict
 from yoso_core.runtimes.reference import Weights
 
 pytestmark = pytest.mark.skipif(not module.is_here(), reason="OpenVINO is not installed")
@@ -323,3 +324,30 @@ def test_a_large_network_is_left_to_torch_where_memory_is_short(fast, plain, mon
     made = fast.run(request)
     assert made.runtime == "torch float32" and "of memory, and 0.0 are free" in caplog.text
     assert_alike(made, plain.run(request))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_times_are_embedded_as_the_network_does_it(flip):
+    own = Timesteps(32, flip, 0.0)
+    for times in (torch.tensor([0, 1, 999]), torch.tensor([0.0, 0.3, 1.5, 999.75, 1536.0])):
+        torch.testing.assert_close(module._Sinusoids(own)(times), own(times), rtol=0, atol=1e-4)
+
+
+def test_the_last_timestep_is_not_another_in_bfloat16(plain, tmp_path):
+    """999 is 1,000 in it, whose sines are others."""
+
+    class Embedded(Part):
+        def __init__(self) -> None:
+            super().__init__()
+            self.time, self.out = Timesteps(64, True, 0.0), torch.nn.Linear(64, 8).bfloat16()
+
+        def forward(self, t: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.out(self.time(t).to(self.out.weight.dtype)),)
+
+    part, t = Embedded().requires_grad_(False), torch.tensor([999, 3])
+    runtime = OpenVINO(plain.lock, "bf16", cache=tmp_path)
+    with torch.inference_mode():
+        expected = part(t)[0].float()
+        runtime.run(part, [t], Weights(), True)
+        (made,), who = runtime.run(part, [t], Weights(), True)
+    assert who == "openvino bf16" and (made.float() - expected).abs().mean() < 0.02 * expected.abs().mean()

@@ -39,8 +39,9 @@ from yoso_core.runtimes.reference import SMALL, Torch, Weights
 
 NAME = "openvino"
 GRAPH = "graph.xml"
-FORMAT = 2  # of the graphs on disk; another number makes them anew
+FORMAT = 3  # of the graphs on disk; another number makes them anew
 COMPRESSED = "decompression_0"  # marks a conversion of weights that must not be carried out ahead, in twice the memory
+TIMES = 4096  # whole numbers whose sinusoids are in a table: timesteps, and sides of pictures
 TOLERANCE = 0.1  # largest mean difference to torch, of the mean size of what torch returns; bfloat16 makes about 0.02
 LOSS = 1.5  # a compiled network that takes longer than torch by this factor isn't used
 REST = 0.5  # seconds without a call after which what torch answered last is compiled
@@ -371,6 +372,10 @@ class _Stateless(nn.Module):
         for path, weight in twin.named_parameters(remove_duplicate=False):
             module, _, name = path.rpartition(".")
             places.append(((twin.get_submodule(module), name), weight))
+        for module in list(twin.modules()):
+            for name, child in module.named_children():
+                if type(child).__name__ == "Timesteps" and child.num_channels % 2 == 0:  # in all networks of diffusers
+                    setattr(module, name, _Sinusoids(child))
         for (module, name), _ in places:
             module._parameters.pop(name, None)
 
@@ -379,6 +384,29 @@ class _Stateless(nn.Module):
         for ((module, name), _), weight in zip(self.places, weights, strict=True):
             module.__dict__[name] = weight
         return self.part(*tensors[: len(tensors) - len(self.places)])
+
+
+class _Sinusoids(nn.Module):
+    """What embeds a time, without products that bfloat16 has no room for: 999 is 1,000 there, and has another sine.
+
+    Whole numbers are looked up in a table of float32, and what is left of others is an angle below one.
+    """
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own, self.__dict__["table"] = own, own(torch.arange(TIMES))  # not a buffer, which would be an input
+
+    def forward(self, times: Tensor) -> Tensor:
+        """(N,) -> (N, D)."""
+        if not times.is_floating_point():
+            return self.table[times]
+        whole = times.floor()
+        fixed, rest = self.table[whole.long()], self.own(times - whole)
+        (cos, sin), (cos_rest, sin_rest) = (each.chunk(2, dim=1) for each in (fixed, rest))
+        if not self.own.flip_sin_to_cos:
+            (sin, cos), (sin_rest, cos_rest) = (cos, sin), (cos_rest, sin_rest)
+        found = (cos * cos_rest - sin * sin_rest, sin * cos_rest + cos * sin_rest)
+        return torch.cat(found if self.own.flip_sin_to_cos else found[::-1], dim=1)
 
 
 def _plain(value: Tensor) -> Tensor:
