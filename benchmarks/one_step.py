@@ -268,6 +268,7 @@ def bundled(repeats: int) -> dict:
         **{f"ours by {name}": ours(engine, DEFAULT_MODEL) for name, engine in engines.items()},
     }
     found: dict = {"size": spec.resolution, "repeats": repeats, "milliseconds": {}, "slowest": {}}
+    texts = prompts()
     for column, beside in (("quiet", nullcontext), ("busy", neighbours)):
         with beside():
             for some in (runs, moved):
@@ -277,7 +278,11 @@ def bundled(repeats: int) -> dict:
                 for name, seconds in zip(some, taken, strict=True):
                     found["milliseconds"].setdefault(name, {})[column] = median(seconds) * 1000
                     found["slowest"].setdefault(name, {})[column] = max(seconds) * 1000
-            found.setdefault("clients", {})[column] = {name: crowd(engine, loras) for name, engine in engines.items()}
+            found.setdefault("clients", {})[column] = {
+                f"{name}, {when}": crowd(engine, loras, texts)
+                for name, engine in engines.items()
+                for when in ("at first", "once all is ready")  # shapes and LoRAs are compiled beside the first requests
+            }
     pairs = [
         [
             np.asarray(engine.run(GenerateRequest(prompt, seed=seed)).pictures[0]).astype(int)
@@ -291,9 +296,8 @@ def bundled(repeats: int) -> dict:
     return found
 
 
-def crowd(engine: Engine, loras: list[str]) -> float:
-    """Pictures per second of 50 clients who ask for this and that, three times each."""
-    texts = prompts()
+def crowd(engine: Engine, loras: list[str], texts: Iterator[str]) -> float:
+    """Pictures per second of 50 clients who ask for this and that, three times each, in words of their own."""
     kinds = cycle([{}, {}, {"count": 2}, {"guidance": 2.0}, {"loras": tuple(LoraUse(name, 0.7) for name in loras[:1])}])
     requests = [GenerateRequest(next(texts), seed=seed, **next(kinds)) for seed in range(150)]
     with ThreadPoolExecutor(50) as pool:

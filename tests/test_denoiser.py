@@ -57,10 +57,11 @@ def test_generator_returns_its_input_at_no_noise():
     torch.testing.assert_close(Denoiser(called(Linear()), SCHEDULE, "epsilon")(CLEAN, t, CONTEXT), CLEAN)
 
 
-def test_guidance_of_clean_estimates_is_guidance_of_outputs():
+@pytest.mark.parametrize("together", [True, False])
+def test_guidance_of_clean_estimates_is_guidance_of_outputs(together):
     t, negative = torch.tensor([10, 500, 900]), Condition(torch.randn(1, 5, 6))
     denoise = Denoiser(called(Linear()), SCHEDULE, "epsilon", consistent=False)
-    ours = guided(denoise, 1.5, negative)(NOISE, t, CONTEXT)
+    ours = guided(denoise, 1.5, negative, together)(NOISE, t, CONTEXT)
     away, towards = (denoise.output(NOISE, t, c) for c in (negative.expand(3), CONTEXT))
     theirs = SCHEDULE.to_clean(away + 1.5 * (towards - away), NOISE, t, "epsilon")
     torch.testing.assert_close(ours, theirs)

@@ -77,8 +77,8 @@ class Denoiser:
         return skip * noisy + out * clean
 
 
-def guided(denoise: Denoise, guidance: float, negative: Condition) -> Denoise:
-    """Classifier-free guidance in clean space: c- + g (c+ - c-), both halves in one batch.
+def guided(denoise: Denoise, guidance: float, negative: Condition, together: bool = True) -> Denoise:
+    """Classifier-free guidance in clean space: c- + g (c+ - c-).
 
     Clean estimates are affine in the network output, so this equals guidance of the output itself.
 
@@ -86,13 +86,17 @@ def guided(denoise: Denoise, guidance: float, negative: Condition) -> Denoise:
         denoise: the unguided network.
         guidance: g; 1 is no guidance and costs one evaluation instead of two.
         negative: what to move away from, of one row or of B.
+        together: both halves in one batch, else one after the other, in the shape that the network is run in anyway.
     """
     if guidance == 1:
         return denoise
 
     def denoise_guided(noisy: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        both = cat([negative.expand(len(condition)), condition])
-        away, towards = denoise(torch.cat([noisy, noisy]), torch.cat([t, t]), both).chunk(2)
+        other = negative.expand(len(condition))
+        if together:
+            away, towards = denoise(torch.cat([noisy, noisy]), torch.cat([t, t]), cat([other, condition])).chunk(2)
+        else:
+            away, towards = denoise(noisy, t, other), denoise(noisy, t, condition)
         return away + guidance * (towards - away)
 
     return denoise_guided

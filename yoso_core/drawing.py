@@ -159,7 +159,7 @@ def draw(requests: Sequence[GenerateRequest], tools: Tools) -> list[Result]:
         tools.report(f"Drawing picture {start + 1} of {len(rows)}")
         condition = cat([read[number][0] for number, _ in batch])
         negative = cat([negatives[number] for number, _ in batch])
-        denoise = guided(_denoiser(first, tools, guide), guidance, negative)
+        denoise = _guided(_denoiser(first, tools, guide), guidance, negative, tools)
         noises = _noises([seed for _, seed in batch], first, tools)
         with watch.stage("network"):
             begin = prior_start(model.schedule, noises[0], model.prior_mean, model.prior_deviation)
@@ -195,7 +195,7 @@ def edit(request: EditRequest, tools: Tools) -> Result:
     guide, control_map, notes = _followed(request, tools)
     with watch.stage("encode"):
         canvas, latent = tools.canvas(request)
-    denoise = guided(_denoiser(request, tools, guide), guidance, negative)
+    denoise = _guided(_denoiser(request, tools, guide), guidance, negative, tools)
     if canvas.mask is not None:
         denoise = repaint(denoise, latent, latent_mask(canvas.mask, latent.shape[2:]).to(latent))
     t = strength_timestep(model.schedule, request.strength, latent.shape[-1])
@@ -273,6 +273,12 @@ def _unused(asked: Asked, model: LoadedModel) -> list[str]:
 def _guidance(request: GenerateRequest, model: LoadedModel) -> float:
     """Of classifier-free guidance, 1 being none: a network that is told of guidance needs no second evaluation."""
     return request.guidance if model.spec.offer.guided == "freely" else 1.0
+
+
+def _guided(denoise: Denoise, guidance: float, negative: Condition, tools: Tools) -> Denoise:
+    """Where every shape has to be made ready and batches gain nothing, guidance needs none of its own."""
+    runtime = tools.networks.runtime
+    return guided(denoise, guidance, negative, together=runtime.batch > 1 or not runtime.prepares)
 
 
 def _followed(request: GenerateRequest, tools: Tools) -> tuple[Guide | None, Image.Image | None, list[str]]:

@@ -215,7 +215,8 @@ class Previewer:
         found = []
         for start in range(0, len(noise), 8):
             part = slice(start, start + 8)
-            found.append(decode(self.autoencoder, sample(noise[part], self.conditions[part], self.empty)).cpu())
+            made = decode(self.autoencoder, sample(noise[part], self.conditions[part], self.empty))
+            found.append(made.float().cpu())
         return grid(torch.cat(found), 8)
 
 
