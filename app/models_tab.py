@@ -63,13 +63,15 @@ class ModelsTab:
             private: queue rules of a listener that no program may call.
         """
         self.drawing = drawing
-        quiet = private | BESIDE | {"show_progress": "hidden"}
-        offered = [self.list, self.settings.wished]
         timer = gr.Timer(EVERY, active=False)  # outside of the tab, which Gradio makes only when it is opened
+        # Not on the cards: the page would go over all of them whenever any listener gets on.
+        quiet = private | BESIDE | {"show_progress": "hidden", "show_progress_on": self.place}
+        offered = [self.list, self.settings.wished]
         drawing.active.change(self.open, [drawing.active, self.list], [self.list, timer], **quiet)
         timer.tick(self.tick, self.list, [self.list, drawing.tabs["translate"].trained], **quiet)
         self.list.select(self.act, self.settings.model, offered, **quiet)
-        self.list.edit(self.use, drawing.chooses, drawing.chosen, **private | BESIDE)
+        stage = drawing.tabs["generate"].stage
+        self.list.edit(self.use, drawing.chooses, drawing.chosen, show_progress_on=stage, **private | BESIDE)
         gr.on(
             [self.place.submit, self.look_at.click],
             self.add,

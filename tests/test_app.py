@@ -525,6 +525,19 @@ def test_what_draws_has_seats_and_holds_up_nothing_else(demo):
     assert [fn.trigger_mode for fn in python if fn.name == "answer"] == ["always_last"]
 
 
+def test_no_message_of_a_listener_has_the_page_go_over_much(demo, drawing):
+    """Gradio's page copies all of a component, piece by piece, that a listener once showed its progress on, at each
+    message of any listener."""
+    with_python = [
+        one for one in demo.config["dependencies"] if one["backend_fn"] and one["api_visibility"] == "private"
+    ]
+    assert max(len(one["show_progress_on"] or one["outputs"]) for one in with_python) <= 8
+    props = {one["id"]: one["props"] for one in demo.config["components"]}
+    assert isinstance(props[drawing.settings.words._id]["value"], str)
+    answer = next(one for one in with_python if one["api_name"] == "answer")
+    assert len(answer["inputs"]) <= 8 and len(answer["targets"]) == 1
+
+
 def test_who_waits_is_told_how_many_pictures_come_first(engine):
     told, made = [], []
 
