@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.tiny_checkpoint import Paired, Unpaired, build_model
-from yoso_core import convert
+from yoso_core import convert, pickles
 from yoso_core.__main__ import main
 from yoso_core.autoencoder import to_pil
 from yoso_core.condition import Condition
-from yoso_core.convert import NETWORK_LIMIT, PUBLISHED, convert_lora, convert_network, convert_translator
+from yoso_core.convert import PUBLISHED, convert_lora, convert_network, convert_translator
 from yoso_core.engine import Engine
 from yoso_core.lora.reading import FILE_LIMIT, read_prior
 from yoso_core.prompts import as_it_is
@@ -93,8 +93,8 @@ def test_a_network_is_converted_one_weight_after_another(tmp_path, monkeypatch):
         "c": torch.randn(6, 4).bfloat16()[::2].T,
     }
     torch.save(state, tmp_path / "unet.bin")
-    monkeypatch.setattr(convert, "FILE_LIMIT", 10)
-    monkeypatch.setattr(convert, "save_file", lambda *_, **__: pytest.fail("all was held in memory"))
+    monkeypatch.setattr(pickles, "FILE_LIMIT", 10)
+    monkeypatch.setattr(pickles, "save_file", lambda *_, **__: pytest.fail("all was held in memory"))
     digest = convert_network(tmp_path / "unet.bin", tmp_path / "out.safetensors")
     assert digest == hashlib.sha256((tmp_path / "unet.bin").read_bytes()).hexdigest()
     with safe_open(tmp_path / "out.safetensors", "pt") as file:
@@ -132,7 +132,7 @@ def test_a_network_that_can_not_be_taken_is_told(tmp_path, monkeypatch, content,
 
 def test_a_network_that_is_too_large_is_not_read(tmp_path):
     with open(tmp_path / "unet.bin", "wb") as file:
-        file.truncate(NETWORK_LIMIT + 1)  # sparse
+        file.truncate(pickles.MAPPED_LIMIT + 1)  # sparse
     with pytest.raises(RequestError, match="more than 16 GiB"):
         convert_network(tmp_path / "unet.bin", tmp_path / "out.safetensors")
 

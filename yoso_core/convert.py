@@ -6,25 +6,30 @@ convolutions of the decoder. A translator takes what was trained; all else is th
 """
 
 import hashlib
-import io
 import json
-import pickle
 import re
-import shutil
-import struct
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from yoso_core.lora.admission import RANK_LIMIT
-from yoso_core.lora.reading import FILE_LIMIT, PRIOR_KEY, one_line, prior_of, read_prior, read_tensors
+from yoso_core.lora.reading import PRIOR_KEY, prior_of, read_prior, read_tensors
+from yoso_core.pickles import (
+    DIGEST,
+    NUMBERS,
+    Pickle,
+    map_pickle,
+    named,
+    read_pickle,
+    refusals,
+    save,
+    save_one_by_one,
+    weights_of,
+    written_beside,
+)
 from yoso_core.requests import RequestError
 from yoso_core.translate import (
     BACK,
@@ -44,9 +49,6 @@ LICENCE = "sai-nc-community"  # SD-Turbo's, which holds for what is made of it
 ALPHA = 8  # of peft, where none is said
 SKIPS = 4
 SKIP = "decoder.skip_conv_{}"  # numbered from 1, which is for the smallest features
-DIGEST = "converted_from_sha256"  # metadata of what was converted
-NUMBERS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}  # as files say it
-NETWORK_LIMIT = 16 * 2**30  # bytes; what is read one by one need not fit into memory
 
 ONE_WAY = ("rank_unet", "rank_vae", "unet_lora_target_modules", "vae_lora_target_modules")
 ONE_WAY_STATES = ("state_dict_unet", "state_dict_vae")
@@ -113,48 +115,6 @@ PUBLISHED = {  # by file name
 }
 
 
-class Pickle(NamedTuple):
-    """What a pickle of weights holds.
-
-    Attributes:
-        content: whatever it is.
-        sha256: of the file.
-        size: of the file in bytes.
-    """
-
-    content: Any
-    sha256: str
-    size: int
-
-
-def read_pickle(source: Path) -> Pickle:
-    """Read a file of ``torch.save``, weights only.
-
-    Raises:
-        ValueError, OSError: it is none, or holds anything but weights and plain values.
-    """
-    if not source.is_file():
-        raise ValueError("there is no such file")
-    if source.stat().st_size > FILE_LIMIT:
-        raise ValueError(f"it has more than {FILE_LIMIT / 2**30:g} GiB")
-    data = source.read_bytes()  # once, so that the hash is of what is converted
-    if data[8:9] == b"{":
-        raise ValueError("it is safetensors already, so copy it as it is")
-    file = io.BytesIO(data)
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as packed:
-            _refuse_large(sum(each.file_size for each in packed.infolist()), len(data))
-    file.seek(0)
-    return Pickle(_unpickled(file), hashlib.sha256(data).hexdigest(), len(data))
-
-
-def _unpickled(file: Any, **options: Any) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, **options)
-    except pickle.UnpicklingError:  # its words advise to run it
-        raise ValueError("it is no pickle of weights alone") from None
-
-
 def convert_network(source: Path, out: Path) -> str:
     """Write the weights of a network to `out`, one after another, so that gigabytes take no more memory than the
     largest of them; the SHA-256 of the pickle.
@@ -166,20 +126,12 @@ def convert_network(source: Path, out: Path) -> str:
     Raises:
         RequestError: it can't be converted, and why; nothing is written.
     """
-    with _refusals(source):
-        if (size := source.stat().st_size) > NETWORK_LIMIT:
-            raise ValueError(f"it has more than {NETWORK_LIMIT / 2**30:g} GiB")
-        if not zipfile.is_zipfile(source):
-            raise ValueError("it is no file as torch.save writes it")
-        with open(source, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        found = _unpickled(source, mmap=True)
-        if not isinstance(found, dict) or not found:
-            raise ValueError("it holds no weights by name")
-        tensors = _tensors(found, size)
-        with _partial(out) as partial:
-            _save_one_by_one(tensors, partial, {"format": "pt", DIGEST: sha256})
-    return sha256
+    with refusals(source):
+        read = map_pickle(source)
+        tensors = weights_of(read.content, read.size)
+        with written_beside(out) as partial:
+            save_one_by_one(tensors, partial, {"format": "pt", DIGEST: read.sha256})
+    return read.sha256
 
 
 def convert_lora(source: Path, out: Path, moments: Path | None = None) -> tuple[int, str]:
@@ -195,16 +147,14 @@ def convert_lora(source: Path, out: Path, moments: Path | None = None) -> tuple[
         RequestError: it can't be converted, and why; nothing is written.
     """
     told = {} if moments is None else {PRIOR_KEY: _moments(moments)}
-    with _refusals(source):
+    with refusals(source):
         read = read_pickle(source)
         found = read.content
         if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
             found = found["state_dict"]
-        if not isinstance(found, dict) or not found:
-            raise ValueError("it holds no weights by name")
-        tensors = _tensors(found, read.size)
-        with _partial(out) as partial:
-            _save(tensors, partial, read.sha256, told)
+        tensors = weights_of(found, read.size)
+        with written_beside(out) as partial:
+            save(tensors, partial, read.sha256, told)
     return len(tensors), read.sha256
 
 
@@ -218,13 +168,13 @@ def take_lora(source: Path, out: Path) -> str:
         is_pickle = file.read(9)[8:] != b"{"
     if is_pickle:
         return convert_lora(source, out)[1]
-    with _refusals(source):
+    with refusals(source):
         tensors, metadata = read_tensors(source)
         tensors = {key: value if value.dtype in NUMBERS else value.float() for key, value in tensors.items()}
         with open(source, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        with _partial(out) as partial:
-            _save(tensors, partial, sha256, metadata | {DIGEST: sha256})
+        with written_beside(out) as partial:
+            save(tensors, partial, sha256, metadata | {DIGEST: sha256})
     return sha256
 
 
@@ -269,7 +219,7 @@ def convert_translator(
         name = f"{known.name}-{direction}"
         known = replace(known, name=name, title=title or name, direction=direction, prompt=None)
     out = out or CONVERTED_TRANSLATORS / known.name
-    with _refusals(source):
+    with refusals(source):
         if out.exists():
             raise ValueError(f"{out} is there already; name another folder")
         read = read_pickle(source)
@@ -283,10 +233,10 @@ def convert_translator(
             title, out, directions, FAMILY, licence or known.licence, input or known.input, ink, black
         )
         check_spec(spec)
-        with _partial(out) as partial:
+        with written_beside(out) as partial:
             partial.mkdir()
-            _save(network, partial / NETWORK_FILE, read.sha256)
-            _save(autoencoder, partial / f"{known.direction}.safetensors", read.sha256)
+            save(network, partial / NETWORK_FILE, read.sha256)
+            save(autoencoder, partial / f"{known.direction}.safetensors", read.sha256)
             write_config(spec, partial / CONFIG, source_sha256=read.sha256)
     return spec, read.sha256
 
@@ -328,7 +278,7 @@ def _split(read: Pickle, direction: str) -> tuple[dict[str, Tensor], dict[str, T
 
 def _check_keys(checkpoint: Mapping, known: Iterable[str]) -> None:
     if odd := [key for key in checkpoint if key not in known]:
-        raise ValueError(f"{_named(odd[0])} in it is unknown")
+        raise ValueError(f"{named(odd[0])} in it is unknown")
     if lacking := [key for key in known if key not in checkpoint]:
         raise ValueError(f"{lacking[0]!r} is missing")
 
@@ -336,42 +286,12 @@ def _check_keys(checkpoint: Mapping, known: Iterable[str]) -> None:
 def _rank(checkpoint: Mapping, name: str) -> int:
     rank = checkpoint[name]
     if type(rank) is not int or not 1 <= rank <= RANK_LIMIT:
-        raise ValueError(f"its {name} is {_named(rank)}; 1 to {RANK_LIMIT} is taken")
+        raise ValueError(f"its {name} is {named(rank)}; 1 to {RANK_LIMIT} is taken")
     return rank
 
 
-def _named(value: Any) -> str:
-    """What a value is, in a few characters: a list in a list in a list may be short in a file and endless in words."""
-    return f"{value!r:.80}" if isinstance(value, (str, int, float)) else type(value).__name__
-
-
 def _state(read: Pickle, name: str) -> dict[str, Tensor]:
-    found = read.content[name]
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"its {name} holds no weights by name")
-    return _tensors(found, read.size)
-
-
-def _tensors(found: Mapping[Any, Any], size: int) -> dict[str, Tensor]:
-    """Weights by name, as they are in the file.
-
-    Args:
-        found: what should be that.
-        size: of the file in bytes.
-    """
-    for key, value in found.items():
-        if not isinstance(key, str):
-            raise ValueError(f"{_named(key)} in it is no name of a tensor")
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{_named(key)} in it is no tensor but {type(value).__name__}")
-    _refuse_large(sum(value.numel() * value.element_size() for value in found.values()), size)
-    return {key: value.detach() for key, value in found.items()}
-
-
-def _refuse_large(held: int, size: int) -> None:
-    """A few bytes of a file may speak of any number."""
-    if held > 2 * size:
-        raise ValueError("its tensors are far larger than the file")
+    return weights_of(read.content[name], read.size, f"its {name}")
 
 
 def _own(both: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -475,63 +395,3 @@ def _spelt(part: str, changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str,
         for role, value in zip("AB", pair, strict=True)
     )
     return dict(pairs)
-
-
-def _save_one_by_one(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """What `save_file` writes, which holds all of it in memory."""
-    header, end = {"__metadata__": metadata}, 0
-    for key, value in tensors.items():
-        _check_numbers(key, value)
-        begin, end = end, end + value.numel() * value.element_size()
-        header[key] = {"dtype": NUMBERS[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
-    told = json.dumps(header).encode()
-    told += b" " * (-len(told) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(told)) + told)
-        for value in tensors.values():
-            file.write(value.contiguous().view(-1).view(torch.uint8).numpy())
-
-
-def _check_numbers(key: str, value: Tensor) -> None:
-    if value.dtype not in NUMBERS:
-        raise ValueError(f"{key!r:.80} is of {value.dtype}")
-    if not value.isfinite().all():
-        raise ValueError(f"{key!r:.80} holds NaN or infinite values")
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, digest: str, told: Mapping[str, str] | None = None) -> None:
-    for key, value in tensors.items():
-        _check_numbers(key, value)
-    # Cloned, because a pickle's tensors may be views of one another and those of safetensors may not.
-    apart = {key: value.clone().contiguous() for key, value in tensors.items()}
-    save_file(apart, path, metadata={"format": "pt", DIGEST: digest} | dict(told or {}))
-
-
-@contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    """A place beside `out` to write to; it becomes `out` if nothing fails, and else it is gone."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    _remove(partial)  # of a process that was killed
-    try:
-        yield partial
-        partial.replace(out)
-    finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _refusals(source: Path) -> Iterator[None]:
-    """Whatever goes wrong with a file, in one sentence."""
-    try:
-        yield
-    except Exception as error:  # unpickling raises whatever it meets
-        # What unpickling says of a file that is no pickle may be a bare number.
-        why = one_line(str(error)) if " " in str(error) else f"it is no checkpoint: {type(error).__name__}"
-        raise RequestError(f"{one_line(str(source))} can't be converted ({why:.200}).") from None
