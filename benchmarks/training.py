@@ -12,7 +12,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,20 +63,27 @@ def alone(value: Any) -> Any:
     return value
 
 
-def calls_of(trainer: Trainer, step: Callable[[], Any]) -> list[Call]:
-    """The calls of a run's networks in one step, in their order."""
-    found: list[Call] = []
+@contextmanager
+def noted(found: list[Call]) -> Iterator[None]:
+    """Meanwhile calls of networks are noted, in their order, but for those that another network makes."""
+    call, depth = nn.Module.__call__, 0
 
-    def note(network: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        inputs = tuple(map(alone, given)), {name: alone(value) for name, value in named.items()}
-        found.append(Call(network, *inputs, torch.is_grad_enabled()))
+    def run(network: nn.Module, *given: Any, **named: Any) -> Any:
+        nonlocal depth
+        if depth == 0:
+            kept = {name: alone(value) for name, value in named.items()}
+            found.append(Call(network, tuple(map(alone, given)), kept, torch.is_grad_enabled()))
+        depth += 1
+        try:
+            return call(network, *given, **named)
+        finally:
+            depth -= 1
 
-    networks = [player.module for player in trainer.task.players.values()]
-    hooks = [network.register_forward_pre_hook(note, with_kwargs=True) for network in networks]
-    step()
-    for hook in hooks:
-        hook.remove()
-    return found
+    nn.Module.__call__ = run
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = call
 
 
 def draw_pictures(folder: Path) -> None:
@@ -131,7 +139,9 @@ def main() -> None:
             for player in trainer.task.players.values():
                 player.module.zero_grad(set_to_none=True)
 
-        calls = calls_of(trainer, step)
+        calls: list[Call] = []
+        with noted(calls):
+            step()
         taken = [(seconds(step), seconds(networks)) for _ in range(WARM_UP + options.steps)][WARM_UP:]
         figures["step"], figures["networks"] = (statistics.median(column) for column in zip(*taken, strict=True))
         figures["ratio"] = statistics.median(whole / bare for whole, bare in taken)
