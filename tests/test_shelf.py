@@ -85,6 +85,21 @@ def test_a_card_knows_what_has_to_come_and_what_it_takes(shelf, there):
     assert shelf.size(shelf.lacks(item)) == 10**8
 
 
+def test_a_network_that_is_converted_takes_its_room_twice(shelf, there, tiny_spec, monkeypatch):
+    network = Source("some/lora", COMMIT, inside="unet.bin")
+    spec = replace(shelf.service.models["remote"], network=network, lora=None, lora_source=None)
+    shelf.service.models["remote"] = spec
+    there.listings["some/lora"] = Listing(COMMIT, {"unet.bin": 4 * 10**9, "README.md": 5})
+    shelf.learn(ID)
+    item = shelf.item(ID)
+    assert [need.convert for need in item.needs] == ["", "network"]
+    assert shelf.size(item.needs) == 5_000_000_300 and shelf.memory(item) > 5 * 10**9
+    monkeypatch.setattr(module, "room", lambda *_: Room(9 * 10**9, 64 * 10**9, 64 * 10**9, "memory"))
+    assert shelf.fit(item).level == "no" and "of the disk" in shelf.fit(item).why
+    monkeypatch.setattr(module, "room", lambda *_: Room(11 * 10**9, 64 * 10**9, 64 * 10**9, "memory"))
+    assert shelf.fit(item).level == "fits"
+
+
 def test_a_card_says_which_licence_the_hub_states(shelf, there, tmp_path):
     item = shelf.item(ID)
     assert shelf.stated(item) == ""

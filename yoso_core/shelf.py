@@ -230,10 +230,11 @@ class Shelf:
 
     def fit(self, item: Item) -> Fit | None:
         """Whether it fits this machine; None where that is not known yet."""
-        disk, memory = self.size(self.lacks(item)), self.memory(item)
+        lacks, memory = self.lacks(item), self.memory(item)
+        disk, twice = self.size(lacks), self.size([need for need in lacks if need.convert == "network"])
         if disk is None or memory is None:
             return None
-        return judge(room(hub.cache_folder(), self.service.device), disk, memory, hub.SPARE)
+        return judge(room(hub.cache_folder(), self.service.device), disk + twice, memory, hub.SPARE)
 
     def stated(self, item: Item) -> str:
         """The licence that the card of what predicts states, at the hub or here; "" where it says none."""
