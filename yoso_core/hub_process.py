@@ -25,7 +25,7 @@ CHUNK = 1 << 22  # bytes that are read at once
 PIECE = 1 << 15  # bytes that are written at once, and told: a slow line is not a silent one
 LOCK = "yoso-studio.lock"
 RECORD = "yoso-studio"  # the ref that holds the commit of what was fetched without one
-RANGE_REFUSED = 416
+RANGE_REFUSED, SERVER_ERROR = 416, 500
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's hash of a small file, SHA-256 of a large one
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SECRET = re.compile(r"hf_\w+")
@@ -314,6 +314,13 @@ def _reason(error: Exception, place: str) -> str:
         return "it has no such commit"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"there is no such repository, or it is private: check its name, or {login}"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "this machine is set to work offline, by HF_HUB_OFFLINE"
+    if isinstance(error, errors.HfHubHTTPError):
+        if (status := error.response.status_code) >= SERVER_ERROR:
+            return f"the hub is in trouble itself, and answers {status}"
+    elif isinstance(error, (errors.HfHubHTTPError.__bases__[0], errors.LocalEntryNotFoundError)):  # of its HTTP client
+        return "the hub can't be reached from here"
     if isinstance(error, OSError) and error.errno:
         return f"{os.strerror(error.errno).lower()}"
     return SECRET.sub("hf_...", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
