@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yoso_core.hub_process import RECORD
 from yoso_core.requests import RequestError
 
 SILENCE = 30.0  # seconds without a word or a byte, until a hub is given up
@@ -37,6 +36,7 @@ NETWORKS = {"", "unet", "transformer", "vae", "text_encoder", "text_encoder_2"}
 PLAIN = re.compile(r"[\w-][\w.-]*\.(json|txt|model)|README\.md", re.ASCII)
 PLACE = re.compile(r"(?!\.)[\w.-]{1,96}(?<![.])/(?!\.)[\w.-]{1,96}(?<![.])", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
+RECORD = "yoso-studio"  # the ref that holds the commit of what was fetched without one
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 LICENCE_CHARACTERS = 200
 LORA_NAME = re.compile(r"[\w-][\w .()-]*\.safetensors", re.ASCII)
@@ -364,7 +364,7 @@ def download(
     if shutil.disk_usage(cache).free < total + SPARE:
         raise HubError(f"it takes {total / 1e9:.1f} GB, for which the disk has no room")
     job = {"place": place, "commit": revision, "token": token, "sizes": dict(sizes), "cache": str(cache)}
-    yield from _coming_in(job | {"record": record}, silence)
+    yield from _coming_in(job | {"record": RECORD if record else ""}, silence)
 
 
 def _download_address(address: str, out: Path, silence: float) -> Iterator[Progress]:

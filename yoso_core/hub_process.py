@@ -24,7 +24,6 @@ LISTED = 20_000  # files of a repository
 CHUNK = 1 << 22  # bytes that are read at once
 PIECE = 1 << 15  # bytes that are written at once, and told: a slow line is not a silent one
 LOCK = "yoso-studio.lock"
-RECORD = "yoso-studio"  # the ref that holds the commit of what was fetched without one
 RANGE_REFUSED, SERVER_ERROR = 416, 500
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's hash of a small file, SHA-256 of a large one
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -135,7 +134,7 @@ def bring_files(job: dict[str, Any]) -> None:
     with _locked(cache / ".locks" / name / LOCK, waiting):
         if job["record"]:
             (cache / name / "refs").mkdir(parents=True, exist_ok=True)
-            (cache / name / "refs" / RECORD).write_text(commit)
+            (cache / name / "refs" / job["record"]).write_text(commit)
         for file, size in job["sizes"].items():
             _bring(hub, place, commit, file, size, cache / name, token, teller)
             hub.hf_hub_download(place, file, revision=commit, cache_dir=cache, token=token)
