@@ -1,14 +1,15 @@
 // A canvas: a picture, what is painted on it, and a mask over both, in the shape of whatever picture is brought. Gradio
 // runs this once for each, with `element` (the markup of canvas.html), `props` (value: {picture, mask, file}), `trigger` and `watch`;
-// TAB, SIDE, which the server sees, and WIDTH, of the brush, are constants. What stands on it is kept by desk.js.
-const AREA = 512, LONGEST = 4, SNAPSHOTS = 24, FILE_LIMIT = 20e6, ZOOMS = [1, 2, 4], MASK = '#ff2d95', KEEP_AFTER = 400;
+// TAB, SIDE, which the server sees, and WIDTH, of the brush, are constants. What stands on it is kept by desk.js. A script
+// of its own: what libraries of shapes keep as objects would have to be pixels again at every stroke, see docs/edit.md.
+const AREA = 512, LONGEST = 4, SNAPSHOTS = 24, FILE_LIMIT = 20e6, ZOOMS = [1, 2, 4], CLOSEST = 8, MASK = '#ff2d95', KEEP_AFTER = 400;
 const find = selector => element.querySelector(selector);
 const video = find('video'), view = find('.canvas-view'), stack = find('.canvas-stack'), brush = find('.brush input');
 const layers = Object.fromEntries(['picture', 'ink', 'mask'].map(name => [name, find(`.${name}`)]));
 const on = Object.fromEntries(Object.entries(layers).map(([name, layer]) => [name, layer.getContext('2d', {willReadFrequently: true})]));
 const LAYER = {paint: 'ink', erase: 'ink', mask: 'mask', unmask: 'mask'};
-let width = AREA, height = AREA, tool = 'paint', colour = '#1c1917', other = '#ffffff', last = null, zoom = 1;
-let empty = {picture: true, ink: true, mask: true}, done = [], undone = [], pending = 0, keeping = 0, original = null;
+let width = AREA, height = AREA, tool = 'paint', colour = '#1c1917', other = '#ffffff', last = null, zoom = 1, space = false, pan = null;
+let empty = {picture: true, ink: true, mask: true}, hidden = {}, done = [], undone = [], pending = 0, keeping = 0, original = null;
 const fingers = new Map();
 
 const say = sentence => { find('.canvas-note').textContent = sentence; };
@@ -19,7 +20,8 @@ function reduced(names, matte) {
     const scale = (window.yosoSide ?? SIDE) / AREA;  // what the model draws needs no more
     small.width = Math.round(width * scale); small.height = Math.round(height * scale);
     context.imageSmoothingQuality = 'high';
-    for (const name of names) context.drawImage(layers[name], 0, 0, small.width, small.height);
+    if (!matte) { context.fillStyle = '#fff'; context.fillRect(0, 0, small.width, small.height); }
+    for (const name of names) if (!hidden[name]) context.drawImage(layers[name], 0, 0, small.width, small.height);
     if (matte) {  // whatever is painted is white, the rest black
         context.globalCompositeOperation = 'source-in';
         context.fillStyle = '#fff';
@@ -39,7 +41,7 @@ function send() {
 function changed() { if (!pending) pending = setTimeout(send, 40); }
 function keep() {
     const drawn = Object.fromEntries(Object.entries(layers).map(([name, layer]) => [name, empty[name] ? null : layer.toDataURL()]));
-    window.yosoDesk.keepCanvas(TAB, {width, height, ...drawn});
+    window.yosoDesk.keepCanvas(TAB, {width, height, hidden, ...drawn});
 }
 
 // Undo ---------------------------------------------------------------------------------------------------------------
@@ -63,6 +65,9 @@ function buttons() {
     find('[data-do=redo]').disabled = !undone.length;
     find('[data-do=nomask]').disabled = empty.mask;
     find('.invite').hidden = !(empty.picture && empty.ink && empty.mask) || !video.hidden;
+    find('.layers').hidden = empty.picture || empty.ink;
+    for (const button of find('.layers').children) button.setAttribute('aria-pressed', !hidden[button.dataset.layer]);
+    for (const name of ['picture', 'ink']) layers[name].classList.toggle('away', Boolean(hidden[name]));
 }
 
 // Layers -------------------------------------------------------------------------------------------------------------
@@ -73,13 +78,13 @@ function shape(w, h) {
     if (w === width && h === height) return;
     width = w; height = h;
     for (const layer of Object.values(layers)) { layer.width = width; layer.height = height; }
-    stack.style.aspectRatio = `${width} / ${height}`;
+    view.style.aspectRatio = stack.style.aspectRatio = `${width} / ${height}`;
 }
 function blank(name) {
     on[name].globalCompositeOperation = 'source-over';
     on[name].clearRect(0, 0, width, height);
     if (name === 'picture') { on.picture.fillStyle = '#fff'; on.picture.fillRect(0, 0, width, height); }
-    empty[name] = true;
+    empty[name] = true; hidden[name] = false;
 }
 async function loaded(source) {
     const image = new Image();
@@ -130,37 +135,69 @@ const isEmpty = name => !on[name].getImageData(0, 0, width, height).data.some((v
 const pressed = event => event.pointerType === 'pen' && event.pressure ? .25 + .75 * event.pressure : 1;
 function pickColour(event) {
     const [x, y] = placeOf(event).map(Math.floor), one = document.createElement('canvas').getContext('2d');
-    for (const name of ['picture', 'ink']) one.drawImage(layers[name], -x, -y);
+    one.fillStyle = '#fff'; one.fillRect(0, 0, 1, 1);
+    for (const name of ['picture', 'ink']) if (!hidden[name]) one.drawImage(layers[name], -x, -y);
     dye('#' + [...one.getImageData(0, 0, 1, 1).data.slice(0, 3)].map(value => value.toString(16).padStart(2, '0')).join(''));
 }
 layers.mask.addEventListener('pointerdown', event => {
-    fingers.set(event.pointerId, event);
-    if (event.button) return;
+    if (event.button > 1) return;
     event.preventDefault();
+    fingers.set(event.pointerId, event);
+    try { layers.mask.setPointerCapture(event.pointerId); } catch { /* lifted already */ }
     if (fingers.size > 1) { if (last) { last = null; travel(done, []); } return; }  // the second finger moves the canvas
-    layers.mask.setPointerCapture(event.pointerId);
+    if (event.button || space) { pan = event; return; }
     if (tool === 'pick') return pickColour(event);
     remember([LAYER[tool]]);
+    if (hidden[LAYER[tool]]) { hidden[LAYER[tool]] = false; buttons(); }
     last = placeOf(event); stroke(last, last, pressed(event)); changed();
 });
 layers.mask.addEventListener('pointermove', event => {
     if (fingers.size > 1 && fingers.has(event.pointerId)) {
-        const before = fingers.get(event.pointerId);
-        view.scrollBy((before.clientX - event.clientX) / 2, (before.clientY - event.clientY) / 2);
+        const before = grip();
         fingers.set(event.pointerId, event);
+        const after = grip();
+        magnify(zoom * after.far / Math.max(1, before.far), after);
+        view.scrollBy(before.clientX - after.clientX, before.clientY - after.clientY);
         return;
     }
+    if (pan) { view.scrollBy(pan.clientX - event.clientX, pan.clientY - event.clientY); pan = event; }
     if (!last) return;
-    for (const each of event.getCoalescedEvents?.() ?? [event]) { const next = placeOf(each); stroke(last, next, pressed(each)); last = next; }
+    const between = event.getCoalescedEvents?.() ?? [];  // a list that may be empty
+    for (const each of between.length ? between : [event]) { const next = placeOf(each); stroke(last, next, pressed(each)); last = next; }
     changed();
 });
 for (const kind of ['pointerup', 'pointercancel']) layers.mask.addEventListener(kind, event => {
     fingers.delete(event.pointerId);
+    pan = null;
     if (!last) return;
     last = null;
     if (tool === 'erase' || tool === 'unmask') empty[LAYER[tool]] = isEmpty(LAYER[tool]);
     buttons(); changed();
 });
+
+// Looking closer -----------------------------------------------------------------------------------------------------
+// What is under `at` (of the screen; without one the middle) stays there.
+function magnify(next, at = null) {
+    const box = view.getBoundingClientRect(), before = zoom;
+    const [x, y] = [(at?.clientX ?? box.left + box.width / 2) - box.left, (at?.clientY ?? box.top + box.height / 2) - box.top];
+    zoom = Math.min(CLOSEST, Math.max(1, next));
+    stack.style.width = `${100 * zoom}%`;
+    view.classList.toggle('closer', zoom > 1);
+    const grown = zoom / before;
+    view.scrollTo((view.scrollLeft + x) * grown - x, (view.scrollTop + y) * grown - y);
+    find('[data-do=zoom]').textContent = `Zoom ${Math.round(zoom)}×`;
+}
+function grip() {  // of two fingers: how far apart, and around what
+    const [a, b] = [...fingers.values()];
+    return {far: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY), clientX: (a.clientX + b.clientX) / 2, clientY: (a.clientY + b.clientY) / 2};
+}
+view.addEventListener('wheel', event => {  // with Ctrl, and what a pad makes of two fingers
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    magnify(zoom * (event.deltaY < 0 ? 1.25 : .8), event);
+}, {passive: false});
+function reach(on) { space = on; view.classList.toggle('reach', on); }
+document.addEventListener('keyup', event => { if (event.key === ' ') reach(false); });
 
 // Pictures from elsewhere --------------------------------------------------------------------------------------------
 function upload(file) {
@@ -242,17 +279,15 @@ const deeds = {
     clear: () => { original = null; remember(); shape(1, 1); ALL.forEach(blank); buttons(); say(''); send(); },
     nomask: () => { remember(['mask']); blank('mask'); buttons(); send(); },
     open: () => find('input[type=file]').click(),
-    zoom: () => {
-        zoom = ZOOMS[(ZOOMS.indexOf(zoom) + 1) % ZOOMS.length];
-        stack.style.width = `${100 * zoom}%`;
-        find('[data-do=zoom]').textContent = `Zoom ${zoom}×`;
-    },
+    zoom: () => magnify(ZOOMS.find(each => each > zoom) ?? 1),
     camera,
 };
 element.addEventListener('click', event => {
     const button = event.target.closest('button');
+    if (button && event.detail) view.focus({preventScroll: true});  // so that keys are the canvas' and not the button's
     if (button?.dataset.tool) choose(button.dataset.tool);
     else if (button?.dataset.colour) dye(button.dataset.colour);
+    else if (button?.dataset.layer) { hidden[button.dataset.layer] = !hidden[button.dataset.layer]; buttons(); changed(); }
     else if (button?.dataset.do) deeds[button.dataset.do]();
 });
 find('input[type=color]').addEventListener('input', event => dye(event.target.value));
@@ -265,6 +300,7 @@ document.addEventListener('keydown', event => {
     if (!element.offsetParent || document.querySelector('dialog[open]')) return;
     if (event.target.matches('input:not([type=range], [type=radio], [type=checkbox]), textarea, select')) return;
     const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
+    if (key === ' ' && view.matches(':hover') && !event.target.closest('button, input')) { event.preventDefault(); return reach(true); }
     if (control && key === 'z') { event.preventDefault(); deeds[event.shiftKey ? 'redo' : 'undo'](); }
     else if (!control && !event.altKey && keys[key] && find(`[data-tool=${{m: 'mask', u: 'unmask'}[key] ?? 'paint'}]`).offsetParent) keys[key]();
 });
@@ -280,6 +316,7 @@ async function begin() {
     shape(kept.width, kept.height);
     ALL.forEach(blank);
     for (const name of ALL) if (kept[name]) place(name, await loaded(kept[name]));
+    hidden = kept.hidden ?? {};
     buttons();
     if (ALL.some(name => kept[name])) send();
 }
