@@ -1,21 +1,23 @@
 """The Compare tab: one prompt and seed in ever fewer steps, and grids over any two settings."""
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import gradio as gr
 
+from app.components import script
 from app.picture_tab import PictureTab
-from app.pictures import data_uri, on_saved, problem_html, save_picture
+from app.pictures import come_first, on_saved, problem_html, save_picture
 from app.server.queueing import DRAWING
 from app.settings import NO_STYLE, Settings
+from app.sheet_html import grid_html, ladder_html
 from yoso_core.drawing import PictureError, Result
 from yoso_core.lora.library import public_name
 from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.service import Service
-from yoso_core.sheets import AXES, NO_ADAPTER, Axis, Sheet, draw, grid, ladder, parse_axis, run
+from yoso_core.sheets import AXES, NO_ADAPTER, Axis, draw, grid, ladder, parse_axis, run
 
 EXAMPLES = {
     "prompt": "a cat | a dog | a panda",
@@ -32,28 +34,10 @@ EXAMPLES = {
 }
 LADDER = """<h3>Ladder</h3><p>What more time would buy: the same prompt and seed in 1, 2 and 4 steps, in the 25 of the
 teacher that the model learned from, and in one step without what it learned.</p>"""
+GRID = "<h3>Grid</h3><p>Any two settings against each other, up to 64 pictures; a click on one looks at it.</p>"
 SHOWN = 5  # prompts of the grid that the page begins with
+PACE = 0.7  # seconds between two tables of a grid that grows
 NAMED = "lora"  # the kind of axis that names a LoRA
-
-
-def cell_html(title: str, result: Result | None) -> str:
-    if result is None:
-        return f'<figure class="waiting"><div></div><figcaption><b>{html.escape(title)}</b></figcaption></figure>'
-    took = f"{result.evaluations} evaluation{'s' * (result.evaluations != 1)}"
-    took = f"<span>{took}</span> · <span>{result.seconds['total'] * 1000:.0f} ms</span>"
-    return (
-        f'<figure><img src="{data_uri(result.pictures[0])}" alt="{html.escape(title)}" draggable="false">'
-        f"<figcaption><b>{html.escape(title)}</b> {took}</figcaption></figure>"
-    )
-
-
-def ladder_html(sheet: Sheet, results: list[Result]) -> str:
-    """The rungs that are there, and places for the others."""
-    waiting = [None] * (len(sheet.requests) - len(results))
-    cells = "".join(map(cell_html, sheet.columns, [*results, *waiting]))
-    return f'<div class="rungs">{cells}</div>' + "".join(
-        f'<p class="quiet">{html.escape(note)}</p>' for note in sheet.notes
-    )
 
 
 class CompareTab:
@@ -84,15 +68,15 @@ class CompareTab:
         with gr.Row(elem_classes="compare-head"):
             gr.HTML(LADDER)
             self.climb = gr.Button("Draw", elem_id="climb", scale=0, min_width=120)
-        self.ladder = gr.HTML(elem_id="ladder")
+        self.ladder = gr.HTML(elem_id="ladder", js_on_load=script("sheet"))
         with gr.Row(elem_classes="compare-head"):
-            gr.HTML("<h3>Grid</h3><p>Any two settings against each other, up to 64 pictures.</p>")
+            gr.HTML(GRID)
             self.fill = gr.Button("Draw", elem_id="fill", scale=0, min_width=120)
         with gr.Row(elem_id="axes"):
             self.x, self.x_values = self.build_axis("Across", "prompt")
             self.y, self.y_values = self.build_axis("Down", "style")
         self.told = gr.HTML(elem_classes="info", elem_id="compare-told")
-        self.grid = gr.HTML(elem_id="grid")
+        self.grid = gr.HTML(elem_id="grid", js_on_load=script("sheet"))
         with gr.Row(elem_classes="under"):
             self.save = gr.Button("Save PNG", size="sm", scale=0, min_width=110, visible=False)
             self.download = gr.DownloadButton(visible="hidden", elem_id="sheet-download")
@@ -132,14 +116,13 @@ class CompareTab:
             *(control for tab in self.sources.values() for control in tab.typed),
         }
         axes = {self.x, self.x_values, self.y, self.y_values}
-        drawing = private | DRAWING
-        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], show_progress="hidden", **drawing)
+        drawing = private | DRAWING | {"show_progress": "minimal", "show_progress_on": self.told}  # who comes first
+        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], **drawing)
         own = self.settings.picker.own
         self.fill.click(
             self.draw_grid,
             asked | axes,
             [self.grid, self.told, self.save, self.download],
-            show_progress_on=self.grid,
             **drawing,
         )
         self.save.click(None, js=on_saved("sheet-download"))
@@ -173,20 +156,20 @@ class CompareTab:
             raise RequestError(f"There is no picture on the {tab.name.capitalize()} tab yet; draw or open one there.")
         return request
 
-    def draw_ladder(self, values: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+    def draw_ladder(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> Iterator[tuple[str, str]]:
         """Rung by rung."""
         try:
             sheet = ladder(self.engine, self.asked(values))
             results: list[Result] = []
             yield ladder_html(sheet, results), ""
-            for result in run(self.engine, sheet):
+            for result in run(self.engine, sheet, come_first(progress)):
                 results.append(result)
                 yield ladder_html(sheet, results), ""
         except (RequestError, PictureError) as error:
             yield gr.skip(), problem_html(str(error))
 
-    def draw_grid(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:
-        """All of it, as one labelled picture."""
+    def draw_grid(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> Iterator[tuple[Any, ...]]:
+        """As a table that grows, and at its end as one labelled picture to save."""
         try:
             own = values.get(self.settings.picker.own) or []
             x = self.axis(values[self.x], values[self.x_values], own)
@@ -194,13 +177,15 @@ class CompareTab:
             if "style" in (x.kind, y.kind):
                 values = values | {self.settings.style: NO_STYLE}
             sheet = grid(self.asked(values), x, y)
-            results = []
-            for result in run(self.engine, sheet):
+            results: list[Result] = []
+            shown = 0.0
+            for result in run(self.engine, sheet, come_first(progress)):
                 results.append(result)
-                progress((len(results), len(sheet.requests)), unit="pictures")
+                if monotonic() - shown > PACE:
+                    yield grid_html(sheet, results), "", gr.Button(visible=False), gr.skip()
+                    shown = monotonic()
         except (RequestError, PictureError) as error:
-            return gr.skip(), problem_html(str(error)), gr.skip(), gr.skip()
-        picture = draw(sheet, results)
-        path = save_picture(picture, "grid.png", self.download.GRADIO_CACHE)
-        shown = f'<img src="{data_uri(picture)}" alt="grid of {len(results)} pictures">'
-        return shown, "", gr.Button(visible=True), path
+            yield gr.skip(), problem_html(str(error)), gr.skip(), gr.skip()
+            return
+        path = save_picture(draw(sheet, results), "grid.png", self.download.GRADIO_CACHE)
+        yield grid_html(sheet, results), "", gr.Button(visible=True), path

@@ -64,7 +64,15 @@ class Easel(PictureTab):
             with gr.Column(min_width=280):
                 with gr.Row(elem_classes="under"):
                     self.compare = gr.Slider(
-                        0, 1, 0, step=0.01, label="Before", elem_id=self.id("compare"), elem_classes="line", buttons=[]
+                        0,
+                        1,
+                        0,
+                        step=0.01,
+                        label="Before",
+                        elem_id=self.id("compare"),
+                        elem_classes="line",
+                        min_width=120,
+                        buttons=[],
                     )
                     self.onward = gr.Button("To canvas", elem_id=self.id("onward"), size="sm", scale=0, min_width=100)
                     self.save = gr.Button(save_label(1), elem_id=f"save-{self.name}", size="sm", scale=0, min_width=124)

@@ -19,7 +19,7 @@ from yoso_core.drawing import PictureError, Result
 from yoso_core.files.metadata import png_info
 from yoso_core.files.pictures import fitted, open_picture
 from yoso_core.requests import GenerateRequest, RequestError
-from yoso_core.service import Service
+from yoso_core.service import Report, Service
 from yoso_core.turns import COME_FIRST
 
 LOG = logging.getLogger(__name__)
@@ -44,19 +44,24 @@ def run(engine: Service, request: GenerateRequest, progress: Callable[..., Any] 
         request: what is asked.
         progress: Gradio's, which says how many pictures come first, as long as some do.
     """
+    try:
+        return engine.run(request, come_first(progress))
+    except (RequestError, PictureError) as error:
+        raise gr.Error(plain(str(error)), print_exception=False) from None
+    except Exception:  # whatever it is, the page must go on
+        LOG.exception("unforeseen while drawing")
+        raise gr.Error("Something went wrong that the server's log tells of; please try again.") from None
+
+
+def come_first(progress: Callable[..., Any] | None) -> Report:
+    """What hears an engine, and says through Gradio's progress how many pictures of others come first."""
 
     def report(message: str) -> None:
         number, _, words = message.partition(" ")
         if progress is not None and words == COME_FIRST:
             progress((int(number), None), unit=words)
 
-    try:
-        return engine.run(request, report)
-    except (RequestError, PictureError) as error:
-        raise gr.Error(plain(str(error)), print_exception=False) from None
-    except Exception:  # whatever it is, the page must go on
-        LOG.exception("unforeseen while drawing")
-        raise gr.Error("Something went wrong that the server's log tells of; please try again.") from None
+    return report
 
 
 def png_uri(picture: Image.Image) -> str:
@@ -171,7 +176,9 @@ def info_html(result: Result) -> str:
         notes.append("Without a prompt the model draws what it likes.")
     if result.cut:
         notes.append(f"Too long: the model did not read “{result.cut}”.")
-    return "".join(lines + [f'<p class="note">{html.escape(note)}</p>' for note in notes])
+    if notes:  # as one paragraph: nine seeds may have nine choices to tell of
+        lines.append(f'<p class="note">{html.escape(" ".join(map(as_sentence, notes)))}</p>')
+    return "".join(lines)
 
 
 def as_sentence(text: str) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.compare_tab import ladder_html
-from app.components import component
-from app.pictures import EMPTY, data_uri, info_html, on_saved, pictures_html, plain, problem_html, run
+from app.components import component, script
+from app.pictures import EMPTY, data_uri, info_html, on_saved, plain, problem_html, run
 from app.private import reason, without_places
 from app.server.queueing import DRAWING
+from app.sheet_html import Looks, ladder_html
 from app.train_mode import Mode
 from app.train_new import PREVIEW_ROW
 from train.handover.export import SNAPSHOTS
@@ -103,17 +103,19 @@ class RunView:
                 )
                 self.seed = gr.Number(0, label="Seed", precision=0, min_width=90, scale=0)
                 self.sample = gr.Button("Draw it now", size="sm", scale=0, min_width=130, elem_id="sample")
+                self.compare = gr.Button(
+                    "Compare checkpoints", size="sm", scale=0, min_width=150, elem_id="compare-checkpoints"
+                )
             self.weight = gr.Slider(
                 *LORA_WEIGHT_RANGE, 1, step=0.05, label="Weight of what was learned", elem_id="try-weight", buttons=[]
             )
             with gr.Row():
                 with gr.Column(scale=1, min_width=200):
-                    self.stage = gr.HTML(elem_id="try-stage", elem_classes="stage")
+                    self.stage = gr.HTML(elem_id="try-stage", elem_classes="stage", js_on_load=script("sheet"))
                     self.info = gr.HTML(elem_classes="info")
                 with gr.Column(scale=2, min_width=280):
-                    self.compare = gr.Button("Compare checkpoints", size="sm", elem_id="compare-checkpoints")
-                    gr.HTML(f'<p class="quiet">{RULE}</p>')
-                    self.sheet = gr.HTML(elem_id="checkpoint-sheet")
+                    self.sheet = gr.HTML(elem_id="checkpoint-sheet", js_on_load=script("sheet"))
+            gr.HTML(f'<p class="quiet">{RULE}</p>')
         with gr.Column(elem_id="use") as self.using:
             gr.HTML("<h3>Use it</h3>")
             self.how = gr.HTML(elem_id="how-to-use")
@@ -317,7 +319,9 @@ class RunView:
             return gr.skip(), problem_html(str(error))
         except gr.Error as error:
             return gr.skip(), problem_html(html.unescape(error.message))
-        return pictures_html(result), info_html(result)
+        looks = Looks([result])
+        shown = looks.button(0, f"{result.request.prompt or 'no prompt'}, seed {result.seeds[0]}")
+        return f'<div class="pictures" {looks.shared}>{shown}</div>', info_html(result)
 
     def draw_checkpoints(self, owner: str, selected: str, prompt: str, seed: Any) -> Iterator[str]:
         """The same prompt and seed without the LoRA and with that of each step, one after another."""

@@ -499,9 +499,11 @@ def test_ladder_and_grid(drawing, demo):
     steps = [markup for markup, _ in compare.draw_ladder(values)]
     assert [markup.count("<img") for markup in steps] == [0, 1, 2, 3, 4, 5]
     axes = {compare.x: "seed", compare.x_values: "0, 1", compare.y: "lora.waves", compare.y_values: "0:1:3"}
-    shown, told, _, path = compare.draw_grid(values | axes, progress=lambda *_, **__: None)
-    assert "6 pictures" in shown and told == "" and Path(path).exists()
-    _, told, *_ = compare.draw_grid(values | axes | {compare.x_values: "x"}, progress=lambda *_, **__: None)
+    *grown, (shown, told, _, path) = compare.draw_grid(values | axes)
+    counts = [markup.count("<img") for markup, *_ in grown]
+    assert counts == sorted({*counts}) and counts[0] == 1  # it is seen as it grows
+    assert shown.count("<img") == 6 and told == "" and Path(path).exists()
+    ((_, told, *_),) = compare.draw_grid(values | axes | {compare.x_values: "x"})
     assert 'role="alert"' in told
 
 

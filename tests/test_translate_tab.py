@@ -188,7 +188,7 @@ def test_compare_draws_grids_of_translations_and_no_ladder(drawing, demo):
     compare = next(fn.fn.__self__ for fn in demo.fns.values() if fn.name == "draw_grid")
     values = values_of(drawing, "translate", canvas=CANVAS) | {compare.source: "translate"}
     axes = {compare.x: "seed", compare.x_values: "0, 1", compare.y: "strength", compare.y_values: "0.5, 1"}
-    _, told, _, path = compare.draw_grid(values | axes, progress=lambda *_, **__: None)
+    *_, (_, told, _, path) = compare.draw_grid(values | axes)
     assert told == "" and Path(path).exists()
     assert "one evaluation" in list(compare.draw_ladder(values))[-1][1]
     empty = values | {drawing.tabs["translate"].canvas: None}

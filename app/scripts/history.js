@@ -3,7 +3,7 @@
 // for a moment, so that dragging a slider leaves one. Tabs of a browser share what is kept, one record a picture.
 const LIMIT = 200, STILL = 1200, FILE_LIMIT = 20e6, OLD = 'yoso-studio-history', SEVERAL = 7;
 const find = selector => element.querySelector(selector);
-const dialog = find('dialog'), search = find('input[type=search]'), zoom = find('.full-foot input');
+const dialog = find('dialog'), search = find('input[type=search]'), zoom = find('.full-foot input'), pictures = find('.full-pictures');
 const others = 'BroadcastChannel' in window ? new BroadcastChannel('yoso-pictures') : null;
 let kept = [], chosen = null, pinned = null, waiting = null, favourites = false;
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -95,7 +95,7 @@ function draw() {
     find('.all').hidden = false;
     search.hidden = kept.length < SEVERAL;
     find('[data-do=favourites]').setAttribute('aria-pressed', favourites);
-    find('.one').hidden = chosen === null;
+    find('.one').hidden = !shown.includes(chosen);
     if (chosen !== null) find('.one .about').textContent = chosen.entry.prompt || 'no prompt';
     if (dialog.open) drawFull();
 }
@@ -114,10 +114,17 @@ function figure(one) {
     made.style.setProperty('--zoom', zoom.value);
     return made;
 }
+// What of a picture is in the middle, in parts of its width and height.
+function middle(one) {
+    if (!one) return [.5, .5];
+    return [(one.scrollLeft + one.clientWidth / 2) / one.scrollWidth, (one.scrollTop + one.clientHeight / 2) / one.scrollHeight];
+}
 function drawFull() {
     if (!chosen) return dialog.close();
     const pair = pinned && pinned !== chosen ? [pinned, chosen] : [chosen];
-    find('.full-pictures').replaceChildren(...pair.map(figure));
+    const [x, y] = middle(pictures.firstChild);
+    pictures.replaceChildren(...pair.map(figure));
+    for (const each of pictures.children) each.scrollTo(x * each.scrollWidth - each.clientWidth / 2, y * each.scrollHeight - each.clientHeight / 2);
     find('.full .about').textContent = pair.map(title).join('  |  ');
     find('[data-do=favourite]').setAttribute('aria-pressed', chosen.favourite);
     find('[data-do=beside]').setAttribute('aria-pressed', pinned !== null);
@@ -129,27 +136,43 @@ function full(one) {
     if (!dialog.open) dialog.showModal();
     drawFull();
 }
-// A picture on a stage is looked at: it is kept at once.
-window.yosoFull = async seed => {
+// A picture on a stage is looked at: it is kept at once, as is one of Compare, which brings its settings.
+window.yosoLook = async (entry, picture) => {
+    const record = kept.find(one => same(one.entry, entry)) ?? {id: window.yosoUnique(), entry, picture, favourite: false, time: Date.now()};
+    if (!kept.includes(record)) { kept = [record, ...kept]; put(record); }
+    full(record);
+};
+window.yosoFull = async image => {
     if (waiting !== null) await keep(props.value);
-    full(kept.find(one => one.entry.seed === seed && one.picture === document.querySelector(`.stage img[data-seed="${seed}"]`)?.src)
-        ?? kept.find(one => one.entry.seed === seed));
+    full(kept.find(one => one.picture === image.src));
 };
 dialog.addEventListener('keydown', event => {
     if (event.target.matches('input')) return;
     const deed = {ArrowLeft: () => step(-1), ArrowRight: () => step(1), f: () => deeds.favourite(), '+': () => enlarge(.5), '-': () => enlarge(-.5)}[event.key];
     if (deed) { event.preventDefault(); deed(); }
 });
-function enlarge(by) { zoom.value = Number(zoom.value) + by; zoom.dispatchEvent(new Event('input')); }
-zoom.addEventListener('input', () => {
-    for (const each of find('.full-pictures').children) each.style.setProperty('--zoom', zoom.value);
-});
-find('.full-pictures').addEventListener('wheel', event => {
+// What is under `at` stays there, as the middle does without one; of two pictures the same part is seen.
+function enlarge(by, at = null) { zoom.value = Number(zoom.value) + by; zoomed(at); }
+function zoomed(at = null) {
+    const shown = at?.target.closest('figure') ?? pictures.firstChild, box = shown.getBoundingClientRect();
+    const [x, y] = [(at?.clientX ?? box.left + box.width / 2) - box.left, (at?.clientY ?? box.top + box.height / 2) - box.top];
+    const grown = zoom.value / shown.style.getPropertyValue('--zoom');
+    for (const each of pictures.children) each.style.setProperty('--zoom', zoom.value);
+    shown.scrollTo((shown.scrollLeft + x) * grown - x, (shown.scrollTop + y) * grown - y);
+}
+zoom.addEventListener('input', () => zoomed());
+pictures.addEventListener('scroll', event => {
+    for (const each of pictures.children) if (each !== event.target) each.scrollTo(event.target.scrollLeft, event.target.scrollTop);
+}, true);
+pictures.addEventListener('wheel', event => {
     if (!event.ctrlKey) return;
     event.preventDefault();
-    enlarge(event.deltaY < 0 ? .5 : -.5);
+    enlarge(event.deltaY < 0 ? .5 : -.5, event);
 }, {passive: false});
-find('.full-pictures').addEventListener('dblclick', () => enlarge(zoom.value > 1 ? -8 : 2));
+pictures.addEventListener('dblclick', event => enlarge(zoom.value > 1 ? -8 : 2, event));
+pictures.addEventListener('pointermove', event => {  // fingers drag by themselves
+    if (event.pointerType === 'mouse' && event.buttons === 1) event.target.closest('figure')?.scrollBy(-event.movementX, -event.movementY);
+});
 dialog.addEventListener('click', event => { if (event.target === dialog) dialog.close(); });
 dialog.addEventListener('close', () => find('.strip [tabindex="0"]')?.focus({preventScroll: true}));
 

@@ -2,7 +2,7 @@
 // and beside a canvas on a small screen a copy stays in the corner while the picture itself is out of sight.
 element.addEventListener('click', event => {
     const button = event.target.closest('button');
-    if (button?.dataset.seed) window.yosoFull(Number(button.dataset.seed));
+    if (button?.dataset.seed) window.yosoFull(button.querySelector('img'));
     else if (button?.classList.contains('map')) element.classList.toggle('no-map');
 });
 if (element.closest('.easel')) {
