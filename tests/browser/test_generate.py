@@ -16,7 +16,7 @@ def expect_picture(page, words):
     expect(page.locator(PICTURE).first).to_have_attribute("alt", re.compile(f"^{re.escape(words)}"), timeout=30_000)
 
 
-def test_the_picture_follows_the_typing(page):
+def test_the_picture_follows_the_typing_and_the_last_input_wins(page):
     before = page.locator(PICTURE).get_attribute("src")
     page.keyboard.type("a blue boat", delay=20)  # the prompt has the focus, and its example is selected
     expect(page.locator(PROMPT)).to_have_value("a blue boat")
@@ -24,8 +24,6 @@ def test_the_picture_follows_the_typing(page):
     assert page.locator(PICTURE).get_attribute("src") != before
     expect(page.locator(INFO)).to_contain_text(re.compile(r"1 network evaluation.*total \d+ ms.*seed 0"))
 
-
-def test_the_last_input_wins(page):
     for words in ("one", "two", "three", "four {{value}} ${1+1} <b>"):
         page.fill(PROMPT, words)
         page.locator("#style label", has_text="flat" if words == "two" else "3d").click()
@@ -33,30 +31,70 @@ def test_the_last_input_wins(page):
     page.wait_for_timeout(1000)  # nothing older may come after
     expect_picture(page, "four {{value}} ${1+1} <b>, 3d, seed 0")
 
+    page.get_by_role("button", name="palm tree").click()
+    expect(page.locator(PROMPT)).to_have_value("palm tree")
+    expect_picture(page, "palm tree")
 
-def test_steps_and_pictures_are_live(page):
+    page.click("#live input")
+    page.fill(PROMPT, "a hat")
+    expect(page.locator(INFO)).to_contain_text("Press Generate")
+    expect_picture(page, "palm tree")
+    page.press(PROMPT, "Enter")
+    expect_picture(page, "a hat")
+    expect(page.locator(INFO)).to_contain_text("total")
+
+
+def test_steps_and_pictures_are_live_and_each_is_looked_at(page):
+    page.fill(PROMPT, "{a hat|a boat}")
     page.locator("#steps label", has_text="4").click()
     expect(page.locator(INFO)).to_contain_text("4 network evaluations")
     page.fill("#count input[type=number]", "4")
     page.keyboard.press("Tab")
     expect(page.locator(PICTURE)).to_have_count(4)
+    expect(page.locator(f"{INFO} .note")).to_have_count(1)  # the choices of four seeds are one paragraph
     page.locator("#stage button").nth(2).click()
     dialog = page.locator("dialog")
-    expect(dialog.locator(".about")).to_have_text("a red heart, 3d, seed 2")
+    expect(dialog.locator(".about")).to_have_text("{a hat|a boat}, 3d, seed 2")
     page.keyboard.press("ArrowRight")
-    expect(dialog.locator("img")).to_have_attribute("alt", "a red heart, 3d, seed 3")
+    expect(dialog.locator("img")).to_have_attribute("alt", "{a hat|a boat}, 3d, seed 3")
     page.keyboard.press("f")
     expect(dialog.locator("[data-do=favourite]")).to_have_attribute("aria-pressed", "true")
+
+    # Closer, from the middle; beside one another, at the same part; dragged.
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    dialog.locator("[data-do=beside]").click()
+    page.keyboard.press("ArrowLeft")
+    expect(dialog.locator("figure")).to_have_count(2)
+    places = "() => [...document.querySelectorAll('dialog figure')].map(each => [each.scrollLeft, each.scrollTop])"
+    middle = "() => { const {clientWidth, clientHeight} = document.querySelector('dialog figure');"
+    x, y = page.evaluate(middle + " return [clientWidth / 2, clientHeight / 2]; }")
+    page.wait_for_function(f"({places})().flat().every((at, index) => Math.abs(at - [{x}, {y}][index % 2]) < 9)")
+    box = dialog.locator("figure").first.bounding_box()
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + x + 60, box["y"] + y + 30)
+    page.mouse.up()
+    page.wait_for_function(f"({places})().every(([left, top]) => left < {x} - 50 && top < {y} - 20)")
+
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(page.locator(PICTURE)).to_have_count(4)  # to look at one takes nothing away
     expect(page.locator("#count input[type=number]")).to_have_value("4")
     for seed in range(1, 4):
-        expect(page.locator(f'#history .strip [title^="a red heart, 3d, seed {seed}"]')).to_have_count(1)
+        expect(page.locator(f'#history .strip [title^="{{a hat|a boat}}, 3d, seed {seed}"]')).to_have_count(1)
     expect(page.locator("#history .strip .favourite")).to_have_count(1)
+    page.click("#history [data-do=favourites]")
+    expect(page.locator("#history .strip button")).to_have_count(1)
+    page.click("#history [data-do=favourites]")
+    page.fill(PROMPT, "a crown")
+    expect(page.locator('#history .strip [title^="a crown"]')).to_have_count(4)
+    page.fill("#history input[type=search]", "crown")
+    expect(page.locator("#history .strip button")).to_have_count(4)
+    expect(page.locator("#history .one")).to_be_hidden()  # what is chosen is not among them
 
 
-def test_seed_lock_and_dice(page):
+def test_seeds_are_kept_rolled_and_refused_in_words(page):
     seed = page.locator("#seed input")
     page.click("#generate")
     expect(seed).not_to_have_value("0")
@@ -69,22 +107,23 @@ def test_seed_lock_and_dice(page):
     page.click("#dice")
     expect(seed).not_to_have_value(kept)
     expect_picture(page, f"a hat, 3d, seed {seed.input_value()}")
+    page.click("#keep input")
 
-
-def test_live_can_be_turned_off(page):
-    page.click("#live input")
-    page.fill(PROMPT, "a hat")
-    expect(page.locator(INFO)).to_contain_text("Press Generate")
-    expect_picture(page, "a red heart")
-    page.press(PROMPT, "Enter")
-    expect_picture(page, "a hat")
-    expect(page.locator(INFO)).to_contain_text("total")
-
-
-def test_examples_work_at_a_click(page):
-    page.get_by_role("button", name="palm tree").click()
-    expect(page.locator(PROMPT)).to_have_value("palm tree")
-    expect_picture(page, "palm tree")
+    shown = page.locator(PICTURE).get_attribute("alt")
+    page.fill("#seed input", "4294967296")
+    page.keyboard.press("Tab")
+    expect(page.locator("#info [role=alert]")).to_contain_text("up to 4294967295, or -1 for a random one")
+    expect_picture(page, shown)  # it stays
+    page.fill("#seed input", "0")
+    page.keyboard.press("Tab")
+    expect(page.locator("#info [role=alert]")).to_have_count(0)
+    expect_picture(page, "a hat, 3d, seed 0")
+    page.fill("#seed input", "-1")
+    page.keyboard.press("Tab")
+    expect(page.locator(PICTURE)).not_to_have_attribute("alt", "a hat, 3d, seed 0")
+    page.fill("#seed input", "5")
+    page.keyboard.press("Tab")
+    expect_picture(page, "a hat, 3d, seed 5")
 
 
 def test_saved_png_restores_the_settings(page, tmp_path):
@@ -94,47 +133,27 @@ def test_saved_png_restores_the_settings(page, tmp_path):
     page.locator("#sampler label", has_text="DPM++ 2M").click()
     expect(page.locator(INFO)).to_contain_text("2 network evaluations")
     expect_picture(page, "a crown")
+    expect(page.locator(INFO)).to_contain_text("64 x 64 pixels")
+    page.locator("#size label", has_text="96").click()
+    page.locator("#shape label", has_text="portrait").click()
+    expect(page.locator(INFO)).to_contain_text("80 x 112 pixels")
+    page.click("#advanced button")
+    page.locator("#enlarge label", has_text="2 x").click()
     with page.expect_download() as download:
         page.click("#save")
     saved = tmp_path / download.value.suggested_filename
     download.value.save_as(saved)
     with Image.open(saved) as picture:
+        assert picture.size == (160, 224)
         assert json.loads(picture.text["yoso"])["prompt"] == "a crown, 3d"
         assert picture.text["parameters"].startswith("a crown, 3d\nSteps: 2, Sampler: DPM++ 2M")
     page.locator("#sampler label", has_text="LCM").click()
+    page.locator("#shape label", has_text="square").click()
     page.fill(PROMPT, "a red heart")
     expect_picture(page, "a red heart")
-    page.click("#advanced button")
     page.set_input_files("#advanced input[type=file]", saved)
     expect_picture(page, "a crown")
     expect(page.locator(INFO)).to_contain_text("2 network evaluations")
     expect(page.locator("#sampler label.selected")).to_have_text("DPM++ 2M")
-
-
-def test_bad_values_are_told_and_the_next_work(page):
-    page.fill("#seed input", "4294967296")
-    page.keyboard.press("Tab")
-    expect(page.locator("#info [role=alert]")).to_contain_text("up to 4294967295, or -1 for a random one")
-    expect_picture(page, "a red heart, 3d, seed 0")  # it stays
-    page.fill("#seed input", "0")
-    page.keyboard.press("Tab")
-    expect(page.locator("#info [role=alert]")).to_have_count(0)
-    page.fill("#seed input", "-1")
-    page.keyboard.press("Tab")
-    expect(page.locator(PICTURE)).not_to_have_attribute("alt", "a red heart, 3d, seed 0")
-    page.fill("#seed input", "5")
-    page.keyboard.press("Tab")
-    expect_picture(page, "a red heart, 3d, seed 5")
-
-
-def test_a_phone_shows_the_picture_under_the_prompt(browser, studio):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(studio)
-    page.wait_for_selector(PICTURE)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    prompt, picture = page.locator(PROMPT).bounding_box(), page.locator(PICTURE).bounding_box()
-    assert prompt["y"] < picture["y"] and picture["y"] + picture["height"] < 844
-    for control in ("#generate", "#live", "#style", "#dice", "#save"):
-        box = page.locator(control).bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    page.close()
+    expect(page.locator(INFO)).to_contain_text("80 x 112 pixels")
+    expect(page.locator("#own-shape").get_by_label("Height")).to_have_value("112")

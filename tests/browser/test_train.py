@@ -158,6 +158,9 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
         row.locator(".weight input").fill(str(weight))
         expect(row.locator(".weight output")).to_have_text(f"{weight:.2f}")
         pictures_by_weight[weight] = expect_change(page, list(pictures_by_weight.values())[-1], STAGE)
+    row.get_by_label("Step of Mint").fill("0")  # the first of its snapshots, with the same weight
+    expect(row.locator(".steps output")).to_have_text(re.compile(r"^\d+$"))
+    expect(row.locator(".weight output")).to_have_text("0.00")
     row.locator(".toggle").click()
     expect(row).not_to_have_class(re.compile(r"\bon\b"))
     page.wait_for_timeout(1000)  # off is the same as a weight of 0

@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 PROMPT = "#prompt textarea"
 
 
-def test_names_are_offered_while_one_types(page):
+def test_what_the_model_knows_is_offered_and_what_it_does_not_is_said(page):
     page.click(PROMPT)
     page.keyboard.press("Control+a")
     page.keyboard.type("a pan")
@@ -23,11 +23,9 @@ def test_names_are_offered_while_one_types(page):
     expect(options).to_have_count(0)
     expect(page.locator(PROMPT)).to_have_value("a panda with a pola")
 
-
-def test_nothing_is_guessed_from_a_whole_word_and_styles_have_pictures(page):
+    # Nothing is guessed from a whole word, and styles have pictures.
     page.fill(PROMPT, "")
     page.click(PROMPT)
-    options = page.locator("#known-names [role=option]")
     page.keyboard.type("pan")
     expect(options).to_have_text(["pancakes", "panda"])
     page.keyboard.type("da, flat")  # a style, and no beginning of a name
@@ -37,8 +35,7 @@ def test_nothing_is_guessed_from_a_whole_word_and_styles_have_pictures(page):
     shown = "document.querySelector('#style label:nth-of-type(2)'), '::before').backgroundImage"
     page.wait_for_function(f"getComputedStyle({shown}.startsWith('url(\"data:image')")
 
-
-def test_what_is_not_known_and_how_characters_are_read_is_said(page):
+    # What is not known is said, and how characters are read.
     page.fill(PROMPT, "a 🐼 flurble")
     expect(page.locator("#words .told")).to_contain_text("“flurble”: a word that the model never learned")
     expect(page.locator("#words .told")).to_contain_text("🐼 is read as “panda”")
