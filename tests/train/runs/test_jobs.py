@@ -247,14 +247,16 @@ def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model):
     assert job.state in ("queued", "running") and job.id.startswith("my-style-")
     with pytest.raises(JobError, match="training already"):
         job.start()
-    waiting = begin(root, tiny_model, title="Second", steps=5)
+    gone = begin(root, tiny_model, title="Not wanted", steps=5)
+    bad = Runs(root).begin(draft(root), "teacher", "quick", "Bad", settings(tiny_model) | {"model": "/nowhere"})
     wait(job, "running", steps=3)
-    assert waiting.state == "queued"
+    assert gone.state == bad.state == "queued"
+    gone.discard()  # and holds up nobody
     job.stop()
     assert finish(job) == "paused", job.log()
     (saved,) = [path.name for path in checkpoints(job.folder / "checkpoints")][-1:]
     assert of_run(job.folder)[0].title == "My style"
-    assert finish(waiting) == "finished", waiting.log()
+    assert finish(bad) == "failed" and "/nowhere" in bad.reason
     job.start()
     assert finish(job) == "finished", job.log()
     assert f"from step {int(saved.removeprefix('step-'))} to 30" in job.log()
@@ -264,39 +266,28 @@ def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model):
     assert progress.step == 30 and progress.saved == 30 and progress.losses["error"][-1][0] == 30
     assert [path.stem for path in progress.previews()][:2] == ["0000000", "0000010"]
     job.discard()
-    assert not job.folder.exists() and [one.id for one in Runs(root).all("")] == [waiting.id]
+    assert not job.folder.exists() and [one.id for one in Runs(root).all("")] == [bad.id]
 
 
-def test_a_killed_trainer_is_found_interrupted_and_goes_on(root, tiny_model):
-    job = begin(root, tiny_model, steps=40)
+def test_a_run_outlives_who_began_it_and_goes_on_when_it_was_killed_itself(root, tiny_model):
+    code = (
+        "import json, sys; from pathlib import Path; from train.runs.jobs import Runs; runs = Runs(Path(sys.argv[1]));"
+        "runs.begin(runs.draft(''), 'teacher', 'quick', 'Orphan', json.loads(sys.argv[2])); sys.stdin.read()"
+    )
+    pictures = draft(root)
+    command = [sys.executable, "-c", code, str(root), json.dumps(settings(tiny_model, steps=40))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True) as server:
+        until = time.monotonic() + PATIENCE
+        while not (jobs := [one for one in Runs(root).all("") if one.id != pictures.id]) and time.monotonic() < until:
+            time.sleep(0.1)
+        server.kill()
+    (job,) = jobs
     wait(job, "running", saved=5)  # a step is told before its checkpoint is written
     os.kill(pid_of(job), signal.SIGKILL)
     assert finish(job) == "interrupted"
     assert of_run(job.folder), "the last checkpoint is usable"
     job.start()
     assert finish(job) == "finished", job.log()
-
-
-def test_a_run_outlives_the_process_that_began_it(root, tiny_model):
-    job = draft(root)
-    code = (
-        "import json, sys; from pathlib import Path; from train.runs.jobs import Runs; runs = Runs(Path(sys.argv[1]));"
-        "runs.begin(runs.draft(''), 'teacher', 'quick', 'Orphan', json.loads(sys.argv[2])); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", code, str(root), json.dumps(settings(tiny_model, steps=10))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True) as server:
-        until = time.monotonic() + PATIENCE
-        while not (jobs := [one for one in Runs(root).all("") if one.id != job.id]) and time.monotonic() < until:
-            time.sleep(0.1)
-        server.kill()
-    assert finish(jobs[0]) == "finished", jobs[0].log()
-
-
-def test_a_bad_setting_is_told(root, tiny_model):
-    job = begin(root, tiny_model, steps=5)
-    job.discard()
-    job = Runs(root).begin(draft(root), "teacher", "quick", "Bad", settings(tiny_model) | {"model": "/nowhere"})
-    assert finish(job) == "failed" and "/nowhere" in job.reason
 
 
 TRAINER = """
