@@ -153,18 +153,18 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, 3d, mint stencil, seed 0")
     row = page.locator('.lora[data-id^="run-mint-"]')  # its snapshots are of one card
     expect(row.locator(".weight output")).to_have_text("1.00")
-    pictures_by_weight = {1.0: expect_change(page, "", STAGE)}
-    for weight in (0.5, 0.0):
+    shown, pictures_by_weight = expect_change(page, "", STAGE), {}
+    for weight in (0.5, 0.0, 1.0):
         row.locator(".weight input").fill(str(weight))
         expect(row.locator(".weight output")).to_have_text(f"{weight:.2f}")
-        pictures_by_weight[weight] = expect_change(page, list(pictures_by_weight.values())[-1], STAGE)
+        shown = pictures_by_weight[weight] = expect_change(page, shown, STAGE)
     row.get_by_label("Step of Mint").fill("0")  # the first of its snapshots, with the same weight
     expect(row.locator(".steps output")).to_have_text(re.compile(r"^\d+$"))
-    expect(row.locator(".weight output")).to_have_text("0.00")
+    expect(row.locator(".weight output")).to_have_text("1.00")
+    expect_change(page, shown, STAGE)
     row.locator(".toggle").click()
     expect(row).not_to_have_class(re.compile(r"\bon\b"))
-    page.wait_for_timeout(1000)  # off is the same as a weight of 0
-    expect(page.locator(STAGE)).to_have_attribute("src", pictures_by_weight[0.0])
+    expect(page.locator(STAGE)).to_have_attribute("src", pictures_by_weight[0.0])  # off is the same as a weight of 0
     assert len(set(pictures_by_weight.values())) == 3
 
     open_tab(page)
