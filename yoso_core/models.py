@@ -295,9 +295,11 @@ def find_model(name: str) -> ModelSpec:
     """
     if name in MODELS:
         return MODELS[name]
+    is_folder = False
     with suppress(OSError, RuntimeError, ValueError):  # names that no path can have
-        if Path(name).expanduser().is_dir():
-            return local_model(name)
+        is_folder = Path(name).expanduser().is_dir()
+    if is_folder:
+        return local_model(name)
     if HUB_MODEL.fullmatch(name):
         place, revision = name.split("@")
         try:
