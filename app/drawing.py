@@ -50,6 +50,19 @@ def open_edit() -> tuple[gr.Tabs, str]:
     return gr.Tabs(selected="edit"), "edit"
 
 
+def changed(updates: dict[Any, dict[str, Any]], values: dict[Any, Any]) -> dict[Any, dict[str, Any]]:
+    """The updates without values that controls have already: meanwhile somebody may have chosen others.
+
+    Args:
+        updates: by control.
+        values: what the controls said as the page sent them.
+    """
+    return {
+        control: {key: each for key, each in update.items() if (key, each) != ("value", values.get(control))}
+        for control, update in updates.items()
+    }
+
+
 class Drawing:
     """Every picture on the page comes from the one listener `answer`, so that nothing can overtake it.
 
@@ -191,7 +204,7 @@ class Drawing:
                 shelf = {self.shelf: self.at_shelf(f"model:{name}")}
                 return shelf | self.shows("models") | {settings.wished: values[settings.model]}
             self.engine.load(name, report=lambda message: progress(0.5, desc=message))
-            updates = self.for_model(name, values)
+            updates = changed(self.for_model(name, values), values)
         except (RequestError, PictureError) as error:
             gr.Warning(plain(str(error)), title="Model not loaded")
             return {settings.wished: values[settings.model]}

@@ -140,7 +140,7 @@ class LoraPicker:
         fitting = {card["id"] for card in cards if card["fits"]}
         values = loras if isinstance(loras, dict) else {}
         kept = {name: weight for name, weight in values.items() if name in fitting and name != OWN}
-        return gr.HTML(value=self.start(spec) | kept, entries=cards)
+        return gr.update(value=self.start(spec) | kept, entries=cards)
 
     def uses(self, value: Any) -> tuple[float, tuple[LoraUse, ...]]:
         """Weight of the model's own LoRA, and the others.

@@ -361,7 +361,7 @@ def test_another_model_brings_its_own_choices_to_every_tab(drawing, engine, monk
     assert updates[edit.annotator] == gr.update(choices=[("Off", "off")], value="off")
     assert updates[settings.size]["visible"] is False
     back = drawing.choose_model(asked | {settings.wished: DEFAULT_MODEL}, progress=lambda *_, **__: None)
-    assert back[edit.annotator]["value"] == "canny"
+    assert "value" not in back[edit.annotator]  # stays as it is by now: somebody may have chosen meanwhile
 
 
 def test_choices_of_another_model_are_overtaken(demo, drawing, engine, monkeypatch):
