@@ -204,7 +204,8 @@ class Drawing:
                 shelf = {self.shelf: self.at_shelf(f"model:{name}")}
                 return shelf | self.shows("models") | {settings.wished: values[settings.model]}
             self.engine.load(name, report=lambda message: progress(0.5, desc=message))
-            updates = changed(self.for_model(name, values), values)
+            # The picker is always set: the shelf asks in its name.
+            updates = changed(self.for_model(name, values), values | {settings.wished: None})
         except (RequestError, PictureError) as error:
             gr.Warning(plain(str(error)), title="Model not loaded")
             return {settings.wished: values[settings.model]}
