@@ -135,7 +135,9 @@ class Drawing:
             show_progress_on=[tab.stage for tab in self.tabs.values()],
             **private | DRAWING,
         )
-        selected.select(self.choose_tab, None, self.active, show_progress="hidden", **private)
+        # Every tab of a quick hand, one after the other: by default those would be dropped that come during an answer.
+        every = private | {"trigger_mode": "multiple", "show_progress": "hidden"}
+        selected.select(self.choose_tab, None, self.active, **every)
         settings.connect(private)
         # A place of its own: what is loaded may take a minute.
         self.chooses = {settings.wished, settings.model, settings.order, settings.picker.own, *typed}
