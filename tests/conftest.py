@@ -9,8 +9,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from hypothesis import settings
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from tests.stand_in import Repository, StandIn, files_of
 from tests.tiny import random_lora, write_tiny_model
 from tests.tiny_control import write_tiny_control
 from yoso_core.checkpoints import Source
@@ -59,6 +60,18 @@ def tiny_lora(tmp_path_factory, tiny_model) -> LoraEntry:
         torch.manual_seed(3)
         save_file(random_lora(UNet2DConditionModel.from_pretrained(tiny_model / "unet"), 0.3), path)
     return replace(uploaded(path, "known-to-all"), id="waves", title="Waves", family="tiny", origin="folder")
+
+
+@pytest.fixture
+def hub(tiny_model, tiny_lora, tmp_path, monkeypatch):
+    """It has the tiny model, and its one-step LoRA as a pickle that is called otherwise, as the published one is."""
+    torch.save(load_file(tiny_lora.path), tmp_path / "pickle")
+    pickle = (tmp_path / "pickle").read_bytes()
+    repositories = {"some/model": Repository(files_of(tiny_model)), "some/lora": Repository({"a.safetensors": pickle})}
+    server = StandIn(repositories)
+    server.begin(monkeypatch, tmp_path / "cache")
+    yield server
+    server.end()
 
 
 @pytest.fixture

@@ -9,11 +9,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from app.models_tab import ModelsTab
-from tests.stand_in import COMMIT, Repository, StandIn, files_of
+from tests.stand_in import COMMIT, Repository
 from tests.test_hub import children
 from yoso_core.checkpoints import NEWEST, Source
 from yoso_core.engine import Engine
@@ -22,17 +20,6 @@ from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, RequestError
 from yoso_core.shelf import Shelf
 
 ID = "model:far"
-
-
-@pytest.fixture
-def hub(tiny_model, tiny_lora, tmp_path, monkeypatch):
-    torch.save(load_file(tiny_lora.path), tmp_path / "pickle")
-    pickle = (tmp_path / "pickle").read_bytes()
-    repositories = {"some/model": Repository(files_of(tiny_model)), "some/lora": Repository({"a.safetensors": pickle})}
-    server = StandIn(repositories)
-    server.begin(monkeypatch, tmp_path / "cache")
-    yield server
-    server.end()
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ import signal
 from dataclasses import replace
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from app import ui
 from app.ui import build_app, launch_options
 from tests.browser.conftest import sync_api
-from tests.stand_in import CHUNK, COMMIT, Repository, StandIn, files_of
+from tests.stand_in import CHUNK, COMMIT
 from tests.test_hub import children
 from yoso_core.checkpoints import NEWEST, Source
 from yoso_core.engine import Engine
@@ -25,18 +23,6 @@ IN_A_HURRY = """async () => {
         await new Promise(requestAnimationFrame);
     }
 }"""
-
-
-@pytest.fixture
-def hub(tiny_model, tiny_lora, tmp_path, monkeypatch):
-    """It has the tiny model, and its one-step LoRA as a pickle that is called otherwise, as the published one is."""
-    torch.save(load_file(tiny_lora.path), tmp_path / "pickle")
-    pickle = (tmp_path / "pickle").read_bytes()
-    repositories = {"some/model": Repository(files_of(tiny_model)), "some/lora": Repository({"a.safetensors": pickle})}
-    server = StandIn(repositories)
-    server.begin(monkeypatch, tmp_path / "cache")
-    yield server
-    server.end()
 
 
 @pytest.fixture

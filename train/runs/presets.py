@@ -51,7 +51,6 @@ STYLE = {"adapter": "lora", "on_one_step": True, "preview_guidance": 1.0, "previ
 STYLE_SMALL = STYLE | {"high_noise": 0.4, "drop_caption": 0.3, "learning_rate": 2e-3, "warmup": 20, "ema": 0.98}
 STYLE_LARGE = STYLE | {"high_noise": 0.6, "learning_rate": 1e-4, "warmup": 20, "batch": 4, "checkpointing": True}
 
-SHORT = {"steps": 150, "checkpoint_every": 25, "preview_every": 25}
 LONGER = {"steps": 1500, "checkpoint_every": 150, "preview_every": 150}
 
 TRANSLATION = (*HIDDEN, "pairs", "input", "domains")
@@ -70,7 +69,7 @@ PRESETS: dict[str, Preset] = {
         STYLE_SMALL
         | {"steps": 100, "batch": 16, "learning_rate": 2.5e-3, "warmup": 15, "ema": 0.97, "rank": 4, "alpha": 4}
         | {"checkpoint_every": 20, "preview_every": 20},
-        STYLE_LARGE | SHORT | {"steps": 300, "rank": 8, "alpha": 8},
+        STYLE_LARGE | {"steps": 300, "checkpoint_every": 25, "preview_every": 25, "rank": 8, "alpha": 8},
     ),
     "good": Preset(
         "Style, good",
