@@ -2,8 +2,9 @@
 
     python -m benchmarks.everyday --json benchmarks/everyday.json --sheet runs/everyday.png
 
-One evaluation each, seed 0. A prompt counts where the judge finds it among the five nearest of a hundred of them. Words
-that the judge does not know say nothing to it, so prompts of such words alone are counted as not found.
+One evaluation each, seed 0, emoji characters spelled out as the studio does it. A prompt counts where the judge finds
+it among the five nearest of a hundred of them. Words that the judge does not know say nothing to it, so prompts of such
+words alone are counted as not found.
 """
 
 import argparse
@@ -30,9 +31,10 @@ def read_prompts() -> list[str]:
 
 def everyday(model: str) -> dict[str, float]:
     """Rates from 0 to 1."""
-    texts = read_prompts()
+    generator = load_generator(model)
+    texts = [generator.spec.words.spelled_out(text) for text in read_prompts()]
     judge = load_judge("emoji")
-    made = make_pictures(load_generator(model), texts, seed=0, sampling=Sampling(steps=1))
+    made = make_pictures(generator, texts, seed=0, sampling=Sampling(steps=1))
     captions = judge.read(texts)
     rates = retrieval(look_at(judge, made.pictures).vectors, captions, POOL, generator_for(0, Use.POOLS))
     known = (captions.norm(dim=1) > 0).float().mean().item()

@@ -56,8 +56,8 @@ class Evaluator(nn.Module):
     """A small contrastive network of pictures and captions (CLIP, arXiv 2103.00020).
 
     A caption is the mean of its words' vectors. Captions are lists of names, so order says little, and a sum makes
-    "cat, 3d" out of "cat, flat" and "dog, 3d", which is what captions of held-out pictures ask for. Words that no
-    training caption has are left out.
+    "cat, 3d" out of "cat, flat" and "dog, 3d", which is what captions of held-out pictures ask for. A plural that no
+    training caption has is read as its singular; other words that none has are left out.
 
     Args:
         words: that captions are made of.
@@ -110,9 +110,14 @@ class Evaluator(nn.Module):
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """(N, L) int64, the known words of each caption."""
-        known = [[self.words[word] for word in words_of(caption) if word in self.words] for caption in captions]
+        known = [[found for word in words_of(caption) if (found := self._index(word))] for caption in captions]
         longest = max(1, *map(len, known))
         return torch.tensor([indices + [0] * (longest - len(indices)) for indices in known])
+
+    def _index(self, word: str) -> int:
+        """Of a word or what it is the plural of; 0 for one that is not known."""
+        readings = (word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ies") + "y")
+        return next((self.words[one] for one in readings if one in self.words), 0)
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """(N, L) -> (N, 128), unit length; zero for a caption of unknown words alone."""

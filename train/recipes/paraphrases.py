@@ -66,6 +66,7 @@ class ParaphrasesConfig(RunConfig):
     data: str = setting(str(CORPUS), "folder with the captions that it was trained on", on_resume=True)
     lexicon: str = setting("data/lexicon.json", "what phrases mean; made where there is no such file", on_resume=True)
     tarballs: str = setting("data/npm", "where npm tarballs are kept", on_resume=True)
+    start_from: str = setting("", "folder of a text encoder to go on from; without one, the model's own")
     phrases: int = setting(8, "phrases of each label in a batch")
     attention_weight: float = setting(1.0, "weight of what cross-attentions answer")
     ended_weight: float = setting(0.5, "weight of states where both texts have ended")
@@ -213,7 +214,8 @@ class ParaphrasesTask:
             module.requires_grad_(False).eval()
         (self.before,) = model.encoders
         self.encoder = CLIPTextModel(self.before.config).to(model.device)
-        self.encoder.load_state_dict(self.before.state_dict())
+        start = CLIPTextModel.from_pretrained(config.start_from) if config.start_from else self.before
+        self.encoder.load_state_dict(start.state_dict())
         if model.device.type == "cpu":
             self.encoder.set_attn_implementation("eager")  # on few tokens fused attention takes twice as long
             self.before.set_attn_implementation("eager")

@@ -319,3 +319,8 @@ def test_missing_judges_are_named_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(ConfigError, match="pip install torch-fidelity"):
         load_judge("inception")
+
+
+def test_a_plural_that_the_judge_does_not_know_is_read_as_its_singular():
+    judge = Evaluator(["cherry", "bus", "glasses", "glass"])
+    assert judge.tokens(["Cherries and buses", "glasses", "shoes"]).tolist() == [[1, 2], [3, 0], [0, 0]]
