@@ -119,6 +119,16 @@ def test_an_encoder_is_saved_as_the_bundled_one_is(task, tmp_path):
     assert names == {name for name, _ in read.named_parameters()}
 
 
+def test_a_run_goes_on_from_an_encoder_and_is_held_to_the_states_of_the_model(task, tmp_path):
+    with torch.no_grad():
+        task.encoder.final_layer_norm.bias.add_(1)
+    save_encoder(task.encoder, tmp_path)
+    going_on = replace(task.config, start_from=str(tmp_path))
+    second = ParaphrasesTask(task.model, task.teacher, SUBJECTS, LEXICON, going_on)
+    assert terms(second)["kept"].item() == pytest.approx(terms(task)["kept"].item(), rel=1e-2)
+    assert terms(second)["kept"] > 0.1
+
+
 def test_a_lexicon_is_read_where_there_is_one(tmp_path):
     path = tmp_path / "lexicon.json"
     path.write_text(json.dumps({"meaning": {"kitty": "cat"}, "weight": {"kitty": 1.0}}))
