@@ -120,6 +120,26 @@ def test_whether_it_fits_is_told_before_anything_comes(disk, memory, level):
     assert told.level == level and ("of the disk" in told.why) == (disk >= 60)
 
 
+def test_on_a_gpu_networks_can_take_turns_and_that_is_told(shelf, there, monkeypatch):
+    item, picture = shelf.item(ID), machine.PER_PIXEL * 512**2
+    there.listings["some/model"] = Listing(COMMIT, FILES | {"text_encoder/model.safetensors": 2 * 10**9})
+    shelf.learn(ID)
+    assert shelf.least(item) is None  # of the machine's own memory, where they rest
+    shelf.service.device = torch.device("cuda")
+    assert shelf.least(item) == 4 * 10**9 + picture  # the largest
+    monkeypatch.setattr(module, "room", lambda *_: Room(10**11, 6 * 10**9, 6 * 10**9, "GPU memory"))
+    told = shelf.fit(item)
+    assert told.level == "tight" and "take turns" in told.why and "5.05 GB" in told.why
+    monkeypatch.setattr(module, "room", lambda *_: Room(10**11, 5 * 10**9, 5 * 10**9, "GPU memory"))
+    assert shelf.fit(item).level == "no"
+    monkeypatch.setattr(module, "room", lambda *_: Room(10**11, 16 * 10**9, 16 * 10**9, "GPU memory"))
+    assert shelf.fit(item).level == "fits"
+    shelf.service.models["remote"] = replace(shelf.service.models["remote"], architecture="pixart")
+    there.listings["some/model"] = Listing(COMMIT, FILES | {"text_encoder/model.safetensors": 9 * 10**9})
+    shelf.learn(ID)
+    assert shelf.least(item) == 4 * 10**9 + picture  # an encoder that comes and goes finds its own place
+
+
 def test_the_room_is_that_of_the_container(monkeypatch, tmp_path):
     (tmp_path / "max").write_text("1000000\n")
     monkeypatch.setattr(machine, "CGROUP", tmp_path / "max")

@@ -300,7 +300,7 @@ def choose_control(controls: Mapping[str, ControlSpec], use: ControlUse, family:
 
 
 def load_control(spec: ControlSpec, model: LoadedModel, report: Callable[[str], None] = lambda message: None):
-    """Load a ControlNet for a model, to its device and precision.
+    """Load a ControlNet for a model, to where its networks rest and to its precision.
 
     Raises:
         ModelError: a sentence that says what is missing, broken or of another family.
@@ -315,7 +315,7 @@ def load_control(spec: ControlSpec, model: LoadedModel, report: Callable[[str], 
     refuse_missing_weights(title, network)
     model.family.check_control(title, network, model)
     network.requires_grad_(False).eval()
-    return network.to(model.device, memory_format=torch.channels_last)
+    return network.to(model.rests, memory_format=torch.channels_last)
 
 
 def map_tensor(picture: Image.Image) -> Tensor:

@@ -1,8 +1,14 @@
-"""What to compute on."""
+"""What to compute on, and what room there is."""
 
+from collections.abc import Iterable
+
+import psutil
 import torch
+from torch import nn
 
 from yoso_core.requests import RequestError
+
+REST = torch.device("cpu")  # where networks are that a device has no room for
 
 
 def device_named(name: str | None = None) -> torch.device:
@@ -22,3 +28,16 @@ def device_named(name: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):  # each backend has its own
         raise RequestError(f"The device {name!r:.40} can't be used on this machine; leave --device out.") from None
     return device
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes; of a GPU also those that torch has taken and nothing is in."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def bytes_of(networks: Iterable[nn.Module]) -> int:
+    """Of their weights; what two of them share counts once."""
+    weights = {id(each): each for one in networks for each in (*one.parameters(), *one.buffers())}
+    return sum(each.numel() * each.element_size() for each in weights.values())

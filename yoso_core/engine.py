@@ -1,12 +1,15 @@
 """The engine: owner of weights, adapters and device. Requests in, results out, one at a time."""
 
 import dataclasses
+import gc
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -24,7 +27,7 @@ from yoso_core.conditioning import (
     load_control,
     map_tensor,
 )
-from yoso_core.devices import device_named
+from yoso_core.devices import device_named, free_memory
 from yoso_core.drawing import (
     LoadedDirections,
     PictureError,
@@ -42,6 +45,7 @@ from yoso_core.files.pictures import fitted, shape_of
 from yoso_core.loading import LoadedModel, load_model
 from yoso_core.lora.admission import admit
 from yoso_core.lora.changes import Lora
+from yoso_core.machine import memory_of
 from yoso_core.models import MODELS, ModelSpec
 from yoso_core.prompts import Prompt, has_choices
 from yoso_core.requests import (
@@ -55,6 +59,7 @@ from yoso_core.requests import (
 )
 from yoso_core.runtimes.choice import choose_runtime
 from yoso_core.runtimes.networks import Networks, in_words
+from yoso_core.runtimes.offloading import TakingTurns
 from yoso_core.service import Report, Service, unheard
 from yoso_core.translate import TranslatorSpec, load_translator
 from yoso_core.turns import COME_FIRST
@@ -180,6 +185,7 @@ class Engine(Service):
 
     Attributes:
         room: models that are in memory at the same time.
+        free: says how many bytes are free where it computes; without end where that is the machine's own memory.
     """
 
     def __init__(
@@ -198,6 +204,7 @@ class Engine(Service):
         self.annotate = Annotations()
         self.runtime = choose_runtime(runtime, self.device, self.lock)
         self.places, self.held, self.room = self.runtime.batch, self.runtime.held, MODELS_IN_MEMORY
+        self.free = partial(free_memory, self.device) if self.device.type == "cuda" else lambda: math.inf
         self._waiting: list[_Asked] = []
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._executed: dict[str, Networks] = {}  # of the models in `_loaded`
@@ -421,11 +428,27 @@ class Engine(Service):
         if name not in self._loaded:
             while len(self._loaded) >= self.room:  # before, because two large ones may be all that fits
                 self._forget(next(iter(self._loaded)))
-            loaded = load_model(spec, self.device, self.dtype, report)
+            loaded = load_model(spec, self.device, self.dtype, report, partial(self._make_room, spec))
             loaded.loras.apply([(loaded.one_step, 1.0)])  # seconds on a large model, and part of loading it
-            self._loaded[name], self._executed[name] = loaded, Networks(loaded, self.runtime)
+            runtime = self.runtime
+            if loaded.takes_turns:
+                runtime = TakingTurns(self.device, memory_of(0, spec.resolution), self.free)
+            self._loaded[name], self._executed[name] = loaded, Networks(loaded, runtime)
         self._loaded.move_to_end(name)
         return self._loaded[name]
+
+    def _make_room(self, spec: ModelSpec, size: int) -> bool:
+        """Whether a model's weights fit the device beside a picture; others are forgotten for that, the oldest first.
+
+        One whose networks take turns has the device to itself.
+        """
+        for name in [name for name, model in self._loaded.items() if model.takes_turns]:
+            self._forget(name)
+        wanted = memory_of(size, spec.resolution)
+        while self._loaded and self.free() < wanted:
+            self._forget(next(iter(self._loaded)))
+            gc.collect()  # what hangs in circles has memory, too
+        return self.free() >= wanted
 
     def _warm_up(self, name: str, report: Report) -> None:
         """Draw a picture of the model's own size, so that the first that is asked for takes as long as the others."""

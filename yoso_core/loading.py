@@ -12,6 +12,7 @@ from yoso_core.autoencoder import pixels_per_latent
 from yoso_core.checkpoints import Checkpoint, ModelError, load_part, refuse_other_files, shapes_of
 from yoso_core.condition import Condition
 from yoso_core.denoiser import Control, Denoiser
+from yoso_core.devices import REST, bytes_of
 from yoso_core.families import FAMILIES
 from yoso_core.families.base import Family
 from yoso_core.lora.admission import admit
@@ -36,6 +37,8 @@ class LoadedModel:
         prior_mean, prior_deviation: (C,) moments of clean scaled latents, for the informative prior.
         loras: the networks' weights and what is added to them.
         one_step: the model's own LoRA; empty where the network itself is one-step.
+        device: where it computes.
+        takes_turns: whether its networks come there to be called, and rest in the machine's memory; see `TakingTurns`.
     """
 
     spec: ModelSpec
@@ -48,6 +51,8 @@ class LoadedModel:
     prior_deviation: Tensor
     loras: LoraStack
     one_step: Lora
+    device: torch.device
+    takes_turns: bool = False
 
     @property
     def network(self) -> nn.Module:
@@ -69,8 +74,9 @@ class LoadedModel:
         return [self.parts[name] for name in self.family.encoders]
 
     @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+    def rests(self) -> torch.device:
+        """Where networks are that are not called."""
+        return REST if self.takes_turns else self.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,6 +116,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     report: Callable[[str], None] = lambda message: None,
+    fits: Callable[[int], bool] = lambda size: True,
 ) -> LoadedModel:
     """Load a checkpoint that is on this machine: parts by diffusers, LoRA by our own admission.
 
@@ -118,6 +125,7 @@ def load_model(
         device: where it computes.
         dtype: what it computes in; None for the spec's own.
         report: told in a few words what is happening.
+        fits: whether the device has room for so many bytes of weights; where it has not, they take turns.
 
     Raises:
         ModelError: a sentence that says what is missing or broken.
@@ -151,11 +159,16 @@ def load_model(
         report(f"Loading the fast decoder of {spec.title}")
         source = local_source(f"The fast decoder of {spec.title}", spec.tiny_decoder)
         decoder = load_part(AutoencoderTiny.from_pretrained, spec.title, source, dtype=dtype)
-    for part in (network, *(parts[name] for name in family.encoders), autoencoder, decoder):
-        part.requires_grad_(False).eval().to(device)
+    device, networks = torch.device(device), (network, *(parts[name] for name in family.encoders), autoencoder, decoder)
+    kept = bytes_of([network]) if spec.lora is not None else 0  # what its LoRA changes is there twice
+    takes_turns = not fits(bytes_of(networks) + kept)
+    if takes_turns:
+        report(f"{spec.title} is too large for the device as a whole: its networks take turns, which takes longer")
+    for part in networks:
+        part.requires_grad_(False).eval().to(REST if takes_turns else device)
     for part in (network, autoencoder, decoder):
         part.to(memory_format=torch.channels_last)
-    stack = LoraStack({name: parts[name] for name in (*family.adapted, "vae")})
+    stack = LoraStack({name: parts[name] for name in (*family.adapted, "vae")}, REST if takes_turns else None)
     mean, deviation = _prior(spec, autoencoder.config, scheduler)
     return LoadedModel(
         spec=spec,
@@ -168,6 +181,8 @@ def load_model(
         prior_deviation=deviation,
         loras=stack,
         one_step=admit(spec.lora, stack.for_requests) if spec.lora is not None else Lora(),
+        device=device,
+        takes_turns=takes_turns,
     )
 
 

@@ -71,7 +71,7 @@ def _round(free: int) -> int:
     return free // 10**8 * 10**8
 
 
-def judge(room: Room, disk: int, memory: int, spare: int) -> Fit:
+def judge(room: Room, disk: int, memory: int, spare: int, least: int | None = None) -> Fit:
     """Whether something fits this machine.
 
     Args:
@@ -79,9 +79,13 @@ def judge(room: Room, disk: int, memory: int, spare: int) -> Fit:
         disk: bytes that are to come.
         memory: bytes that it takes at work.
         spare: bytes of the disk that stay free.
+        least: bytes with which it works, too, but slower; None where there is no such way.
     """
     if disk + spare > room.disk:
         return Fit("no", f"{amount(disk)} are to come, and {amount(max(0, room.disk - spare))} of the disk are free")
+    if least is not None and least <= TIGHT * room.memory < memory:
+        there = f"{amount(memory)} of {room.where}, and this machine has {amount(room.memory)}"
+        return Fit("tight", f"takes {there}: its networks take turns there, and need {amount(least)}")
     if memory > TIGHT * room.memory:
         return Fit("no", f"takes {amount(memory)} of {room.where}, and this machine has {amount(room.memory)}")
     if memory > room.free:

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -212,6 +213,16 @@ class Shelf:
 
     def memory(self, item: Item) -> int | None:
         """Bytes that it takes at work; None where that is not known. LoRAs and translators change weights in place."""
+        parts = self._parts(item)
+        return None if parts is None else memory_of(sum(map(sum, parts)), item.resolution)
+
+    def least(self, item: Item) -> int | None:
+        """Bytes of a GPU with which it works while its networks take turns; None where that is not known, or no way."""
+        parts = self._parts(item) if self.service.device.type == "cuda" else None
+        return memory_of(max(parts[0], default=0), item.resolution) if parts else None
+
+    def _parts(self, item: Item) -> tuple[list[int], list[int]] | None:
+        """Bytes of each network's weights at work, those that come and go apart; None where that is not known."""
         kept = [need for need in item.needs if need.convert in ("", "network")]
         found = [hub.files_of(need) or self._sizes(need) for need in kept]
         if None in found:
@@ -219,22 +230,26 @@ class Shelf:
         if item.folder is not None:
             found.append(hub.sizes_in(item.folder))
         model = self.service.models[item.name if item.kind == "model" else self.service.first]
-        lone = ENCODERS.difference(FAMILIES[model.architecture].encoders)  # come and go, and are held once
-        weights = sum(
-            size * (1 if name.partition("/")[0] in lone else 1 + self.service.held)
-            for sizes in found
-            for name, size in sizes.items()
-            if name.endswith(WEIGHTS)
-        )
-        return memory_of(weights * (2 if item.doubled else 1), item.resolution)
+        apart = ENCODERS.difference(FAMILIES[model.architecture].encoders)  # come and go, and are held once
+        held, lone = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
+        for number, sizes in enumerate(found):
+            for name, size in sizes.items():
+                part, twice = name.partition("/")[0], 2 if item.doubled else 1
+                if not name.endswith(WEIGHTS):
+                    continue
+                if part in apart:
+                    lone[number, part] += size * twice
+                else:
+                    held[number, part] += size * twice * (1 + self.service.held)
+        return [*held.values()], [*lone.values()]
 
     def fit(self, item: Item) -> Fit | None:
         """Whether it fits this machine; None where that is not known yet."""
-        lacks, memory = self.lacks(item), self.memory(item)
+        lacks, memory, least = self.lacks(item), self.memory(item), self.least(item)
         disk, twice = self.size(lacks), self.size([need for need in lacks if need.convert == "network"])
         if disk is None or memory is None:
             return None
-        return judge(room(hub.cache_folder(), self.service.device), disk + twice, memory, hub.SPARE)
+        return judge(room(hub.cache_folder(), self.service.device), disk + twice, memory, hub.SPARE, least)
 
     def stated(self, item: Item) -> str:
         """The licence that the card of what predicts states, at the hub or here; "" where it says none."""

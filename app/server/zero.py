@@ -96,6 +96,7 @@ class LentEngine(Engine):
     ) -> None:
         super().__init__(models, runtime="torch", waits=False, **options)
         self.room, self.places = len(models), PLACES
+        self.free = lambda: math.inf  # of a GPU that is not here yet nothing can be asked
         self.proposed, self.used = proposed, Used()
         self._results: dict[GenerateRequest, Result] = {}  # of what is proposed
         self._brought: dict[str, tuple[Path, int]] = {}  # to the process that has the GPU

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from yoso_core.checkpoints import Checkpoint, index_of, link, load_text_encoder, refuse_absent
+from yoso_core.devices import free_memory
 from yoso_core.runtimes.cache import cache_folder
 
 LARGE = 4e9  # bytes of an encoder
@@ -43,11 +43,6 @@ def identity(folders: Iterable[Path]) -> str:
                 file.seek(place)
                 told.update(file.read(LENGTH))
     return told.hexdigest()
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 class Encodings:

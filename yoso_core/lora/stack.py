@@ -27,10 +27,11 @@ class LoraStack:
 
     Args:
         parts: "unet" and perhaps "text_encoder" and "vae"; their present weights are the base.
+        aside: where copies are kept and sums computed; None for where the weights are.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        self.parts = dict(parts)
+    def __init__(self, parts: Mapping[str, nn.Module], aside: torch.device | None = None) -> None:
+        self.parts, self.aside = dict(parts), aside
         self.modules: dict[Place, nn.Module] = {}
         self.base: dict[Place, Tensor] = {}  # W_0 of every tensor that was ever touched
         self.active: State | None = ()  # as applied now
@@ -74,13 +75,14 @@ class LoraStack:
         """Give one weight W_0 plus the changes of `uses`, all of which change it."""
         weight = self.weight(place)
         if place not in self.base:
-            self.base[place] = weight.clone()
+            self.base[place] = weight.to(self.aside or weight.device, copy=True)
         if not uses:
             weight.copy_(self.base[place])
             return
         base, rows, total = self.base[place], rows_last(weight), self._start(place, *uses[0])
         if others := [(lora[place], factor) for lora, factor in uses[1:]]:
-            in_place = rows.view(total.shape) if rows.is_contiguous() and rows.dtype == total.dtype else None
+            fitting = rows.is_contiguous() and (rows.dtype, rows.device) == (total.dtype, total.device)
+            in_place = rows.view(total.shape) if fitting else None
             if low := [use for use in others if isinstance(use[0], LowRank)]:
                 total = torch.addmm(total, *side_by_side(low, base.device), out=in_place)
             for change, factor in others:

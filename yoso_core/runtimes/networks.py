@@ -10,7 +10,7 @@ from yoso_core.loading import LoadedModel
 from yoso_core.lora.changes import Lora
 from yoso_core.lora.stack import State
 from yoso_core.runtimes.parts import Decode, Encode, Follow, Part, Predict, Read, Translate
-from yoso_core.runtimes.reference import Runtime, Torch, Weights
+from yoso_core.runtimes.reference import Runtime, Weights
 from yoso_core.translate import Translator
 
 
@@ -28,7 +28,7 @@ class Networks:
     """
 
     def __init__(self, model: LoadedModel, runtime: Runtime) -> None:
-        self.model, self.runtime, self.reference = model, runtime, Torch()
+        self.model, self.runtime = model, runtime
         self.prepare = False
         self.executed: dict[str, None] = {}
         self.uses: list[tuple[Lora, float]] = []
@@ -112,8 +112,8 @@ class Networks:
                     parts[names] = Translate(translator, 1.0, names)
                 return self._run(parts[names], pictures, *tensors)[0]
             # A number that a person moves, and that the computation holds all over.
-            between = Translate(translator, strength, names)
-            outputs, who = self.reference.run(between, (pictures, *tensors, noise), self._weights(between), False)
+            between, given = Translate(translator, strength, names), (pictures, *tensors, noise)
+            outputs, who = self.runtime.reference.run(between, given, self._weights(between), False)
             self.executed[who] = None
             return outputs[0]
 

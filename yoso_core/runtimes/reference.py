@@ -44,12 +44,16 @@ class Runtime(Protocol):
         prepares: whether it does something in calls that say there is time for it.
         in_place: whether it always computes with the networks' own weights, which LoRAs are then written into at once.
         held: how often it has the weights of a network in memory beside torch's own.
+        reference: who calls a network as it is, for what is not worth making ready.
     """
 
     batch: int
     prepares: bool
     in_place: bool
     held: int
+
+    @property
+    def reference(self) -> "Runtime": ...
 
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
@@ -74,6 +78,10 @@ class Torch:
 
     def __init__(self) -> None:
         self._small: weakref.WeakKeyDictionary[Part, dict[tuple, bool]] = weakref.WeakKeyDictionary()
+
+    @property
+    def reference(self) -> "Torch":
+        return self
 
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
