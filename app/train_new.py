@@ -23,7 +23,7 @@ from train.data.listings import Problem
 from train.loop.config import ConfigError
 from train.loop.console import duration
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import Job, JobError, Runs, as_process
+from train.runs.jobs import STANDBY, Job, JobError, Runs, as_process
 from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate_data import domain_of
@@ -260,6 +260,8 @@ class NewRun:
         try:
             with self.changing(owner) as dataset:
                 problems = change(dataset) or []
+                if dataset.captions() and self.starts is as_process:
+                    STANDBY.call()
         except (ConfigError, JobError, OSError, RequestError) as error:
             raise gr.Error(plain(reason(error)), print_exception=False) from None
         return self.shown(owner, model, problems)

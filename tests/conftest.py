@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.stand_in import Repository, StandIn, files_of
 from tests.tiny import random_lora, write_tiny_model
 from tests.tiny_control import write_tiny_control
+from train.runs.jobs import Standby
 from yoso_core.checkpoints import Source
 from yoso_core.conditioning import ControlSpec
 from yoso_core.engine import Engine
@@ -27,7 +28,20 @@ settings.register_profile("tests", deadline=None, max_examples=50, derandomize=T
 settings.register_profile("fuzz", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
+CALL = Standby.call
 EXAMPLES = ["a red heart", "grinning cat", "palm tree"]
+
+
+@pytest.fixture
+def call_standby():
+    """`Standby.call` itself."""
+    return CALL
+
+
+@pytest.fixture(autouse=True)
+def nobody_stands_by(monkeypatch):
+    """A process that brings libraries into memory for a run that a test won't begin takes seconds from all others."""
+    monkeypatch.setattr(Standby, "call", lambda self: None)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from app.pictures import problem_html
 from app.train_mode import ALL, MODES, owner_of
 from app.train_new import previewed
 from app.train_run import command_of
-from app.train_tab import TrainTab
+from app.train_tab import TrainTab, waits_for_gpu
 from app.ui import build_app
 from tests.tiny import LORA_RANK, build_unet, random_lora
 from tests.tiny_translate import write_translator
@@ -33,7 +33,20 @@ from tests.trained import finish
 from train.data.datasets import Dataset
 from train.handover.export import CONFIG_KEY
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import DEVICE_LOCK, LOCK, NOW, ROOT, STOP, Job, Runs, held, read_json, write_json
+from train.runs.jobs import (
+    DEVICE_LOCK,
+    LOCK,
+    NOW,
+    ROOT,
+    STANDBY,
+    STOP,
+    Job,
+    Runs,
+    Standby,
+    held,
+    read_json,
+    write_json,
+)
 from train.runs.presets import PRESETS
 from train.tasks.translate_config import TranslateConfig, settled
 from yoso_core.engine import Engine
@@ -518,6 +531,19 @@ def test_pictures_are_captioned_called_and_removed(tab, tmp_path):
     ]
     report, captions, table, _ = tab.new.remove_all("", "small")
     assert table.props["pictures"] == [] and not captions.visible and "Drop pictures above" in report
+
+
+def test_for_pictures_a_process_is_made_ready_to_train(tab, tmp_path, monkeypatch):
+    """Where runs are processes, and once there is something to train on."""
+    called = []
+    monkeypatch.setattr(Standby, "call", lambda self: called.append(self))
+    tab.new.take_files("", "small", [])
+    assert not called
+    tab.new.take_files("", "small", pictures(tmp_path / "in"))
+    assert called == [STANDBY]
+    tab.new.starts = waits_for_gpu
+    tab.new.add_trigger("", "small", "mint stencil")
+    assert called == [STANDBY]
 
 
 def test_what_a_page_can_not_wish_is_refused_or_left(tab, tmp_path):

@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,6 +46,8 @@ SPARE = 2_000_000_000  # bytes of the disk that new runs leave free
 ABOUT = "job.json"
 PATIENCE = 1.0  # seconds for a lock: who only looks whether it is held holds it for an instant
 ENDING = 30.0  # seconds that a killed process may take to be gone
+STANDING_BY = "standing-by"  # what a process is called by that has no run yet
+STANDS_BY = 900.0  # seconds until it is let go
 STOP = "stop"  # a file that asks for the end, for a process that can't be signalled yet
 KEEP = "keep"  # a file that asks to keep what was learned and no more, once the process has ended
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,19 +259,11 @@ class Job:
             for wish in (STOP, KEEP):
                 (self.folder / wish).unlink(missing_ok=True)
             self.set_state("queued", pid=0)  # the process will write its own
-            command = [sys.executable, "-m", "train.runs.worker", str(self.folder.resolve()), str(lock)]
+            # The open lock goes to the process, so that at no instant the run looks dead.
             with open(self.folder / "log.txt", "a") as log:
-                # The open lock goes to the process, so that at no instant the run looks dead.
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=ROOT,
-                    pass_fds=[lock],
-                    start_new_session=True,
-                )
-            threading.Thread(target=process.wait, daemon=True).start()  # a dead child is to be waited for
+                waits = is_held(self.folder.parent / DEVICE_LOCK)  # and who does is to have nothing heavy in memory
+                if waits or not STANDBY.take(self.folder.resolve(), lock, log.fileno()):
+                    _process([str(self.folder.resolve()), str(lock)], [lock], log)
         finally:
             os.close(lock)
 
@@ -318,6 +313,88 @@ class Job:
         if isinstance(pid, int) and pid > 1 and self.alive:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def _process(arguments: Sequence[str], descriptors: Sequence[int], log: Any = subprocess.DEVNULL) -> subprocess.Popen:
+    """A process of `train.runs.worker` that outlives this one."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train.runs.worker", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=ROOT,
+        pass_fds=descriptors,
+        start_new_session=True,
+    )
+    threading.Thread(target=process.wait, daemon=True).start()  # a dead child is to be waited for
+    return process
+
+
+class Standby:
+    """A process that brings a run's libraries into memory before there is a run, which takes a quarter of a short one.
+
+    There is at most one. It takes one run, and is let go where none comes for a while; it ends with this process, but
+    the run that it took does not.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._line: socket.socket | None = None
+        self._process: subprocess.Popen | None = None
+        self._end: threading.Timer | None = None
+
+    def call(self) -> None:
+        """Have one for the run that somebody is about to begin."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._forget()
+            if self._process is None:
+                self._line, theirs = socket.socketpair()
+                with theirs:
+                    self._process = _process([STANDING_BY, str(theirs.fileno())], [theirs.fileno()])
+            self._put_off()
+
+    def take(self, folder: Path, lock: int, log: int) -> bool:
+        """Give it a run, and whether it has it.
+
+        Args:
+            folder: of the run.
+            lock: descriptor of its lock, held.
+            log: descriptor of the file that is told what the process says.
+        """
+        with self._lock:
+            line, process = self._line, self._process
+            self._forget()
+            if line is None or process is None:
+                return False
+            with line:
+                try:
+                    socket.send_fds(line, [bytes(folder)], [lock, log])
+                except OSError:  # it has died
+                    return False
+            return process.poll() is None
+
+    def dismiss(self) -> None:
+        with self._lock:
+            if self._line is not None:
+                self._line.close()
+            self._forget()
+
+    def _put_off(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        self._end = threading.Timer(STANDS_BY, self.dismiss)
+        self._end.daemon = True
+        self._end.start()
+
+    def _forget(self) -> None:
+        self._line = self._process = None
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+
+
+STANDBY = Standby()
 
 
 def as_process(job: Job) -> None:

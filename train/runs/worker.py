@@ -1,13 +1,17 @@
 """The process of one run: it waits until those before it are through, then it trains, and leaves word how it ended.
 
 python -m train.runs.worker RUN-FOLDER LOCK
+python -m train.runs.worker standing-by SOCKET
 
-`train.runs.jobs` starts it. While it waits, nothing heavy is in memory.
+`train.runs.jobs` starts it. While it waits for others, nothing heavy is in memory. One that stands by has its libraries
+there, and is told its run later.
 """
 
+import gc
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from train.runs.jobs import ABOUT, DEVICE_LOCK, LOCK, NOW, STOP, Job, held, is_held
+from train.runs.jobs import ABOUT, DEVICE_LOCK, LOCK, NOW, STANDING_BY, STOP, Job, held, is_held
 
 NICENESS = 10  # people who draw come first
 POLL = 0.3  # seconds between looks at the line
@@ -104,18 +108,55 @@ def _stop_asked(number: int, frame: FrameType | None) -> None:
     raise StopAsked
 
 
+def load_libraries() -> None:
+    """Bring into memory what a run needs."""
+    gc.disable()  # nothing of it is let go again, and looking for that takes its time
+    from train.runs import assemble  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
+
+
+def stand_by(line: socket.socket) -> tuple[Path, int] | None:
+    """Get ready, then wait for a run: its folder, and the descriptor of its lock; None where none will come.
+
+    What this process says goes to the run's log from then on.
+    """
+    load_libraries()
+    from diffusers import StableDiffusionPipeline  # noqa: F401  as loading most models would
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    folder, descriptors, *_ = socket.recv_fds(line, 65536, 2)
+    if not folder:  # whoever would have sent one is gone
+        return None
+    lock, log = descriptors
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    os.close(log)
+    return Path(os.fsdecode(folder)), lock
+
+
 def main() -> None:
-    job, lock = Job(Path(sys.argv[1])), int(sys.argv[2])
+    os.nice(NICENESS)
+    if sys.argv[1] == STANDING_BY:
+        with socket.socket(fileno=int(sys.argv[2])) as line:
+            given = stand_by(line)
+        if given is None:
+            return
+        folder, lock = given
+    else:
+        folder, lock = Path(sys.argv[1]), int(sys.argv[2])
+    job = Job(folder)
     os.set_inheritable(lock, False)  # whatever this process starts must not keep the run alive
     signal.signal(signal.SIGTERM, _stop_asked)  # until the trainer has its own
-    os.nice(NICENESS)
     threading.Thread(target=end_with_folder, args=(job, lock), daemon=True).start()
     try:
         job.set_pid(os.getpid())
         with turn(job):
             job.set_state("running")
             print(f"{NOW}loads its libraries", flush=True)  # seconds, or a minute where nothing is in memory yet
-            from train.loop.config import load_config  # heavy, as these
+            load_libraries()
+            from train.loop.config import load_config
             from train.loop.console import run_command
             from train.runs.assemble import RUNS
 

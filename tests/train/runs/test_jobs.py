@@ -9,20 +9,24 @@ import sys
 import time
 from dataclasses import asdict
 
+import psutil
 import pytest
 from PIL import Image
 
 from tests.trained import PATIENCE, finish
 from train.loop.checkpoint import checkpoints
+from train.runs import jobs as module
 from train.runs.jobs import (
     DEVICE_LOCK,
     KEEP,
     LOCK,
     ROOT,
+    STANDING_BY,
     STOP,
     Job,
     JobError,
     Runs,
+    Standby,
     held,
     is_held,
     read_json,
@@ -271,7 +275,8 @@ def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model):
 
 def test_a_run_outlives_who_began_it_and_goes_on_when_it_was_killed_itself(root, tiny_model):
     code = (
-        "import json, sys; from pathlib import Path; from train.runs.jobs import Runs; runs = Runs(Path(sys.argv[1]));"
+        "import json, sys; from pathlib import Path; from train.runs.jobs import STANDBY, Runs; STANDBY.call();"
+        "runs = Runs(Path(sys.argv[1]));"
         "runs.begin(runs.draft(''), 'teacher', 'quick', 'Orphan', json.loads(sys.argv[2])); sys.stdin.read()"
     )
     pictures = draft(root)
@@ -283,11 +288,91 @@ def test_a_run_outlives_who_began_it_and_goes_on_when_it_was_killed_itself(root,
         server.kill()
     (job,) = jobs
     wait(job, "running", saved=5)  # a step is told before its checkpoint is written
+    assert STANDING_BY in psutil.Process(pid_of(job)).cmdline()
     os.kill(pid_of(job), signal.SIGKILL)
     assert finish(job) == "interrupted"
     assert of_run(job.folder), "the last checkpoint is usable"
     job.start()
     assert finish(job) == "finished", job.log()
+
+
+STUB = """
+import os, socket, sys
+folder, given, *_ = socket.recv_fds(socket.socket(fileno=int(sys.argv[2])), 1000, 2)
+if given:
+    os.write(given[1], folder)
+    sys.stdin.read()  # with the lock in hand
+"""
+
+
+@pytest.fixture
+def standby(monkeypatch, call_standby):
+    """One whose process stands by at once, and holds a run's lock for as long as it lives."""
+    made = []
+
+    def start(arguments, descriptors):
+        made.append(
+            subprocess.Popen([sys.executable, "-c", STUB, *arguments], stdin=subprocess.PIPE, pass_fds=descriptors)
+        )
+        return made[-1]
+
+    monkeypatch.setattr(module, "_process", start)
+    found = Standby()
+    found.call = lambda: call_standby(found)
+    found.made = made
+    yield found
+    for process in made:
+        process.kill()
+        process.communicate()
+
+
+def test_who_stands_by_takes_one_run_with_its_lock_and_its_log(standby, tmp_path):
+    standby.call()
+    standby.call()
+    (process,) = standby.made  # one is enough
+    lock = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT)
+    assert module._lock(lock, 0.0)
+    with open(tmp_path / "log", "w") as log:
+        assert standby.take(tmp_path / "mine", lock, log.fileno())
+        assert not standby.take(tmp_path / "yours", lock, log.fileno())  # it has one
+    os.close(lock)
+    until = time.monotonic() + PATIENCE
+    while not (said := (tmp_path / "log").read_text()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert said == str(tmp_path / "mine") and is_held(tmp_path / LOCK)
+    process.communicate()
+    assert not is_held(tmp_path / LOCK)
+
+
+def test_who_stands_by_is_let_go_after_a_while_or_when_it_has_died(standby, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STANDS_BY", 0.1)
+    standby.call()
+    assert standby.made[0].wait(PATIENCE) == 0
+    monkeypatch.setattr(module, "STANDS_BY", 900.0)
+    standby.call()
+    standby.made[1].kill()
+    standby.made[1].wait()
+    assert not standby.take(tmp_path, 0, 1)
+    standby.call()  # and another stands by
+    assert len(standby.made) == 3 and standby.made[2].poll() is None
+    standby.dismiss()
+    assert standby.made[2].wait(PATIENCE) == 0
+
+
+def test_a_run_that_has_to_wait_leaves_alone_who_stands_by(tmp_path, monkeypatch):
+    """What waits in line is to have nothing heavy in memory."""
+    taken, started = [], []
+    monkeypatch.setattr(module.STANDBY, "take", lambda *given: bool(taken.append(given)) or True)
+    monkeypatch.setattr(module, "_process", lambda *given: started.append(given))
+    job = Job(tmp_path / "mine")
+    job.folder.mkdir()
+    job.change(task="teacher")
+    (job.folder / "config.json").write_text("{}")
+    job.start()
+    assert len(taken) == 1 and not started
+    with held(tmp_path / DEVICE_LOCK):
+        job.start()
+    assert len(taken) == 1 and len(started) == 1
 
 
 TRAINER = """
