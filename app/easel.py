@@ -1,5 +1,6 @@
 """A canvas and what comes of it beside: what the tabs have in common that make pictures of a picture."""
 
+from functools import lru_cache
 from typing import Any
 
 import gradio as gr
@@ -137,8 +138,15 @@ def read_canvas(value: Any) -> tuple[Image.Image, Image.Image | None]:
         return Image.new("RGB", (CANVAS_SIDE // 2, CANVAS_SIDE // 2), "white"), None
     if not isinstance(value, dict):
         raise RequestError("The canvas can't be read; please reload the page.")
-    picture, _ = read_data_uri(value.get("picture"), "The canvas", CANVAS_LIMIT)
-    mask = open_mask(data_uri_file(value["mask"], "The mask", CANVAS_LIMIT)) if value.get("mask") else None
+    picture, mask = _read(str(value.get("picture")), str(value.get("mask") or ""))
+    return picture.copy(), mask.copy() if mask else None
+
+
+@lru_cache(maxsize=4)  # while a slider moves, the canvas is the same each time
+def _read(drawn: str, masked: str) -> tuple[Image.Image, Image.Image | None]:
+    """What two data URLs hold; the mask may be ""."""
+    picture, _ = read_data_uri(drawn, "The canvas", CANVAS_LIMIT)
+    mask = open_mask(data_uri_file(masked, "The mask", CANVAS_LIMIT)) if masked else None
     if max(one.width * one.height for one in (picture, mask or picture)) > CANVAS_PIXELS:
         raise RequestError("The canvas is too large; please reload the page.")
     return picture, mask

@@ -17,6 +17,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from safetensors.torch import save_file
 
+from app import easel
 from app.drawing import Drawing
 from app.easel import read_canvas
 from app.history import read_png
@@ -194,6 +195,22 @@ def test_a_lora_and_the_own_weight_change_the_picture(drawing):
 def test_the_canvas_is_white_until_it_is_drawn_on():
     picture, mask = read_canvas(None)
     assert picture.getcolors() == [(picture.width * picture.height, (255, 255, 255))] and mask is None
+
+
+def test_a_canvas_is_read_once_while_a_slider_moves(monkeypatch):
+    opened, read = [], easel.read_data_uri
+    monkeypatch.setattr(easel, "read_data_uri", lambda *given: opened.append(given) or read(*given))
+    value = {"picture": data_uri(Image.new("RGB", (64, 64), "teal")), "mask": None}
+    (one, _), (other, _) = read_canvas(value), read_canvas(dict(value))
+    assert len(opened) == 1 and one == other
+    one.putpixel((0, 0), (1, 2, 3))  # nobody sees what another does with it
+    assert read_canvas(value)[0] == other
+    for odd in (5, None, "hello", {}):
+        with pytest.raises(RequestError, match="The canvas is no picture"):
+            read_canvas({"picture": odd})
+        if odd:
+            with pytest.raises(RequestError, match="The mask is no picture"):
+                read_canvas(value | {"mask": odd})
 
 
 def test_an_edit_shows_before_and_after_and_the_map(drawing):

@@ -184,6 +184,15 @@ def test_json_holds_every_field():
     assert np.array_equal(np.asarray(again.picture), np.asarray(noise(9, 7)))
 
 
+def test_a_picture_that_many_requests_have_is_written_once(monkeypatch):
+    saved, save = [], Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda self, *given, **more: saved.append(1) or save(self, *given, **more))
+    picture = Image.effect_noise((24, 16), 40).convert("RGB")
+    told = [to_json(EditRequest("a", picture=picture.copy(), strength=strength)) for strength in (0.1, 0.2, 0.3)]
+    assert len(saved) == 1 and len({one["picture"] for one in told}) == 1
+    assert from_json(told[0]).picture == picture
+
+
 def test_pngs_of_the_first_version_are_read():
     chunk = (
         '{"prompt": "a", "negative": "", "seed": 5, "steps": 2, "guidance": 1.5, "count": 1, "model": "yoso-emoji", '

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,12 +112,17 @@ def to_json(request: GenerateRequest) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Image.Image):
-        buffer = BytesIO()
-        value.save(buffer, "PNG")
-        return PNG_URL + base64.b64encode(buffer.getvalue()).decode()
+        return _png_url(value.mode, value.size, value.tobytes())
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+@lru_cache(maxsize=4)  # while a slider moves, what it changes is the same each time
+def _png_url(mode: str, size: tuple[int, int], pixels: bytes) -> str:
+    buffer = BytesIO()
+    Image.frombytes(mode, size, pixels).save(buffer, "PNG")
+    return PNG_URL + base64.b64encode(buffer.getvalue()).decode()
 
 
 def from_json(values: Any) -> GenerateRequest:
