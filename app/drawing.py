@@ -282,7 +282,7 @@ class Drawing:
         """
         request, settings = restored.request, self.settings
         tab = self.makers[type(request)]
-        updates, notes = settings.restored(request, values[settings.picker.own], values[settings.order])
+        updates, notes = settings.restored(request, values)
         if request.model != values[settings.model]:
             for each in self.tabs.values():
                 updates |= each.for_model(request.model, values)

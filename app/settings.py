@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gradio as gr
@@ -56,16 +56,23 @@ ON_DICE = f"(order) => [{FRESH_SEED}, order + 1]"
 ON_EXAMPLE = "(example, order) => [example, order + 1]"
 
 
-def with_style(prompt: str, style: str | None, styles: tuple[str, ...]) -> str:
+def names_style(prompt: str, styles: Collection[str]) -> bool:
+    """Whether a prompt says its style itself, which leaves the chips without a part in it."""
+    return not {*styles}.isdisjoint(re.findall(r"\w+", prompt.lower()))
+
+
+def with_style(prompt: str, style: str | None, styles: Collection[str]) -> str:
     """The prompt as the model reads it: the chosen style is its last words, unless the prompt names one itself."""
-    named = not {*styles}.isdisjoint(re.findall(r"\w+", prompt.lower()))
-    return ", ".join(part for part in (prompt.strip(), "" if named or style == NO_STYLE else style) if part)
+    unsaid = style == NO_STYLE or names_style(prompt, styles)
+    return ", ".join(part for part in (prompt.strip(), "" if unsaid else style) if part)
 
 
-def style_of(prompt: str, styles: tuple[str, ...]) -> tuple[str, str]:
-    """What `with_style` was given: the prompt, and the style at its end."""
-    words, comma, style = prompt.rpartition(", ")
-    return (words, style) if comma and style in styles else (prompt, NO_STYLE)
+def style_of(prompt: str, styles: Collection[str]) -> tuple[str, str | None]:
+    """What `with_style` was given: the prompt, and the style at its end; None where any chip gives this prompt."""
+    words, _, style = prompt.rpartition(", ")
+    if style in styles and not names_style(words, styles):
+        return words, style
+    return prompt, None if names_style(prompt, styles) else NO_STYLE
 
 
 def about(spec: ModelSpec) -> str:
@@ -346,16 +353,24 @@ class Settings:
             for button, words in zip(self.examples, examples_of(spec), strict=True)
         }
 
-    def restored(self, request: GenerateRequest, own: list[str], order: int) -> tuple[dict[Any, Any], list[str]]:
+    def restored(self, request: GenerateRequest, values: dict[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
         """Updates that set the controls as a picture was made, and what of it can't be had here.
+
+        Args:
+            request: that made it.
+            values: of `order`, of the LoRAs that the session added, and of the style, which stays where the prompt
+                names one itself.
 
         Raises:
             RequestError: its model is not here.
         """
         if request.model not in self.engine.models:
             raise RequestError(f"This picture was made by {request.model!r:.60}, which is not among the models here.")
-        spec = self.engine.models[request.model]
+        spec, own = self.engine.models[request.model], values[self.picker.own]
         prompt, style = style_of(request.prompt, spec.styles)
+        if style is None:
+            before = values[self.style]
+            style = before if before in (NO_STYLE, *spec.styles) else first_style(spec)
         chosen = {self.style: style, self.steps: request.steps, self.sampler: request.sampler}
         updates = self.for_model(request.model, chosen, own)
         updates[self.style]["value"] = style
@@ -376,7 +391,7 @@ class Settings:
             self.prompt: prompt,
             self.seed: request.seed,
             self.picker.loras: loras,
-            self.order: order + 1,
+            self.order: values[self.order] + 1,
         }, notes
 
 

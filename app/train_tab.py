@@ -294,9 +294,11 @@ class TrainTab:
         try:
             trigger = str(self.runs.get(selected, owner).config.get("trigger", ""))
             request = self.view.request(owner, selected, values[settings.prompt], values[settings.seed], 1.0)
-            words = with_style(request.prompt, values[settings.style], self.engine.models[request.model].styles)
-            if trigger and trigger.lower() not in words.lower():
-                words = f"{words}, {trigger}"
+            words = request.prompt.strip()
+            if trigger.lower() not in words.lower():
+                words = ", ".join(filter(None, (words, trigger)))
+            # The style is its last words, so that its chip is found again.
+            words = with_style(words, values[settings.style], self.engine.models[request.model].styles)
             return self.restored(Restored(replace(request, prompt=words)), values)
         except (JobError, RequestError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None

@@ -23,9 +23,10 @@ from app.easel import read_canvas
 from app.history import read_png
 from app.lora_picker import OWN
 from app.pictures import data_uri, download_file, info_html, pictures_html, run, saved_name
+from app.server.page import NOT_TAKEN
 from app.server.queueing import PLACES, SEATS
 from app.server.sessions import Session
-from app.settings import with_style
+from app.settings import names_style, style_of, with_style
 from app.ui import build_app, launch_options
 from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
@@ -95,6 +96,17 @@ def test_style_is_the_last_words_of_the_prompt():
     assert with_style("a cat", "any", styles) == "a cat"
     assert with_style("", "flat", styles) == "flat"
     assert with_style("a Flat cat", "3d", styles) == "a Flat cat"
+
+
+@pytest.mark.parametrize("prompt", ["", "a cat", "a Flat cat", "a cat, mint", "a cat, 3d", "a flat cat, 3d", "flat"])
+@pytest.mark.parametrize("style", ["any", "3d", "flat"])
+def test_what_was_set_is_found_again_in_the_prompt(prompt, style):
+    styles = ("3d", "flat")
+    drawn = with_style(prompt, style, styles)
+    words, found = style_of(drawn, styles)
+    assert with_style(words, found or style, styles) == drawn
+    if not names_style(prompt, styles):
+        assert (words, found) == (prompt, style)
 
 
 @pytest.mark.parametrize("spec", MODELS.values(), ids=lambda spec: spec.title)
@@ -312,10 +324,18 @@ def test_what_is_drawn_from_restored_settings_is_the_same_request(drawing):
     assert again[drawing.tabs["generate"].shown] == USUAL.settle("", request)
 
 
+def test_a_style_stays_where_the_prompt_names_one_itself(drawing):
+    """The chip had no part in that picture, so nothing is known of it."""
+    style = drawing.settings.style
+    for chip in ("any", "flat"):
+        values = settings_asked(drawing) | {style: chip}
+        assert drawing.restored(Restored(GenerateRequest("a 3d cat")), values)[style]["value"] == chip
+
+
 def test_guidance_is_left_out_where_a_model_has_none(drawing, monkeypatch):
     spec = drawing.engine.models[DEFAULT_MODEL]
     monkeypatch.setitem(drawing.engine.models, DEFAULT_MODEL, replace(spec, offer=replace(USUAL, guided="never")))
-    updates, notes = drawing.settings.restored(GenerateRequest("a", guidance=1.5), [], 0)
+    updates, notes = drawing.settings.restored(GenerateRequest("a", guidance=1.5), settings_asked(drawing))
     assert updates[drawing.settings.guidance]["value"] == 1 and notes == [f"{spec.title} draws without guidance"]
 
 

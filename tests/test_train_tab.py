@@ -1000,7 +1000,8 @@ def test_nothing_learned_is_nothing_to_pack(tab):
 
 USES = {  # task, trigger, prompt, style chip -> prompt, weight of the model's own LoRA
     "a style": ("teacher", "mint stencil", "a cat", "any", "a cat, mint stencil", 1.0),
-    "on a style of the model": ("teacher", "mint stencil", "a cat", "3d", "a cat, 3d, mint stencil", 1.0),
+    "on a style of the model": ("teacher", "mint stencil", "a cat", "3d", "a cat, mint stencil", 1.0),
+    "on nothing": ("teacher", "mint stencil", "", "3d", "mint stencil", 1.0),
     "a style that is called": ("teacher", "mint stencil", "a Mint Stencil cat", "any", "a Mint Stencil cat", 1.0),
     "no trigger": ("teacher", "", "a cat", "any", "a cat", 1.0),
     "one step": ("yoso", "", "a cat", "any", "a cat", 0.0),
@@ -1016,6 +1017,7 @@ def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, style, e
     updates, settings = use_run(tab, "", job.id, prompt, style, 7, page.own, 3), tab.settings
     entry = tab.entries(job)[0].id
     assert (updates[settings.prompt], updates[settings.seed]) == (expected, 7)
+    assert updates[settings.style]["value"] == style
     assert updates[settings.picker.loras].value == {"one-step": one_step, entry: 1.0}
     assert updates[drawing.selected].selected == updates[drawing.active] == "generate"
     assert updates[settings.order] == 4 and updates[settings.model]["value"] == DEFAULT_MODEL

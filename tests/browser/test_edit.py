@@ -311,6 +311,7 @@ def test_pictures_go_to_the_canvas_and_the_strip_survives_a_reload_and_restores(
 def test_a_link_reopens_the_studio_with_its_drawing(edit, browser, studio):
     page = edit
     page.fill("#prompt textarea", "a green boat")
+    page.locator("#style label", has_text="noto").click()
     stroke(page, (0.2, 0.2), (0.8, 0.8))
     move_slider(page, "#strength", 0.3)
     page.wait_for_timeout(3000)
@@ -327,6 +328,7 @@ def test_a_link_reopens_the_studio_with_its_drawing(edit, browser, studio):
     other.goto(link.input_value())
     expect(other.locator("#strength input[type=number]")).to_have_value("0.3")
     expect(other.locator("#prompt textarea")).to_have_value("a green boat")
+    expect(other.locator("#style label.selected")).to_have_text("noto")
     other.wait_for_selector(RESULT)
     dark = "() => document.querySelector('#canvas .picture').getContext('2d').getImageData(256, 256, 1, 1).data[0]"
     other.wait_for_function(f"({dark})() < 60")

@@ -148,9 +148,10 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     expect(page.locator("#try-stage img")).not_to_have_attribute("src", with_it)
 
     page.click("#use-run")
-    expect(page.locator("#prompt textarea")).to_have_value("a red heart, 3d, mint stencil")
+    expect(page.locator("#prompt textarea")).to_have_value("a red heart, mint stencil")
+    expect(page.locator("#style label.selected")).to_have_text("3d")
     expect(page.locator("#model input")).to_have_value("Small")
-    expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, 3d, mint stencil, seed 0")
+    expect(page.locator(STAGE)).to_have_attribute("alt", "a red heart, mint stencil, 3d, seed 0")
     row = page.locator('.lora[data-id^="run-mint-"]')  # its snapshots are of one card
     expect(row.locator(".weight output")).to_have_text("1.00")
     shown, pictures_by_weight = expect_change(page, "", STAGE), {}
