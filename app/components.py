@@ -20,6 +20,27 @@ def sent_along(event: gr.EventData) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def is_of(control: Any, value: Any) -> bool:
+    """Whether a value is of the kind that a control has, as JSON holds it, or none; what it says is not looked at."""
+    match control:
+        case _ if value is None:
+            return True
+        case gr.Checkbox():
+            return isinstance(value, bool)
+        case gr.HTML():
+            return isinstance(value, dict)
+        case gr.Radio() | gr.Dropdown() if not any(is_number(choice) for _, choice in control.choices):
+            return isinstance(value, str)
+        case gr.Radio() | gr.Dropdown() | gr.Slider() | gr.Number():
+            return is_number(value)
+        case _:
+            return isinstance(value, str)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def script(name: str) -> str:
     """What ``scripts/NAME.js`` does once a component of the page is there."""
     return _read(f"{name}.js")

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import script
+from app.components import is_number, script
 from app.drawing import Drawing
 from app.lora_picker import OWN
 from app.pictures import plain
@@ -155,7 +155,7 @@ class Desk:
         picker, spec = self.settings.picker, self.engine.models[model]
         low, high = LORA_WEIGHT_RANGE
         saved = saved if isinstance(saved, dict) else {}
-        weights = {name: each for name, each in saved.items() if _is_number(each) and low <= each <= high}
+        weights = {name: each for name, each in saved.items() if is_number(each) and low <= each <= high}
         here = {*picker.shared, *own, *(name for name in [*picker.known] if name.startswith("run-"))}
         gone = [name for name in weights if name not in here and name != OWN]
         if gone:
@@ -171,10 +171,6 @@ def _is_update(value: Any) -> bool:
     return isinstance(value, dict) and value.get("__type__") == "update"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def fits(control: Any, update: dict[str, Any], value: Any) -> bool:
     """Whether a value that a browser kept can be set: pages change, and models have other choices.
 
@@ -188,9 +184,9 @@ def fits(control: Any, update: dict[str, Any], value: Any) -> bool:
             choices = update.get("choices", control.choices)
             return value in [choice[1] if isinstance(choice, tuple | list) else choice for choice in choices]
         case gr.Slider():
-            return _is_number(value) and control.minimum <= value <= control.maximum
+            return is_number(value) and control.minimum <= value <= control.maximum
         case gr.Number():
-            return value is None or _is_number(value)
+            return value is None or is_number(value)
         case gr.Checkbox():
             return isinstance(value, bool)
         case _:

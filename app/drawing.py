@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.components import sent_along
+from app.components import is_of, sent_along
 from app.easel import sent_side
 from app.history import ON_SAVED, History
 from app.lora_picker import FETCHING
@@ -235,8 +235,10 @@ class Drawing:
         """
         try:
             said = dict(zip(self.sent, json.loads(values[self.wish]), strict=True))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise gr.Error(NOT_TAKEN, print_exception=False) from None
+        if not all(is_of(control, value) for control, value in said.items()):
+            raise gr.Error(NOT_TAKEN, print_exception=False)
         return self.draw(values | said, progress)
 
     def draw(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:

@@ -428,10 +428,35 @@ def test_choices_of_another_model_are_overtaken(demo, drawing, engine, monkeypat
     assert "3d, seed 0" in str(send("answer", order=2)[tab.stage])
 
 
-@pytest.mark.parametrize("bad", [None, 5, "", "[]", "{}", "[1]", "not json"])
+@pytest.mark.parametrize("bad", [None, 5, "", "[]", "{}", "[1]", "not json", "[" * 100_000])
 def test_a_wish_that_the_page_would_not_send_is_not_taken(drawing, bad):
     with pytest.raises(gr.Error, match="can't take"):
         drawing.answer(values_of(drawing) | {drawing.wish: bad})
+
+
+ODD = [None, True, 5, -1e300, float("nan"), float("inf"), "", "x", "\0", [], [[]], {}, {"a": [5]}, {"picture": 5}]
+
+
+@pytest.mark.parametrize("tab", ["generate", "edit", "translate", "compare"])
+def test_whatever_stands_in_a_wish_is_answered_in_a_sentence(drawing, monkeypatch, tab):
+    """Each control as every kind of value that a program could send."""
+
+    def drawn(*_):
+        raise gr.Error("Drawn.")
+
+    monkeypatch.setattr("app.drawing.run", drawn)
+    values = values_of(drawing, tab) | {drawing.active: tab}
+    wish = [values[control] for control in drawing.sent]
+    for index, control in enumerate(drawing.sent):
+        for odd in ODD:
+            sent = json.dumps([*wish[:index], odd, *wish[index + 1 :]])
+            try:
+                drawing.answer(values | {drawing.wish: sent})
+            except gr.Error as error:
+                assert error.message == NOT_TAKEN, (control.elem_id, odd)
+    for odd in ([[]], [], {}, 5):
+        with pytest.raises(gr.Error, match="can't take"):
+            drawing.answer(values | {drawing.wish: json.dumps([odd, *wish[1:]])})
 
 
 def test_a_model_that_is_not_here_is_shown_on_the_shelf(drawing, monkeypatch):
