@@ -60,7 +60,7 @@ def come_first(progress: Callable[..., Any] | None) -> Report:
     def report(message: str) -> None:
         number, _, words = message.partition(" ")
         if progress is not None and words == COME_FIRST:
-            progress((int(number), None), unit=words)
+            progress((int(number), None), unit=words if number != "1" else "picture comes first")
 
     return report
 

@@ -616,7 +616,7 @@ def test_who_waits_is_told_how_many_pictures_come_first(engine):
                 break
             time.sleep(0.01)
     thread.join(60)
-    assert told == [((1, None), "pictures come first")] and len(made[0].pictures) == 1
+    assert told == [((1, None), "picture comes first")] and len(made[0].pictures) == 1
 
 
 def test_api_with_a_prompt_alone(client):
