@@ -187,6 +187,18 @@ def test_the_tools_of_the_canvas(edit, tmp_path):
     expect(colour).to_have_value("#3b82f6")
     page.keyboard.press("[")
     expect(brush).to_have_value("54")
+    # A ring as wide as the brush goes with the pointer, and not with the eyedropper.
+    ring, box = page.locator("#canvas .ring"), page.locator("#canvas .mask").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
+    place = ring.bounding_box()
+    assert abs(place["width"] - 54 / 512 * box["width"]) < 3 and abs(place["width"] - place["height"]) < 1
+    assert abs(place["x"] + place["width"] / 2 - box["x"] - box["width"] / 2) < 2
+    page.keyboard.press("]")
+    assert ring.bounding_box()["width"] > place["width"] + 2
+    page.keyboard.press("i")
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 4)
+    expect(ring).to_be_hidden()
+    page.keyboard.press("b")
 
     # A picture under the drawing, which can be left out: what is traced goes on alone.
     Image.new("RGB", (60, 60), "#ff0000").save(tmp_path / "red.png")
@@ -212,6 +224,7 @@ def test_the_tools_of_the_canvas(edit, tmp_path):
     expect(page.locator("#canvas [data-do=zoom]")).to_contain_text("Zoom 2")
     left, top = page.evaluate(PLACE)
     assert min(left, top) > 0.8 * box["width"]
+    assert ring.bounding_box()["width"] > 2 * place["width"]
     page.keyboard.down(" ")
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.9 + 30, box["y"] + box["height"] * 0.9 + 30)

@@ -175,6 +175,18 @@ for (const kind of ['pointerup', 'pointercancel']) layers.mask.addEventListener(
     buttons(); changed();
 });
 
+// As wide as the brush, where it would paint. A finger hides it, and knows where it is.
+const ring = find('.ring');
+function ringed(event) {
+    ring.hidden = event.pointerType === 'touch' || !LAYER[tool] || space || Boolean(pan) || !video.hidden;
+    const [x, y] = placeOf(event);
+    Object.assign(ring.style, {left: `${100 * x / width}%`, top: `${100 * y / height}%`});
+    wide();
+}
+function wide() { ring.style.width = `${100 * brush.value / width}%`; }
+for (const kind of ['pointermove', 'pointerdown', 'pointerup']) layers.mask.addEventListener(kind, ringed);
+layers.mask.addEventListener('pointerleave', () => { ring.hidden = true; });
+
 // Looking closer -----------------------------------------------------------------------------------------------------
 // What is under `at` (of the screen; without one the middle) stays there.
 function magnify(next, at = null) {
@@ -196,7 +208,7 @@ view.addEventListener('wheel', event => {  // with Ctrl, and what a pad makes of
     event.preventDefault();
     magnify(zoom * (event.deltaY < 0 ? 1.25 : .8), event);
 }, {passive: false});
-function reach(on) { space = on; view.classList.toggle('reach', on); }
+function reach(on) { space = on; ring.hidden ||= on; view.classList.toggle('reach', on); }
 document.addEventListener('keyup', event => { if (event.key === ' ') reach(false); });
 
 // Pictures from elsewhere --------------------------------------------------------------------------------------------
@@ -292,7 +304,7 @@ element.addEventListener('click', event => {
 });
 find('input[type=color]').addEventListener('input', event => dye(event.target.value));
 const keys = {
-    '[': () => { brush.value = Number(brush.value) - 6; }, ']': () => { brush.value = Number(brush.value) + 6; },
+    '[': () => { brush.value = Number(brush.value) - 6; wide(); }, ']': () => { brush.value = Number(brush.value) + 6; wide(); },
     x: () => dye(other), b: () => choose('paint'), e: () => choose('erase'), i: () => choose('pick'),
     m: () => choose('mask'), u: () => choose('unmask'),
 };
