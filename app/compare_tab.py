@@ -68,6 +68,7 @@ class CompareTab:
         with gr.Row(elem_classes="compare-head"):
             gr.HTML(LADDER)
             self.climb = gr.Button("Draw", elem_id="climb", scale=0, min_width=120)
+        self.climbed = gr.HTML(elem_classes="info", elem_id="ladder-told")
         self.ladder = gr.HTML(elem_id="ladder", js_on_load=script("sheet"))
         with gr.Row(elem_classes="compare-head"):
             gr.HTML(GRID)
@@ -116,13 +117,15 @@ class CompareTab:
             *(control for tab in self.sources.values() for control in tab.typed),
         }
         axes = {self.x, self.x_values, self.y, self.y_values}
-        drawing = private | DRAWING | {"show_progress": "minimal", "show_progress_on": self.told}  # who comes first
-        self.climb.click(self.draw_ladder, asked, [self.ladder, self.told], **drawing)
+        drawing = private | DRAWING | {"show_progress": "minimal"}  # who comes first
+        climbs = drawing | {"show_progress_on": self.climbed}
+        self.climb.click(self.draw_ladder, asked, [self.ladder, self.climbed], **climbs)
         own = self.settings.picker.own
         self.fill.click(
             self.draw_grid,
             asked | axes,
             [self.grid, self.told, self.save, self.download],
+            show_progress_on=self.told,
             **drawing,
         )
         self.save.click(None, js=on_saved("sheet-download"))

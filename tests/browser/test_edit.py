@@ -351,9 +351,14 @@ def test_a_link_reopens_the_studio_with_its_drawing(edit, browser, studio):
 
 def test_ladder_and_grid_fill_and_their_cells_open(page):
     page.get_by_role("tab", name="Compare").click()
+    page.locator("#source label", has_text="Translate").click()
+    page.click("#climb")
+    expect(page.locator("#ladder-told [role=alert]")).to_contain_text("no picture on the Translate tab yet")
+    page.locator("#source label", has_text="Generate").click()
     page.click("#climb")
     expect(page.locator("#ladder img")).to_have_count(5, timeout=60_000)
     expect(page.locator("#ladder")).to_contain_text("50 evaluations")
+    expect(page.locator("#ladder-told [role=alert]")).to_have_count(0)
     page.click("#fill")
     expect(page.locator("#grid img")).to_have_count(12, timeout=60_000)
     expect(page.get_by_role("columnheader", name="palm tree")).to_be_visible()
