@@ -22,6 +22,8 @@ EVERY = 1.0  # seconds between looks at what is on its way
 PICTURE = (300, 104)  # pixels of what stands above a card
 # Beside everything else: a hub may take its time.
 BESIDE: dict[str, Any] = {"concurrency_id": "shelf", "concurrency_limit": 4}
+ELSEWHERE = """<p>Without a server: <code>make web</code> writes the bundled model as a page of 40 MB that draws in its
+visitor's own browser, for any web server or a static Space.</p>"""
 VISITORS = "Nothing is fetched for visitors here; whoever runs this studio can allow it by --shelf open."
 
 
@@ -53,6 +55,7 @@ class ModelsTab:
                 elem_id="shelf-place",
             )
             self.look_at = gr.Button("Look at it", elem_id="shelf-look", scale=0, min_width=110)
+        gr.HTML(ELSEWHERE, visible=not self.shelf.shared, elem_classes="quiet", elem_id="elsewhere")
 
     def connect(self, drawing: Drawing, load: Callable[..., Any], private: dict[str, Any]) -> None:
         """Who listens to whom.

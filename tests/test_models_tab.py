@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from app.models_tab import ModelsTab
@@ -55,6 +56,15 @@ def press(tab, do, id=ID, model=DEFAULT_MODEL, **more):
 
 def card(tab, id=ID):
     return next(each for each in tab.value()["cards"] if each["id"] == id)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_who_has_a_shell_is_told_of_the_page_without_a_server(tiny_spec, tmp_path, shared):
+    engine = Engine({DEFAULT_MODEL: tiny_spec}, "cpu", controls={}, translators={}, waits=False)
+    with gr.Blocks() as page:
+        ModelsTab(Shelf(engine, tmp_path, shared), SimpleNamespace(), True).build()
+    told = next(block for block in page.blocks.values() if block.elem_id == "elsewhere")
+    assert "make web" in told.value and told.visible is not shared
 
 
 def until(told, seconds=30):

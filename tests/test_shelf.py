@@ -15,7 +15,7 @@ from yoso_core.convert import PUBLISHED
 from yoso_core.engine import Engine
 from yoso_core.fetches import Fetches
 from yoso_core.hub import HubError, Listing, Progress
-from yoso_core.machine import Room, judge
+from yoso_core.machine import Room, duration, judge
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.shelf import Shelf, ShelfError
 
@@ -138,6 +138,11 @@ def test_on_a_gpu_networks_can_take_turns_and_that_is_told(shelf, there, monkeyp
     there.listings["some/model"] = Listing(COMMIT, FILES | {"text_encoder/model.safetensors": 9 * 10**9})
     shelf.learn(ID)
     assert shelf.least(item) == 4 * 10**9 + picture  # an encoder that comes and goes finds its own place
+
+
+def test_times_are_said_as_people_say_them():
+    told = [duration(seconds) for seconds in (0.31, 9.4, 9.7, 45, 240, 7300)]
+    assert told == ["0.3 s", "9 s", "10 s", "45 s", "4 min", "2 h"]
 
 
 def test_the_room_is_that_of_the_container(monkeypatch, tmp_path):

@@ -139,7 +139,7 @@ class Speed:
 
 def duration(seconds: float) -> str:
     """Seconds as people read them, roughly: "0.3 s", "12 s", "4 min", "2 h"."""
-    if seconds < 10:
+    if seconds < 9.5:
         return f"{seconds:.1g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -153,7 +153,7 @@ MODELS: dict[str, ModelSpec] = {
         sizes=(64,),
         aspect=1,
         family="yoso-emoji",
-        about="Emoji in five styles, at once, on any machine.",
+        about="Emoji in four styles, at once, on any machine.",
     ),
     "sd15-yoso": ModelSpec(
         title="Stable Diffusion 1.5 + YOSO",

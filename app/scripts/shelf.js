@@ -137,6 +137,7 @@ function draw() {
         button.type = 'button', button.dataset.kind = each;
         return button;
     }));
+    kinds.hidden = !value.cards.length;  // nothing is known yet
     for (const button of kinds.children) button.setAttribute('aria-pressed', String(button.dataset.kind === kind));
     if (value.shown && value.shown.count > flashed) {
         flashed = value.shown.count, kind = 'all';
