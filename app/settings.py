@@ -116,7 +116,6 @@ class Settings:
                 scale=1,
             )
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0, min_width=132)
-        self.words = component("words", words_of(spec), elem_id="words")
         self.style_sheet = gr.HTML(elem_id="style-sheet")
         with gr.Row(elem_id="how"):
             self.style = gr.Radio(
@@ -127,6 +126,7 @@ class Settings:
                 elem_id="style",
                 elem_classes="chips",
             )
+            self.words = component("words", words_of(spec), elem_id="words")
             self.live = gr.Checkbox(
                 True, label="Live", container=False, elem_id="live", elem_classes="switch", min_width=0
             )

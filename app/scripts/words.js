@@ -51,7 +51,15 @@ function offer() {
         return made;
     }));
     list.hidden = !found.length;
+    place();
     mark();
+}
+// Above the prompt, over the page's name: what is below is what one wants next. Below where there is no room.
+function place() {
+    const prompt = field.getBoundingClientRect(), here = element.getBoundingClientRect(), high = list.offsetHeight + 6;
+    const top = prompt.top > high ? prompt.top - high : prompt.bottom + 6;
+    list.style.maxWidth = `${document.querySelector('#ask').offsetWidth}px`;
+    Object.assign(list.style, {top: `${top - here.top}px`, left: `${prompt.left - here.left}px`});
 }
 function take(name, length) {
     const end = field.selectionStart;
@@ -65,7 +73,9 @@ function tell() {
     if (!known.length) { told.textContent = ''; return; }
     const read = Object.keys(emoji).filter(each => text.includes(each)).map(each => `${each} is read as “${emoji[each]}”`);
     const typed = new Set((text.replace(SYNTAX, ' ').toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []));
-    const unknown = [...typed].filter(word => !plural(word).some(each => set.has(each)));
+    // What names are offered for may still become one.
+    const begun = list.hidden ? null : /[\p{L}\p{N}]+$/u.exec(field.value.slice(0, field.selectionStart).toLowerCase())?.[0];
+    const unknown = [...typed].filter(word => word !== begun && !plural(word).some(each => set.has(each)));
     const lines = read.slice(0, 4);
     if (unknown.length) lines.push(`${unknown.slice(0, 5).map(word => `“${word}”`).join(', ')}: ${unknown.length > 1 ? 'words' : 'a word'} that the model never learned`);
     told.textContent = lines.join(' · ');
@@ -94,6 +104,12 @@ function listen() {
     field.addEventListener('blur', close);
     tell();
 }
+document.addEventListener('keydown', event => {
+    const button = document.querySelector('#generate');
+    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || event.target === field || !button?.offsetParent || document.querySelector('dialog[open]')) return;
+    event.preventDefault();
+    button.click();
+});
 function read() { vocabulary = JSON.parse(props.value || '{}'); if (field) tell(); }
 watch('value', () => { listen(); read(); });
 read();
