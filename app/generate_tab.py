@@ -25,12 +25,14 @@ class GenerateTab(PictureTab):
         self.settings = settings
 
     def build(self) -> None:
-        self.stage = gr.HTML(EMPTY, elem_id="stage", elem_classes="stage", js_on_load=script("stage"))
-        with gr.Row(elem_classes="under"):
-            self.info = gr.HTML(elem_id="info", elem_classes="info")
-            self.edit = gr.Button("Edit", elem_id="to-edit", size="sm", scale=0, min_width=80)
-            self.save = gr.Button(save_label(1), elem_id="save", size="sm", scale=0, min_width=124)
-        self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count", buttons=[])
+        with gr.Row(elem_id="look"):
+            self.stage = gr.HTML(EMPTY, elem_id="stage", elem_classes="stage", js_on_load=script("stage"))
+            with gr.Column(elem_id="beside", min_width=200):
+                with gr.Row(elem_classes="under"):
+                    self.edit = gr.Button("Edit", elem_id="to-edit", size="sm", scale=0, min_width=80)
+                    self.save = gr.Button(save_label(1), elem_id="save", size="sm", scale=0, min_width=124)
+                self.count = gr.Slider(1, COUNT_LIMIT, 1, step=1, label="Pictures", elem_id="count", buttons=[])
+                self.info = gr.HTML(elem_id="info", elem_classes="info")
         self.shown = gr.State(None)
 
     @property

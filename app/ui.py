@@ -178,14 +178,15 @@ def build_app(
         gr.HTML(HEADER, elem_id="header")
         settings.build_prompt()
         with gr.Row(elem_id="work"):
-            with gr.Column(scale=5, min_width=320, elem_id="main"), gr.Tabs(elem_id="tabs") as tabs:
-                for tab in (*drawing_tabs, compare, train, models):
-                    with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab") as opened:
-                        tab.build()
-                    opened.select(None, js=f"() => {{ document.body.dataset.tab = '{tab.name}'; }}")
+            with gr.Column(scale=5, min_width=320, elem_id="main"):
+                with gr.Tabs(elem_id="tabs") as tabs:
+                    for tab in (*drawing_tabs, compare, train, models):
+                        with gr.Tab(tab.name.capitalize(), id=tab.name, elem_id=f"{tab.name}-tab") as opened:
+                            tab.build()
+                        opened.select(None, js=f"() => {{ document.body.dataset.tab = '{tab.name}'; }}")
+                history.build()
             with gr.Column(scale=2, min_width=280, elem_id="settings"):
                 settings.build_panel()
-        history.build()
         private = LISTENING | {"api_visibility": "private"}
         others = [compare.name, train.name, models.name]
         drawing = Drawing(engine, settings, drawing_tabs, history, others, engine.rest)

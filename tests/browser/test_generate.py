@@ -109,6 +109,15 @@ def test_seeds_are_kept_rolled_and_refused_in_words(page):
     expect_picture(page, f"a hat, 3d, seed {seed.input_value()}")
     page.click("#keep input")
 
+    page.click("#header h1")
+    before = seed.input_value()
+    page.keyboard.press("Control+Enter")  # from anywhere
+    expect(seed).not_to_have_value(before)
+    expect_picture(page, f"a hat, 3d, seed {seed.input_value()}")
+    # What was made before is in sight without scrolling.
+    strip = page.locator("#history .strip button").first.bounding_box()
+    assert strip["y"] + strip["height"] <= page.viewport_size["height"]
+
     shown = page.locator(PICTURE).get_attribute("alt")
     page.fill("#seed input", "4294967296")
     page.keyboard.press("Tab")
