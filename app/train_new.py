@@ -132,13 +132,19 @@ class NewRun:
         self.about = gr.HTML(elem_id="preset-about")
         with gr.Row(elem_classes="line-up"):
             self.title = gr.Textbox(
-                PRESETS[first].name, label="Name", max_length=TITLE_LIMIT, max_lines=1, elem_id="run-title"
+                PRESETS[first].name,
+                label="Name",
+                max_length=TITLE_LIMIT,
+                max_lines=1,
+                elem_id="run-title",
+                min_width=240,
             )
             self.base = gr.Dropdown(
                 [(spec.title, name) for name, spec in self.models.items()],
                 value=next(iter(self.models)),
                 label="Base model",
                 elem_id="run-base",
+                min_width=240,
             )
         with gr.Column(visible=False, elem_id="domains") as self.domains:
             with gr.Row(elem_classes="line-up"):

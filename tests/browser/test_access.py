@@ -96,10 +96,11 @@ def test_a_phone_sees_the_answer_while_it_draws_and_drags_and_its_buttons_fit_a_
     for control in ("#generate", "#live", "#style", "#dice", "#save"):
         box = page.locator(control).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    for tab in ("Translate", "Compare", "Generate", "Edit"):
+    for tab in ("Translate", "Compare", "Train", "Models", "Generate", "Edit"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
+        assert page.evaluate(SMALL) == [], tab
     page.wait_for_selector("#result img")
     page.locator("#canvas .mask").scroll_into_view_if_needed()
     expect(page.locator("#inset img")).to_be_visible()
