@@ -7,14 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from app.ui import build_app, launch_options
-from tests.tiny_translate import write_translator
-from yoso_core.checkpoints import Source
-from yoso_core.engine import Engine
-from yoso_core.models import ModelSpec
-from yoso_core.requests import DEFAULT_MODEL
-from yoso_core.words import FILE
-
 WORDS = {
     "names": ["grinning cat", "hatching chick", "palm tree", "pancakes", "panda", "polar bear", "red heart", "top hat"],
     "words": ["blue", "boat", "green", "hat"],
@@ -48,6 +40,15 @@ def browser():
 @pytest.fixture(scope="session")
 def studio(tiny_spec, tiny_control, tiny_lora, tmp_path_factory):
     """Address of the studio; its first model knows some words, and its second can't be loaded."""
+    # Heavy, and a process that only hands tests to others reads this file too.
+    from app.ui import build_app, launch_options
+    from tests.tiny_translate import write_translator
+    from yoso_core.checkpoints import Source
+    from yoso_core.engine import Engine
+    from yoso_core.models import ModelSpec
+    from yoso_core.requests import DEFAULT_MODEL
+    from yoso_core.words import FILE
+
     named = tmp_path_factory.mktemp("named") / "tiny"
     shutil.copytree(tiny_spec.source.place, named)
     (named / FILE).write_text(json.dumps(json.loads((named / FILE).read_text()) | WORDS))
