@@ -1,6 +1,7 @@
 """What several test files need. It is loaded where tests run, see conftest.py."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from tests.processes import begin, clean
 from tests.stand_in import Repository, StandIn, files_of
 from tests.tiny import random_lora, write_tiny_model
 from tests.tiny_control import write_tiny_control
@@ -79,6 +81,13 @@ def hub(tiny_model, tiny_lora, tmp_path, monkeypatch):
     server.begin(monkeypatch, tmp_path / "cache")
     yield server
     server.end()
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Commands of modules are carried out by processes that have imported them, see `tests.processes`."""
+    clean()
+    monkeypatch.setattr(subprocess, "Popen", begin)
 
 
 @pytest.fixture

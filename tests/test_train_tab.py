@@ -1191,7 +1191,7 @@ def test_names_of_translators_of_a_shared_studio_are_told_to_nobody(make_tab, en
 # In earnest
 
 
-def test_a_run_of_the_page_trains_and_is_used(tab, tmp_path, monkeypatch):
+def test_a_run_of_the_page_trains_and_is_used(tab, tmp_path, monkeypatch, forks):
     monkeypatch.setattr(Job, "start", BEGIN)
     tab.new.take_files("", "small", pictures(tmp_path / "in"))
     form = {"steps": 4, "batch": 2, "rank": 2, "alpha": 2, "warmup": 1, "checkpoint_every": 2, "precision": "fp32"}
@@ -1212,7 +1212,7 @@ def test_a_run_of_the_page_trains_and_is_used(tab, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("preset", ["lines", "looks"])
-def test_a_translator_of_the_page_trains_and_is_used(tab, engine, tmp_path, monkeypatch, preset):
+def test_a_translator_of_the_page_trains_and_is_used(tab, engine, tmp_path, monkeypatch, forks, preset):
     monkeypatch.setattr(Job, "start", BEGIN)
     texts = [f"a {colour} thing, {look}" for colour in ("red", "blue") for look in ("flat", "3d")]
     tab.new.take_files("", "small", described(tab.runs.root, tmp_path, *texts))

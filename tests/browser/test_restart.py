@@ -1,6 +1,5 @@
 """The process of the server is killed and another begins at the same address: the page is as it was."""
 
-import multiprocessing
 import random
 import re
 import socket
@@ -13,6 +12,7 @@ from playwright.sync_api import expect
 
 from app.ui import build_app, launch_options
 from tests.browser.test_edit import RESULT, difference, move_slider, source, stroke
+from tests.processes import clean
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL
 
@@ -36,8 +36,7 @@ class Server:
     """
 
     def __init__(self, *asked):
-        self.context, self.asked, self.process = multiprocessing.get_context("forkserver"), asked, None
-        self.context.set_forkserver_preload(["app.ui"])
+        self.context, self.asked, self.process = clean("app.ui"), asked, None
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

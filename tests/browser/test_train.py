@@ -1,6 +1,7 @@
 """The Train tab as a person uses it, on the tiny model: pictures in, a run to watch, to use and to take away."""
 
 import re
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import expect
 from app.train_tab import EVERY, SELDOM
 from app.ui import build_app, launch_options
 from tests.browser.test_edit import expect_change
+from tests.processes import begin, clean
 from tests.test_train_tab import checkpoint, draw_preview, hand_made, hand_over, losses, pictures, tell
 from train.runs.estimates import Estimate, Estimates
 from train.runs.jobs import Runs
@@ -41,7 +43,9 @@ def studio(tiny_spec, root, tmp_path_factory):
     """Address of a studio on a machine of one's own. The process of a run finds its second model by its folder."""
     models = {DEFAULT_MODEL: replace(tiny_spec, family=""), "small": replace(tiny_spec, title="Small", family="")}
     demo = build_app(Engine(models, device="cpu"), [], tmp_path_factory.mktemp("loras"), root, "local")
+    clean("app.ui")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", begin)
         patch.setattr(Estimates, "get", lambda *_: Estimate(0.05, 6.0, 1_500_000_000))  # measuring is a run, too
         _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
         yield address

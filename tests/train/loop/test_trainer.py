@@ -1,7 +1,6 @@
 """The training loop on a task of ten numbers: exact resume, whole checkpoints, nothing lost, reasons in a sentence."""
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -17,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.processes import clean
 from train.loop.checkpoint import checkpoints, save_checkpoint
 from train.loop.config import ConfigError, RunConfig, load_config
 from train.loop.randomness import Draws
@@ -356,10 +356,8 @@ def report_error(folder: Path, limit: int, answers) -> None:
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that fork from a clean one which has imported everything: milliseconds each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.train.loop.test_trainer", "torch._dynamo"])
-    return context
+    """Milliseconds each."""
+    return clean()
 
 
 def test_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path, processes):

@@ -168,7 +168,7 @@ def test_a_run_is_measured_and_nothing_of_it_stays(tiny_model, begun):
 
 
 @pytest.mark.parametrize("domains", [(), ("inked", "line art")], ids=["pairs", "two looks"])
-def test_a_translator_is_measured_on_pictures_of_its_kind(tiny_model, begun, domains):
+def test_a_translator_is_measured_on_pictures_of_its_kind(tiny_model, forks, begun, domains):
     tiny = {"model": str(tiny_model), "rank": 2, "batch": 2, "precision": "fp32", "perceptual": "evaluator"}
     found = measure("translate", TranslateConfig(**tiny, domains=domains, data="/nowhere" if domains else ""))
     assert found.reason == "" and found.step > 0

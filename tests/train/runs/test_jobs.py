@@ -246,7 +246,7 @@ def test_turns_are_taken_in_order(tmp_path):
         pass
 
 
-def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model):
+def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model, forks):
     job = begin(root, tiny_model, steps=30)
     assert job.state in ("queued", "running") and job.id.startswith("my-style-")
     with pytest.raises(JobError, match="training already"):
@@ -273,7 +273,7 @@ def test_a_run_trains_stops_goes_on_exactly_and_can_be_used(root, tiny_model):
     assert not job.folder.exists() and [one.id for one in Runs(root).all("")] == [bad.id]
 
 
-def test_a_run_outlives_who_began_it_and_goes_on_when_it_was_killed_itself(root, tiny_model):
+def test_a_run_outlives_who_began_it_and_goes_on_when_it_was_killed_itself(root, tiny_model, forks):
     code = (
         "import json, sys; from pathlib import Path; from train.runs.jobs import STANDBY, Runs; STANDBY.call();"
         "runs = Runs(Path(sys.argv[1]));"
