@@ -3,10 +3,19 @@
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser.test_edit import expect_change
+from tests.browser.test_edit import SETTLED, expect_change
 
 LEVEL_AA = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}  # all that a theme changes
+# What is there once a tab is.
+CONTENT = {
+    "Generate": "#stage img",
+    "Edit": "#result img",
+    "Translate": "#translate-canvas canvas",
+    "Compare": "#climb",
+    "Train": "#train-tab p",
+    "Models": "#shelf .card",
+}
 # Of Gradio's own markup, which can't be changed from here.
 GRADIO = ("footer", ".toast-wrap")
 
@@ -32,18 +41,17 @@ def test_no_finding_at_level_aa(page):
         """In the light and then in the dark, as ``?__theme=dark`` makes it."""
         for theme, rules in (("light", LEVEL_AA), ("dark", COLOURS)):
             page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
-            page.wait_for_timeout(300)  # colours glide
+            page.evaluate(SETTLED)  # colours glide
             if problems := findings(page, rules):
                 found[f"{name}, {theme}"] = problems
         page.evaluate("() => document.body.classList.remove('dark')")
 
     tabs = page.locator("#tabs").get_by_role("tab").all_inner_texts()
-    assert {"Generate", "Train", "Models"} <= {*tabs}
+    assert set(tabs) == set(CONTENT)
     for tab in tabs:
         page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(500)
+        page.wait_for_selector(CONTENT[tab])
         page.evaluate("() => document.querySelectorAll('.label-wrap:not(.open)').forEach(each => each.click())")
-        page.wait_for_timeout(300)
         look(tab)
     page.get_by_role("tab", name="Generate").click()
     page.click("#history [data-do=full]")
@@ -98,7 +106,8 @@ def test_a_phone_sees_the_answer_while_it_draws_and_drags_and_its_buttons_fit_a_
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     for tab in ("Translate", "Compare", "Train", "Models", "Generate", "Edit"):
         page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(500)
+        page.wait_for_selector(CONTENT[tab])
+        page.evaluate(SETTLED)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
         assert page.evaluate(SMALL) == [], tab
     page.wait_for_selector("#result img")

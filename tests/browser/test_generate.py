@@ -6,6 +6,8 @@ import re
 from PIL import Image
 from playwright.sync_api import expect
 
+from tests.browser.test_edit import SETTLED
+
 PROMPT = "#prompt textarea"
 PICTURE = "#stage img"
 INFO = "#info"
@@ -28,7 +30,7 @@ def test_the_picture_follows_the_typing_and_the_last_input_wins(page):
         page.fill(PROMPT, words)
         page.locator("#style label", has_text="flat" if words == "two" else "3d").click()
     expect_picture(page, "four {{value}} ${1+1} <b>, 3d, seed 0")
-    page.wait_for_timeout(1000)  # nothing older may come after
+    page.evaluate(SETTLED)  # nothing older may come after
     expect_picture(page, "four {{value}} ${1+1} <b>, 3d, seed 0")
 
     page.get_by_role("button", name="palm tree").click()

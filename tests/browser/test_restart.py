@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from app.ui import build_app, launch_options
-from tests.browser.test_edit import RESULT, difference, move_slider, source, stroke
+from tests.browser.test_edit import KEPT, RESULT, difference, expect_change, move_slider, stroke
 from tests.processes import clean
 from yoso_core.engine import Engine
 from yoso_core.requests import DEFAULT_MODEL
@@ -82,8 +82,9 @@ def set_everything(page):
     stroke(page, (0.3, 0.5), (0.8, 0.5))
     page.click("[data-tool=mask]")
     stroke(page, (0.05, 0.5), (0.15, 0.5))
-    page.wait_for_timeout(2500)
-    return source(page)
+    made = expect_change(page, "")
+    page.wait_for_function(KEPT, arg=RESULT)  # and the canvas is, which is faster
+    return made
 
 
 def expect_everything(page, before):
@@ -96,8 +97,7 @@ def expect_everything(page, before):
     expect(page.locator('.lora[data-id="waves"]')).to_have_class(re.compile(r"\bon\b"))
     page.wait_for_selector(RESULT)
     page.wait_for_function(f"({PAINTED})() && ({MASKED})()")
-    page.wait_for_timeout(2000)
-    assert difference(source(page), before) < 1  # what is painted softly comes back by a level or so
+    assert difference(expect_change(page, ""), before) < 1  # what is painted softly comes back by a level or so
 
 
 def test_everything_is_as_it_was_in_a_second_tab_and_after_the_server_was_killed(browser, server):

@@ -80,13 +80,11 @@ def test_each_tab_has_a_canvas_of_its_own(translate):
     page.keyboard.press("Control+z")
     assert expect_change(page, edited) == white
     page.get_by_role("tab", name="Translate").click()
-    page.wait_for_timeout(700)
-    assert source(page, RESULT) == drawn
+    assert expect_change(page, "", RESULT) == drawn
     page.click("#translate-onward")
     expect_change(page, drawn, RESULT)
     page.get_by_role("tab", name="Edit").click()
-    page.wait_for_timeout(700)
-    assert source(page) == white
+    assert expect_change(page, "") == white
 
 
 def test_what_is_opened_is_a_picture_whose_edges_are_found(translate, tmp_path):
