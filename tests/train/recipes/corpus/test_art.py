@@ -1,6 +1,7 @@
 """The art: labels, packages of icons, and what is held out."""
 
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.train.recipes.corpus.tiny_art import HELD_OUT, KINDS
+from tests.train.recipes.corpus.tiny_art import HELD_OUT, KINDS, write_art
 from train.recipes.corpus.art import (
     SIDE,
     STYLES,
@@ -82,7 +83,9 @@ def test_the_committed_list_names_known_styles():
     assert len(held_out) == 300 and {style for _, style in held_out} == {*STYLES}
 
 
-def test_sprites_are_read_once_and_kept(art_folder):
+def test_sprites_are_read_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # processes that take seconds to begin
+    art_folder = write_art(tmp_path)
     art = read_art(art_folder)
     assert len(art) == 2 * len(KINDS) and [(one.label, one.style) for one in art if one.held_out] == [HELD_OUT]
     pixels = read_pixels(art, art_folder)
