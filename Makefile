@@ -17,8 +17,8 @@ test: .venv/installed-test lint
 	@sh tests/browser/find_chromium.sh || echo "==> NO CHROMIUM: the browser tests can't run here"
 	@echo "==> Running the tests, two at a time"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/browser
-	@echo "==> Running the tests in a browser, one at a time"
-	@$(BIN)/python -m pytest -q tests/browser
+	@echo "==> Running the tests in a browser, two files at a time"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/browser
 
 # A page that draws in its visitors' browsers, in the folder OUT.
 OUT ?= site
