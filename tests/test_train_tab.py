@@ -541,7 +541,7 @@ def test_for_pictures_a_process_is_made_ready_to_train(tab, tmp_path, monkeypatc
     assert not called
     tab.new.take_files("", "small", pictures(tmp_path / "in"))
     assert called == [STANDBY]
-    tab.new.starts = waits_for_gpu
+    monkeypatch.setattr(tab.new, "starts", waits_for_gpu)  # the tab is of all tests
     tab.new.add_trigger("", "small", "mint stencil")
     assert called == [STANDBY]
 
