@@ -9,10 +9,10 @@ from app.components import component, sent_along
 from app.drawing import Drawing
 from app.pictures import data_uri
 from app.settings import Settings
+from yoso_core.cached import cache_folder, held
 from yoso_core.fetches import COMES, FAILED, PAUSED, WAITS, Fetching
 from yoso_core.files.archives import amount
 from yoso_core.files.pictures import fitted, open_picture
-from yoso_core.hub import cache_folder, held
 from yoso_core.machine import duration, room
 from yoso_core.models import MODELS_FOLDER
 from yoso_core.requests import RequestError

@@ -22,11 +22,11 @@ from app.train_run import RunView
 from train.runs.estimates import Estimates
 from train.runs.jobs import CAN_GO_ON, Job, JobError, Runs, as_process
 from train.runs.presets import model_of
+from yoso_core.cached import LORA_FILE
 from yoso_core.checkpoints import ModelError, Source
 from yoso_core.conditioning import ControlSpec
 from yoso_core.drawing import PictureError
 from yoso_core.files.metadata import Restored
-from yoso_core.hub import LORA_FILE
 from yoso_core.lora.library import CARD_FILE, LoraEntry, of_run
 from yoso_core.models import ModelSpec
 from yoso_core.requests import RequestError

@@ -16,8 +16,8 @@ from statistics import median
 
 import torch
 
+from yoso_core.cached import LORA_FILE
 from yoso_core.engine import Engine
-from yoso_core.hub import LORA_FILE
 from yoso_core.lora.library import bundled
 from yoso_core.models import MODELS
 from yoso_core.requests import DEFAULT_MODEL, LORA_LIMIT, GenerateRequest, LoraUse, RequestError

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from yoso_core import fetches as module
+from yoso_core.cached import HubError, Need
 from yoso_core.fetches import COMES, FAILED, PAUSED, WAITS, FetchError, Fetches
-from yoso_core.hub import HubError, Need, Progress
+from yoso_core.hub import Progress
 
 NEED = Need("A model", "some/model", "0123456789" * 4)
 OTHER = replace(NEED, title="Another", place="some/other")

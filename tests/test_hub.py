@@ -19,21 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.stand_in import CHUNK, COMMIT, TOKEN, Repository, StandIn, files_of
-from yoso_core import hub, hub_process
+from yoso_core import cached, hub, hub_process
+from yoso_core.cached import HubError, Need, commit_of, find, folder_of, held, select
 from yoso_core.checkpoints import ModelError, Source
 from yoso_core.engine import Engine
-from yoso_core.hub import (
-    HubError,
-    Need,
-    Progress,
-    commit_of,
-    fetch,
-    find,
-    folder_of,
-    held,
-    remove,
-    select,
-)
+from yoso_core.hub import Progress, fetch, remove
 from yoso_core.needs import need_of
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest
 
@@ -93,29 +83,6 @@ def engine(tiny_spec, tiny_model, stand_in):
     stand_in.repositories["some/model"] = Repository(files_of(tiny_model))
     remote = replace(tiny_spec, title="Remote", source=Source("some/model", COMMIT), lora=None)
     return Engine({DEFAULT_MODEL: tiny_spec, "remote": remote}, device="cpu", waits=False)
-
-
-WEIGHTS = "diffusion_pytorch_model"
-NAMES = ["README.md", "config.json", "model_index.json", "v1.safetensors", "v1.ckpt", "unet/config.json"]
-NAMES += [f"unet/{WEIGHTS}.{ending}" for ending in ("safetensors", "fp16.safetensors", "non_ema.safetensors", "bin")]
-NAMES += [f"vae/{WEIGHTS}-0000{shard}-of-00002.safetensors" for shard in (1, 2)]
-NAMES += [f"vae/{WEIGHTS}.safetensors.index.json", "text_encoder/model.safetensors", "safety_checker/model.safetensors"]
-NAMES += ["tokenizer/merges.txt", "tokenizer/vocab.json", "onnx/model.onnx", "../x.json", "unet/run.py", "a/b/c.json"]
-
-
-def test_only_what_a_model_is_loaded_from_is_fetched():
-    plain = select(NAMES)
-    assert {name for name in plain if "safetensors" in name and "index" not in name} == {
-        "unet/diffusion_pytorch_model.safetensors",
-        "vae/diffusion_pytorch_model-00001-of-00002.safetensors",
-        "vae/diffusion_pytorch_model-00002-of-00002.safetensors",
-        "text_encoder/model.safetensors",
-    }
-    assert {"README.md", "model_index.json", "tokenizer/merges.txt", "unet/config.json"} <= set(plain)
-    assert not {"../x.json", "unet/run.py", "a/b/c.json", "v1.ckpt"} & set(plain)
-    half = select(NAMES, "fp16")
-    assert "unet/diffusion_pytorch_model.fp16.safetensors" in half
-    assert "unet/diffusion_pytorch_model.safetensors" not in half and "text_encoder/model.safetensors" in half
 
 
 def test_a_model_is_fetched_once_and_then_found(inside, tmp_path):
@@ -250,7 +217,7 @@ def test_a_folder_inside_a_repository_is_a_network(inside):
     need = replace(NEED, inside="new")
     assert find(need) is None
     *_, last = fetch(need)
-    assert last.total == 502 and hub.files_of(need).keys() == {
+    assert last.total == 502 and cached.files_of(need).keys() == {
         "new/config.json",
         "new/diffusion_pytorch_model.safetensors",
     }
@@ -268,7 +235,7 @@ def test_a_network_in_a_pickle_is_converted_and_its_pickle_goes(inside, tmp_path
     assert need.convert == "network" and need.out.name == "unet_fp16.safetensors"
     need = replace(need, out=tmp_path / "converted" / "unet_fp16.safetensors")
     assert [step.doing for step in fetch(need)][-1] == "converting"
-    assert find(need) == need.out and hub.files_of(need).keys() == {"unet_fp16.safetensors"}
+    assert find(need) == need.out and cached.files_of(need).keys() == {"unet_fp16.safetensors"}
     with safe_open(need.out, "pt") as file:
         assert torch.equal(file.get_tensor("conv_in.weight"), torch.ones(2, 3))
     assert held(need) == 0  # or it would take its room twice

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.sdxl import write_random_sdxl
 from tests.stand_in import COMMIT, Repository, StandIn, files_of
 from tests.tiny import build_unet, random_lora
-from yoso_core import hub
+from yoso_core import cached, hub
+from yoso_core.cached import LORA_FILE
 from yoso_core.checkpoints import ModelError, Source
-from yoso_core.hub import LORA_FILE
 from yoso_core.loading import load_model
 from yoso_core.models import MODELS, find_model, local_model, with_weights
 from yoso_core.requests import DEFAULT_MODEL
@@ -145,7 +145,7 @@ def test_a_model_of_a_hub_is_looked_at_before_it_is_called_a_family(stand_in, ti
         with pytest.raises(ModelError, match=f"^{name} {told}"):
             find_model(f"{name}@{COMMIT}")
     assert find_model(f"some/sd@{COMMIT}").architecture == "stable-diffusion"
-    for _ in hub.fetch(hub.Need("It", "some/sd", COMMIT)):
+    for _ in hub.fetch(cached.Need("It", "some/sd", COMMIT)):
         pass
     stand_in.asked.clear()
     assert find_model(f"some/sd@{COMMIT}").source == Source("some/sd", COMMIT) and not stand_in.asked

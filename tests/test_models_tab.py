@@ -14,9 +14,9 @@ import pytest
 from app.models_tab import ModelsTab
 from tests.stand_in import COMMIT, Repository
 from tests.test_hub import children
+from yoso_core.cached import held
 from yoso_core.checkpoints import NEWEST, Source
 from yoso_core.engine import Engine
-from yoso_core.hub import held
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, RequestError
 from yoso_core.shelf import Shelf
 

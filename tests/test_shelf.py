@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tests.stand_in import COMMIT
-from yoso_core import hub, machine
+from yoso_core import cached, hub, machine
 from yoso_core import shelf as module
+from yoso_core.cached import HubError
 from yoso_core.checkpoints import NEWEST, Source
 from yoso_core.convert import PUBLISHED
 from yoso_core.engine import Engine
 from yoso_core.fetches import Fetches
-from yoso_core.hub import HubError, Listing, Progress
+from yoso_core.hub import Listing, Progress
 from yoso_core.machine import Room, duration, judge
 from yoso_core.requests import DEFAULT_MODEL, RequestError
 from yoso_core.shelf import Shelf, ShelfError
@@ -36,7 +37,7 @@ class Hub:
     def __init__(self, monkeypatch, tmp_path):
         self.here, self.removed = set(), []
         self.listings = {"some/model": Listing(COMMIT, FILES), "some/lora": Listing(COMMIT, {"a.safetensors": 10**8})}
-        monkeypatch.setattr(hub, "find", lambda need: tmp_path if need in self.here else None)
+        monkeypatch.setattr(cached, "find", lambda need: tmp_path if need in self.here else None)
         monkeypatch.setattr(hub, "look", lambda needs: [(need, self.listings[need.place]) for need in needs])
         monkeypatch.setattr(hub, "remove", self.remove)
 

@@ -13,7 +13,7 @@ from packaging.version import Version
 from app import space
 from app.settings import examples_of, is_proposed
 from app.train_mode import usual_mode
-from yoso_core import hub
+from yoso_core import cached
 from yoso_core.checkpoints import ModelError
 from yoso_core.models import MODELS
 from yoso_core.requests import DEFAULT_MODEL, EditRequest, GenerateRequest, LoraUse
@@ -78,9 +78,9 @@ def test_what_is_offered_from_the_start_is_preloaded():
     assert preloaded.keys() == wanted.keys()
     assert set(HEAD["models"]) == {place for place, _ in wanted}
     for source, files in preloaded.items():
-        assert sorted(files) == hub.select(files, wanted[source])
+        assert sorted(files) == cached.select(files, wanted[source])
         folders = {name.rpartition("/")[0] for name in files}
-        assert all(f"{folder}/config.json".lstrip("/") in files for folder in folders & (hub.NETWORKS - {""}))
+        assert all(f"{folder}/config.json".lstrip("/") in files for folder in folders & (cached.NETWORKS - {""}))
 
 
 def test_whoever_comes_finds_a_model_in_any_case(monkeypatch):

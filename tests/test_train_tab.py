@@ -49,8 +49,8 @@ from train.runs.jobs import (
 )
 from train.runs.presets import PRESETS
 from train.tasks.translate_config import TranslateConfig, settled
+from yoso_core.cached import LORA_FILE
 from yoso_core.engine import Engine
-from yoso_core.hub import LORA_FILE
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError, TranslateRequest
 from yoso_core.words import Words
 

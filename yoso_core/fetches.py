@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from yoso_core.hub import Need, Progress, fetch
+from yoso_core.cached import Need
+from yoso_core.hub import Progress, fetch
 from yoso_core.requests import RequestError
 
 WINDOW = 15.0  # seconds over which the pace is taken

@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from yoso_core.cached import LORA_FILE, HubError, folder_of
 from yoso_core.checkpoints import NEWEST, ModelError, Source
 from yoso_core.families import FAMILIES, family_of
 from yoso_core.files import cards
-from yoso_core.hub import LICENCE_CHARACTERS, LORA_FILE, HubError, folder_of
+from yoso_core.hub import LICENCE_CHARACTERS
 from yoso_core.looking import look_at
 from yoso_core.lora.reading import one_line
 from yoso_core.offers import USUAL, Offer

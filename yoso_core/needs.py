@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from yoso_core import hub
+from yoso_core import cached, hub
+from yoso_core.cached import Need
 from yoso_core.checkpoints import ModelError, Source
 from yoso_core.families import FAMILIES
 from yoso_core.models import CONVERTED_FOLDER, ModelSpec
@@ -14,7 +15,7 @@ TOLD_EVERY = 5.0  # seconds
 PICKLE = ".bin"  # a network in such a file is converted when it is fetched
 
 
-def parts_of(spec: ModelSpec) -> list[hub.Need]:
+def parts_of(spec: ModelSpec) -> list[Need]:
     """What a model is made of that a hub has, be it on this machine or not."""
     wanted: list[tuple[Any, ...]] = [(spec.title, spec.source, spec.variant, elsewhere(spec))]
     if spec.network is not None:
@@ -24,11 +25,11 @@ def parts_of(spec: ModelSpec) -> list[hub.Need]:
     parts = needed(wanted)
     if spec.lora is not None and spec.lora_source is not None:
         title, made = f"The one-step LoRA of {spec.title}", {"convert": "lora", "out": spec.lora}
-        parts.append(hub.Need(title, spec.lora_source.place, spec.lora_source.revision, inside=spec.lora_file, **made))
+        parts.append(Need(title, spec.lora_source.place, spec.lora_source.revision, inside=spec.lora_file, **made))
     return parts
 
 
-def needs_of(spec: ModelSpec) -> list[hub.Need]:
+def needs_of(spec: ModelSpec) -> list[Need]:
     """What a model needs of a hub that is not on this machine.
 
     Raises:
@@ -36,10 +37,10 @@ def needs_of(spec: ModelSpec) -> list[hub.Need]:
     """
     if spec.lora_source is None:
         refuse_missing_lora(spec)
-    return [need for need in parts_of(spec) if hub.find(need) is None]
+    return [need for need in parts_of(spec) if cached.find(need) is None]
 
 
-def need_of(title: str, source: Source, variant: str | None = None, without: tuple[str, ...] = ()) -> hub.Need | None:
+def need_of(title: str, source: Source, variant: str | None = None, without: tuple[str, ...] = ()) -> Need | None:
     """What a source is to a hub, but for the weights of some parts; None for a folder."""
     if source.is_folder:
         return None
@@ -47,17 +48,17 @@ def need_of(title: str, source: Source, variant: str | None = None, without: tup
     if source.inside.endswith(PICKLE):
         out = CONVERTED_FOLDER / f"{Path(source.inside).stem}.safetensors"
         made = {"convert": "network", "out": out}
-    return hub.Need(title, source.place, source.revision, variant, source.inside, without, **made)
+    return Need(title, source.place, source.revision, variant, source.inside, without, **made)
 
 
-def needed(wanted: Iterable[tuple[Any, ...]]) -> list[hub.Need]:
+def needed(wanted: Iterable[tuple[Any, ...]]) -> list[Need]:
     """What a hub has of sources, each as `need_of` takes it."""
     return [need for one in wanted if (need := need_of(*one)) is not None]
 
 
-def missing(wanted: Iterable[tuple[Any, ...]]) -> list[hub.Need]:
+def missing(wanted: Iterable[tuple[Any, ...]]) -> list[Need]:
     """What of that is not on this machine."""
-    return [need for need in needed(wanted) if hub.find(need) is None]
+    return [need for need in needed(wanted) if cached.find(need) is None]
 
 
 def elsewhere(spec: ModelSpec) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ def fetch_model(spec: ModelSpec, report: Callable[[str], None] = lambda message:
         fetch_need(need, report)
 
 
-def fetch_need(need: hub.Need, report: Callable[[str], None]) -> None:
+def fetch_need(need: Need, report: Callable[[str], None]) -> None:
     """Bring one thing to this machine, and tell now and then how far it is."""
     told, progress = -TOLD_EVERY, hub.Progress()
     for progress in hub.fetch(need):
@@ -99,6 +100,6 @@ def local_source(title: str, source: Source, variant: str | None = None, without
     need = need_of(title, source, variant, without)
     if need is None:
         return source
-    if (folder := hub.find(need)) is None:
+    if (folder := cached.find(need)) is None:
         raise ModelError(f"{title} is not on this machine, or not all of it; fetch {source.place} from the hub first.")
     return Source(str(folder), inside="" if need.convert else source.inside)

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from yoso_core.cached import HubError, Need
 from yoso_core.conditioning import ControlSpec, choose_control
 from yoso_core.drawing import Result
 from yoso_core.fetches import Fetches
-from yoso_core.hub import HubError, Need
 from yoso_core.loading import LoadedModel
 from yoso_core.models import ModelSpec
 from yoso_core.needs import fetch_need, missing, needs_of

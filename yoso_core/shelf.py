@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yoso_core import hub
+from yoso_core import cached, hub
+from yoso_core.cached import HubError, Need
 from yoso_core.convert import PUBLISHED, Published
 from yoso_core.families import FAMILIES
-from yoso_core.hub import HubError, Listing, Need
+from yoso_core.hub import Listing
 from yoso_core.looking import look_at
 from yoso_core.machine import Fit, Speed, judge, memory_of, room
 from yoso_core.models import CONVERTED_FOLDER, ModelSpec, hub_model, licence_in, local_model
@@ -39,7 +40,7 @@ AGAIN = 60.0  # seconds until a hub that did not answer is asked again
 ADDED_LIMIT = 100  # models that were added
 WEIGHTS = (".safetensors", ".bin")
 ENCODERS = {"text_encoder", "text_encoder_2"}
-NAME = re.compile(rf"({hub.PLACE.pattern})(?:@({hub.COMMIT.pattern}))?", re.ASCII)
+NAME = re.compile(rf"({cached.PLACE.pattern})(?:@({cached.COMMIT.pattern}))?", re.ASCII)
 
 
 class ShelfError(RequestError):
@@ -166,7 +167,7 @@ class Shelf:
 
     def lacks(self, item: Item) -> list[Need]:
         """What of it is not on this machine."""
-        return [need for need in item.needs if hub.find(need) is None]
+        return [need for need in item.needs if cached.find(need) is None]
 
     # What it takes
 
@@ -202,7 +203,7 @@ class Shelf:
         if not isinstance(listing, Listing):
             return None
         try:
-            return listing.sizes if need.is_address else hub.wanted(need, listing.sizes)
+            return listing.sizes if need.is_address else cached.wanted(need, listing.sizes)
         except HubError:
             return None
 
@@ -224,11 +225,11 @@ class Shelf:
     def _parts(self, item: Item) -> tuple[list[int], list[int]] | None:
         """Bytes of each network's weights at work, those that come and go apart; None where that is not known."""
         kept = [need for need in item.needs if need.convert in ("", "network")]
-        found = [hub.files_of(need) or self._sizes(need) for need in kept]
+        found = [cached.files_of(need) or self._sizes(need) for need in kept]
         if None in found:
             return None
         if item.folder is not None:
-            found.append(hub.sizes_in(item.folder))
+            found.append(cached.sizes_in(item.folder))
         model = self.service.models[item.name if item.kind == "model" else self.service.first]
         apart = ENCODERS.difference(FAMILIES[model.architecture].encoders)  # come and go, and are held once
         held, lone = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
@@ -249,7 +250,7 @@ class Shelf:
         disk, twice = self.size(lacks), self.size([need for need in lacks if need.convert == "network"])
         if disk is None or memory is None:
             return None
-        return judge(room(hub.cache_folder(), self.service.device), disk + twice, memory, hub.SPARE, least)
+        return judge(room(cached.cache_folder(), self.service.device), disk + twice, memory, hub.SPARE, least)
 
     def stated(self, item: Item) -> str:
         """The licence that the card of what predicts states, at the hub or here; "" where it says none."""
@@ -258,7 +259,7 @@ class Shelf:
         need = item.needs[self.service.models[item.name].network is not None]
         if isinstance(listing := self._listings.get(_key(need)), Listing):
             return listing.licence
-        folder = hub.find(need)
+        folder = cached.find(need)
         return licence_in(folder) if folder is not None and folder.is_dir() else ""
 
     def problem(self, item: Item) -> str:
@@ -280,8 +281,8 @@ class Shelf:
     def frees(self, item: Item) -> int:
         """Bytes of the disk that go with it."""
         own, kept = self._own(item)
-        stays = {(need.place, name) for need in kept for name in hub.files_of(need)}
-        files = {(need.place, name): size for need in own for name, size in hub.files_of(need).items()}
+        stays = {(need.place, name) for need in kept for name in cached.files_of(need)}
+        files = {(need.place, name): size for need in own for name, size in cached.files_of(need).items()}
         return sum(size for file, size in files.items() if file not in stays)
 
     def _own(self, item: Item) -> tuple[list[Need], list[Need]]:
@@ -381,7 +382,7 @@ class Shelf:
     def _leans(self, other: Item, item: Item) -> bool:
         """Whether something that is here is of no use without a model."""
         own = other.needs[0]
-        return {*item.needs} <= {*other.needs} and hub.find(own) is not None
+        return {*item.needs} <= {*other.needs} and cached.find(own) is not None
 
     def _let_go(self, item: Item) -> None:
         if item.kind == "model":

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from tests.tiny import build_unet, random_lora
 from yoso_core.__main__ import main
+from yoso_core.cached import LORA_FILE
 from yoso_core.conditioning import find_control
 from yoso_core.engine import Engine
 from yoso_core.files.metadata import read_request
-from yoso_core.hub import LORA_FILE
 from yoso_core.models import local_model
 from yoso_core.offers import USUAL
 from yoso_core.requests import ControlUse, EditRequest, GenerateRequest, LoraUse

@@ -17,9 +17,9 @@ from PIL import Image
 
 from tests.lora.test_admission import Bomb, as_kohya, as_peft, save
 from tests.tiny import LORA_RANK, build_unet, random_lora
+from yoso_core.cached import HubError
 from yoso_core.checkpoints import Source
 from yoso_core.files.cards import FRONT_LIMIT
-from yoso_core.hub import HubError
 from yoso_core.lora import library
 from yoso_core.lora.admission import PEFT_FILE, admit
 from yoso_core.lora.library import (

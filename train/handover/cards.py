@@ -16,8 +16,8 @@ from torch import Tensor
 
 from train.handover.files import write
 from train.loop.config import Settings
+from yoso_core.cached import LORA_FILE
 from yoso_core.checkpoints import Source
-from yoso_core.hub import LORA_FILE
 from yoso_core.models import MODELS
 from yoso_core.translate import TranslatorSpec
 

@@ -24,7 +24,7 @@ from train.handover.cards import (
 from train.handover.files import write
 from train.loop.config import ConfigError, Settings
 from train.tasks.translate import Generator
-from yoso_core.hub import LORA_FILE
+from yoso_core.cached import LORA_FILE
 from yoso_core.lora.reading import PRIOR_KEY
 from yoso_core.models import TRAINED_HERE
 from yoso_core.translate import CONFIG, FIRST, NETWORK_FILE, TranslatorSpec, write_config

@@ -25,9 +25,9 @@ from train.loop.config import ConfigError, RunConfig, setting
 from train.loop.ema import copied
 from train.loop.randomness import Use, generator_for
 from yoso_core.autoencoder import decode
+from yoso_core.cached import HubError
 from yoso_core.checkpoints import ModelError
 from yoso_core.condition import Condition
-from yoso_core.hub import HubError
 from yoso_core.loading import LoadedModel, load_model
 from yoso_core.lora.admission import RANK_LIMIT, SCALE_LIMIT
 from yoso_core.models import find_model

@@ -21,10 +21,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from yoso_core import hub
+from yoso_core import cached, hub
+from yoso_core.cached import LORA_FILE
 from yoso_core.families.stable_diffusion import KINDS
 from yoso_core.files.cards import CARD_LIMIT, NOTHING, read_card
-from yoso_core.hub import LORA_FILE
 from yoso_core.loading import parameter_shapes
 from yoso_core.lora import admission
 from yoso_core.lora.reading import CHECKPOINT_KEY, PRIOR_KEY, LoraError, one_line, read_header
@@ -535,7 +535,7 @@ def _fetch(place: str, commit: str, file: str | None, folder: Path) -> Path:
         return Path(try_to_load_from_cache(place, chosen, cache_dir=folder, revision=commit))
     except LoraError:
         raise
-    except (hub.HubError, OSError, ValueError) as error:  # ValueError: a name that no hub takes
+    except (cached.HubError, OSError, ValueError) as error:  # ValueError: a name that no hub takes
         raise LoraError(
             f"{place} can't be had from the hub ({error!s:.200}); check its name and commit, or download the file "
             "yourself."

@@ -23,8 +23,8 @@ from train.tasks.translate import Generator, lora_layers
 from train.tasks.translate_config import TranslateConfig
 from train.tasks.yoso import YosoConfig
 from yoso_core.__main__ import build_parser
+from yoso_core.cached import LORA_FILE
 from yoso_core.checkpoints import Source
-from yoso_core.hub import LORA_FILE
 from yoso_core.loading import load_model
 from yoso_core.lora.admission import admit
 from yoso_core.lora.reading import read_tensors

@@ -12,7 +12,7 @@ from train.handover import publish
 from train.handover.export import KOHYA_FILE
 from train.handover.publish import login, pack, push
 from train.loop.config import ConfigError
-from yoso_core.hub import LORA_FILE
+from yoso_core.cached import LORA_FILE
 
 TOKEN = "hf_abcdefghijklmnop"
 LORA = ["README.md", KOHYA_FILE, "preview-last.png", LORA_FILE, "thumbnail.png"]

@@ -36,7 +36,7 @@ from train.measure.metrics import frechet_distance, kernel_distance
 from train.recipes.corpus.corpus import Corpus
 from train.recipes.corpus.scenes import describe
 from train.recipes.evaluator import EvaluatorConfig, EvaluatorTask, augment, calibrate, hit_rates
-from yoso_core.hub import LORA_FILE
+from yoso_core.cached import LORA_FILE
 from yoso_core.schedule import NoiseSchedule
 
 ROOT = Path(__file__).resolve().parents[3]
