@@ -76,13 +76,14 @@ def judge(room: Room, disk: int, memory: int, spare: int, least: int | None = No
 
     Args:
         room: of it.
-        disk: bytes that are to come.
+        disk: bytes that it takes until it is here, more than come where they are converted.
         memory: bytes that it takes at work.
         spare: bytes of the disk that stay free.
         least: bytes with which it works, too, but slower; None where there is no such way.
     """
     if disk + spare > room.disk:
-        return Fit("no", f"{amount(disk)} are to come, and {amount(max(0, room.disk - spare))} of the disk are free")
+        free = amount(max(0, room.disk - spare))
+        return Fit("no", f"takes {amount(disk)} of the disk until it is here, and {free} are free")
     if least is not None and least <= TIGHT * room.memory < memory:
         there = f"{amount(memory)} of {room.where}, and this machine has {amount(room.memory)}"
         return Fit("tight", f"takes {there}: its networks take turns there, and need {amount(least)}")

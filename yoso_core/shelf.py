@@ -213,7 +213,7 @@ class Shelf:
         return None if None in sizes else sum(sum(each.values()) for each in sizes)
 
     def memory(self, item: Item) -> int | None:
-        """Bytes that it takes at work; None where that is not known. LoRAs and translators change weights in place."""
+        """Bytes that it takes at work; None where that is not known."""
         parts = self._parts(item)
         return None if parts is None else memory_of(sum(map(sum, parts)), item.resolution)
 
@@ -223,7 +223,7 @@ class Shelf:
         return memory_of(max(parts[0], default=0), item.resolution) if parts else None
 
     def _parts(self, item: Item) -> tuple[list[int], list[int]] | None:
-        """Bytes of each network's weights at work, those that come and go apart; None where that is not known."""
+        """Bytes of each network's weights at work and of copies, those that come and go apart; None where not known."""
         kept = [need for need in item.needs if need.convert in ("", "network")]
         found = [cached.files_of(need) or self._sizes(need) for need in kept]
         if None in found:
@@ -231,18 +231,20 @@ class Shelf:
         if item.folder is not None:
             found.append(cached.sizes_in(item.folder))
         model = self.service.models[item.name if item.kind == "model" else self.service.first]
-        apart = ENCODERS.difference(FAMILIES[model.architecture].encoders)  # come and go, and are held once
+        family = FAMILIES[model.architecture]
+        apart = ENCODERS.difference(family.encoders)  # come and go, and are held once
         held, lone = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
         for number, sizes in enumerate(found):
             for name, size in sizes.items():
                 part, twice = name.partition("/")[0], 2 if item.doubled else 1
-                if not name.endswith(WEIGHTS):
-                    continue
-                if part in apart:
-                    lone[number, part] += size * twice
-                else:
-                    held[number, part] += size * twice * (1 + self.service.held)
-        return [*held.values()], [*lone.values()]
+                if name.endswith(WEIGHTS):
+                    (lone if part in apart else held)[number, part] += size * twice
+        # What a LoRA of its own or a translator changes is kept as it was; in float32 what comes of it is, too.
+        own = item.kind == "translator" or (item.kind == "model" and model.lora is not None)
+        changed = {family.network, "vae"} if item.kind == "translator" else {family.network}
+        copies = [size for (_, part), size in held.items() if own and part in changed]
+        copies *= 2 if model.dtype == "float32" else 1
+        return [*(size * (1 + self.service.held) for size in held.values()), *copies], [*lone.values()]
 
     def fit(self, item: Item) -> Fit | None:
         """Whether it fits this machine; None where that is not known yet."""
