@@ -11,8 +11,9 @@ from app.components import script
 from app.picture_tab import PictureTab
 from app.pictures import come_first, on_saved, problem_html, save_picture
 from app.server.queueing import DRAWING
-from app.settings import NO_STYLE, Settings
+from app.settings import Settings
 from app.sheet_html import grid_html, ladder_html
+from app.styles import NO_STYLE
 from yoso_core.drawing import PictureError, Result
 from yoso_core.lora.library import public_name
 from yoso_core.requests import GenerateRequest, RequestError

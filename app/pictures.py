@@ -19,6 +19,7 @@ from PIL import Image
 from yoso_core.drawing import PictureError, Result
 from yoso_core.files.metadata import png_info
 from yoso_core.files.pictures import fitted, open_picture
+from yoso_core.prompts import choose
 from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.service import Report, Service
 from yoso_core.turns import COME_FIRST
@@ -139,7 +140,8 @@ def pictures_html(result: Result) -> str:
 
 def _cell(result: Result, index: int, uri: Callable[[Image.Image], str] = data_uri) -> str:
     """A picture that a click looks at."""
-    seed, prompt = result.seeds[index], html.escape(result.request.prompt or "no prompt")
+    seed = result.seeds[index]
+    prompt = html.escape(choose(result.request.prompt, seed) or "no prompt")
     image = (
         f'<img data-seed="{seed}" src="{uri(result.pictures[index])}" alt="{prompt}, seed {seed}" draggable="false">'
     )
@@ -202,7 +204,7 @@ def problem_html(sentence: str) -> str:
 
 
 def saved_name(request: GenerateRequest, seed: int) -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40].rstrip("-")
+    words = re.sub(r"[^a-z0-9]+", "-", choose(request.prompt, seed).lower()).strip("-")[:40].rstrip("-")
     return f"{words or 'picture'}-{seed}.png"
 
 

@@ -1,8 +1,7 @@
 """What all tabs that draw have in common: prompt, style, model, seed, steps, guidance and LoRAs."""
 
 import json
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ import gradio as gr
 from app.components import component
 from app.lora_picker import LoraPicker
 from app.server.queueing import DRAWING
-from app.styles import StylePictures
+from app.styles import StylePictures, chips_of, style_of, with_style
 from yoso_core.files.pictures import SUFFIXES, shape_of
 from yoso_core.lora.library import by_name
 from yoso_core.models import ModelSpec
@@ -43,7 +42,6 @@ EVERYDAY = (
     "a cabin in the mountains under the stars",
     "a parrot among tropical leaves, detailed illustration",
 )
-NO_STYLE = "any"
 
 # Listeners without Python behind them, so that a press acts at once. `order` counts the explicit wishes for a picture.
 RATIOS = {"square": (1, 1), "portrait": (3, 4), "landscape": (4, 3), "tall": (9, 16), "wide": (16, 9)}
@@ -56,35 +54,11 @@ ON_DICE = f"(order) => [{FRESH_SEED}, order + 1]"
 ON_EXAMPLE = "(example, order) => [example, order + 1]"
 
 
-def names_style(prompt: str, styles: Collection[str]) -> bool:
-    """Whether a prompt says its style itself, which leaves the chips without a part in it."""
-    return not {*styles}.isdisjoint(re.findall(r"\w+", prompt.lower()))
-
-
-def with_style(prompt: str, style: str | None, styles: Collection[str]) -> str:
-    """The prompt as the model reads it: the chosen style is its last words, unless the prompt names one itself."""
-    unsaid = style == NO_STYLE or names_style(prompt, styles)
-    return ", ".join(part for part in (prompt.strip(), "" if unsaid else style) if part)
-
-
-def style_of(prompt: str, styles: Collection[str]) -> tuple[str, str | None]:
-    """What `with_style` was given: the prompt, and the style at its end; None where any chip gives this prompt."""
-    words, _, style = prompt.rpartition(", ")
-    if style in styles and not names_style(words, styles):
-        return words, style
-    return prompt, None if names_style(prompt, styles) else NO_STYLE
-
-
 def about(spec: ModelSpec) -> str:
     """What the page says of a model: what it draws, and whose it is."""
     sides = f"{spec.resolution} x {spec.resolution} pixels" + (", squares only" if spec.aspect == 1 else "")
     steps = ", in one step" if spec.offer.steps == (1,) and not spec.offer.many else ""
     return f"Draws {sides}{steps}{'' if spec.offer.edits else ', from words alone'}. Licence: {spec.licence}"
-
-
-def first_style(spec: ModelSpec) -> str:
-    """What the chips start with: without a style the model mixes all of them."""
-    return next(iter(spec.styles), NO_STYLE)
 
 
 class Settings:
@@ -97,7 +71,7 @@ class Settings:
 
     def __init__(self, engine: Service, picker: LoraPicker) -> None:
         self.engine, self.picker = engine, picker
-        self.styles = StylePictures(engine, NO_STYLE)
+        self.styles = StylePictures(engine)
 
     def build_prompt(self) -> None:
         """The row above the tabs: what to draw."""
@@ -119,8 +93,8 @@ class Settings:
         self.style_sheet = gr.HTML(elem_id="style-sheet")
         with gr.Row(elem_id="how"):
             self.style = gr.Radio(
-                [NO_STYLE, *spec.styles],
-                value=first_style(spec),
+                chips_of(spec.styles),
+                value=chips_of(spec.styles)[0],
                 label="Style",
                 container=False,
                 elem_id="style",
@@ -276,7 +250,7 @@ class Settings:
         spec = self.engine.models.get(values[self.model])  # an unknown one is the engine's to refuse
         if spec is None:
             return False
-        return values[self.style] not in (NO_STYLE, *spec.styles) or values[self.sampler] not in spec.offer.samplers
+        return values[self.style] not in chips_of(spec.styles) or values[self.sampler] not in spec.offer.samplers
 
     @property
     def asked(self) -> set[Any]:
@@ -322,8 +296,8 @@ class Settings:
         """
         spec = self.engine.models[name]
         offer, style, loras = spec.offer, values.get(self.style), values.get(self.picker.loras, {})
+        chips = chips_of(spec.styles)
         steps, sampler = values.get(self.steps), values.get(self.sampler)
-        style = style if style in spec.styles else first_style(spec)
         return {
             self.steps: gr.update(
                 choices=list(offer.steps),
@@ -341,7 +315,9 @@ class Settings:
             self.negative: gr.update(value=values.get(self.negative, ""), visible=offer.guided == "freely"),
             self.wished: gr.update(value=name, info=about(spec)),
             self.model: gr.update(value=name),
-            self.style: gr.update(choices=[NO_STYLE, *spec.styles], value=style, visible=bool(spec.styles)),
+            self.style: gr.update(
+                choices=chips, value=style if style in chips else chips[0], visible=bool(spec.styles)
+            ),
             self.size: gr.update(choices=list(spec.sizes), value=spec.resolution, visible=len(spec.sizes) > 1),
             self.shape: gr.update(value="square", visible=spec.aspect > 1),
             self.width: gr.update(value=spec.resolution),
@@ -368,12 +344,12 @@ class Settings:
             raise RequestError(f"This picture was made by {request.model!r:.60}, which is not among the models here.")
         spec, own = self.engine.models[request.model], values[self.picker.own]
         prompt, style = style_of(request.prompt, spec.styles)
-        if style is None:
-            before = values[self.style]
-            style = before if before in (NO_STYLE, *spec.styles) else first_style(spec)
-        chosen = {self.style: style, self.steps: request.steps, self.sampler: request.sampler}
+        chosen = {
+            self.style: values[self.style] if style is None else style,
+            self.steps: request.steps,
+            self.sampler: request.sampler,
+        }
         updates = self.for_model(request.model, chosen, own)
-        updates[self.style]["value"] = style
         if isinstance(request.size, int):
             updates[self.size] |= {"choices": sorted({*spec.sizes, request.size}), "value": request.size}
         elif request.size:

@@ -1,7 +1,8 @@
-"""The styles that a model knows, with pictures: the chips under the prompt show one thing as each of them has it."""
+"""The styles that a model knows: chips under the prompt, whose pictures show one thing as each of them has it."""
 
 import json
 import re
+from collections.abc import Collection
 
 from app.pictures import thumbnail_uri
 from yoso_core.drawing import PictureError
@@ -9,7 +10,40 @@ from yoso_core.requests import GenerateRequest, RequestError
 from yoso_core.service import Service
 
 NAME = re.compile(r"[\w -]{1,40}")  # of a style that can stand in a style sheet
-ANY = "as the model likes it, another way each time"
+ANY_STYLE, NO_STYLE = "any", "none"
+ABOUT = {ANY_STYLE: "each seed has one of them", NO_STYLE: "no word of it: the model mixes them"}
+
+
+def chips_of(styles: Collection[str]) -> list[str]:
+    """What can be chosen, the first of it first."""
+    return [*[ANY_STYLE] * (len(styles) > 1), *styles, NO_STYLE]
+
+
+def names_style(prompt: str, styles: Collection[str]) -> bool:
+    """Whether a prompt says its style itself, which leaves the chips without a part in it."""
+    return not {*styles}.isdisjoint(re.findall(r"\w+", prompt.lower()))
+
+
+def with_style(prompt: str, style: str | None, styles: Collection[str]) -> str:
+    """The prompt as the model reads it: the chosen style is its last words, unless the prompt names one itself."""
+    unsaid = style == NO_STYLE or names_style(prompt, styles)
+    word = "" if unsaid else _one_of(styles) if style == ANY_STYLE else style
+    return ", ".join(part for part in (prompt.strip(), word) if part)
+
+
+def style_of(prompt: str, styles: Collection[str]) -> tuple[str, str | None]:
+    """What `with_style` was given: the prompt, and the style at its end; None where any chip gives this prompt."""
+    words, _, style = prompt.rpartition(", ")
+    if styles and style == _one_of(styles):
+        return words, ANY_STYLE
+    if style in styles and not names_style(words, styles):
+        return words, style
+    return prompt, None if names_style(prompt, styles) else NO_STYLE
+
+
+def _one_of(styles: Collection[str]) -> str:
+    """A choice that the seed makes, as `yoso_core.prompts` reads it."""
+    return "{" + "|".join(re.sub(r"[\\{|}]", r"\\\g<0>", style) for style in styles) + "}" if styles else ""
 
 
 class StylePictures:
@@ -17,11 +51,10 @@ class StylePictures:
 
     Args:
         engine: draws.
-        no_style: the name of the chip that leaves the style open.
     """
 
-    def __init__(self, engine: Service, no_style: str) -> None:
-        self.engine, self.no_style = engine, no_style
+    def __init__(self, engine: Service) -> None:
+        self.engine = engine
         self._drawn: dict[str, str] = {}
 
     def sheet(self, model: str) -> str:
@@ -38,9 +71,9 @@ class StylePictures:
         if not words.styles or not words.examples:
             return ""
         thing = words.examples[len(words.examples) // 2]
-        chips = {self.no_style: (thing, ANY)}
-        chips |= {name: (f"{thing}, {name}", about) for name, about in words.styles.items() if NAME.fullmatch(name)}
-        rules = [self._rule(name, model, *asked) for name, asked in chips.items()]
+        told = words.styles | ABOUT
+        chips = [name for name in chips_of(words.styles) if NAME.fullmatch(name)]
+        rules = [self._rule(name, model, with_style(thing, name, words.styles), told[name]) for name in chips]
         return f"<style>{''.join(rules)}</style>"
 
     def _rule(self, name: str, model: str, prompt: str, about: str) -> str:

@@ -15,7 +15,8 @@ from app.edit_tab import OWN_CONTROL
 from app.lora_picker import OWN
 from app.pictures import plain, problem_html
 from app.server.lent_training import LentTraining
-from app.settings import Settings, with_style
+from app.settings import Settings
+from app.styles import with_style
 from app.train_mode import Mode, owner_of
 from app.train_new import NewRun
 from app.train_run import RunView

@@ -26,7 +26,6 @@ from app.pictures import data_uri, download_file, info_html, pictures_html, run,
 from app.server.page import NOT_TAKEN
 from app.server.queueing import PLACES, SEATS
 from app.server.sessions import Session
-from app.settings import names_style, style_of, with_style
 from app.ui import build_app, launch_options
 from yoso_core.checkpoints import Source
 from yoso_core.engine import Engine
@@ -88,25 +87,6 @@ def said(update):
 def shown(updates: dict, component) -> str:
     """The words of what a handler sends to a component, without markup."""
     return re.sub("<[^>]+>", "", updates[component])
-
-
-def test_style_is_the_last_words_of_the_prompt():
-    styles = ("3d", "flat")
-    assert with_style(" a cat ", "3d", styles) == "a cat, 3d"
-    assert with_style("a cat", "any", styles) == "a cat"
-    assert with_style("", "flat", styles) == "flat"
-    assert with_style("a Flat cat", "3d", styles) == "a Flat cat"
-
-
-@pytest.mark.parametrize("prompt", ["", "a cat", "a Flat cat", "a cat, mint", "a cat, 3d", "a flat cat, 3d", "flat"])
-@pytest.mark.parametrize("style", ["any", "3d", "flat"])
-def test_what_was_set_is_found_again_in_the_prompt(prompt, style):
-    styles = ("3d", "flat")
-    drawn = with_style(prompt, style, styles)
-    words, found = style_of(drawn, styles)
-    assert with_style(words, found or style, styles) == drawn
-    if not names_style(prompt, styles):
-        assert (words, found) == (prompt, style)
 
 
 @pytest.mark.parametrize("spec", MODELS.values(), ids=lambda spec: spec.title)
@@ -303,7 +283,7 @@ def test_restore_sets_the_controls_of_the_right_tab(drawing):
     assert settings.keep not in updates
     names = ("prompt", "negative", "seed", "steps")
     assert [said(updates[getattr(settings, name)]) for name in names] == ["a crown", "red", 2, 4]
-    assert updates[settings.style]["value"] == "any"
+    assert updates[settings.style]["value"] == "none"
     assert updates[settings.picker.loras].value == {OWN: 0.5, "waves": 0.3}
     picture = Image.new("RGB", (64, 64), "red")
     request = EditRequest("a", picture=picture, strength=0.2, grow=0.5)
@@ -419,12 +399,12 @@ def test_choices_of_another_model_are_overtaken(demo, drawing, engine, monkeypat
         answer = asyncio.run(demo.process_api(fn, inputs, page))
         return dict(zip(fn.outputs, answer["data"], strict=True))
 
-    assert send("choose_model", wished="broken")[settings.style]["value"] == "any"
+    assert send("choose_model", wished="broken")[settings.style]["value"] == "none"
     overtaken, tab = send("answer", order=1, model="broken"), drawing.tabs["generate"]
     assert "<img" not in str(overtaken[tab.stage]) and "reload the page if" in overtaken[tab.info]
     assert overtaken[drawing.history.strip] == gr.skip()
     back = send("choose_model", wished=DEFAULT_MODEL, model="broken")
-    assert back[settings.model]["value"] == DEFAULT_MODEL and back[settings.style]["value"] == "3d"
+    assert back[settings.model]["value"] == DEFAULT_MODEL and back[settings.style]["value"] == "any"
     assert "3d, seed 0" in str(send("answer", order=2)[tab.stage])
 
 

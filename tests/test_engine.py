@@ -17,6 +17,7 @@ from tests.tiny import build_unet, dense, random_lora
 from yoso_core.checkpoints import ModelError
 from yoso_core.engine import Engine, PictureError
 from yoso_core.models import local_model
+from yoso_core.prompts import choose
 from yoso_core.requests import DEFAULT_MODEL, GenerateRequest, LoraUse, RequestError
 
 
@@ -274,7 +275,9 @@ def test_every_seed_makes_its_own_choice_and_makes_it_again(engine):
     prompt = "a {red|blue|green} {heart|cat}"
     together = engine.run(GenerateRequest(prompt, seed=4, count=4))
     assert together.seeds == [4, 5, 6, 7] and together.request.count == 4
-    words = [note.split("“")[1].split("”")[0] for note in together.notes]
+    words = [choose(prompt, seed) for seed in together.seeds]
+    told = [f"Seed {seed}: {', '.join(text.split()[1:])}." for seed, text in zip(together.seeds, words, strict=True)]
+    assert together.notes == (*told,)
     assert len(set(words)) > 1 and len(words) == 4
     for seed, text, picture in zip(together.seeds, words, pixels(together), strict=True):
         alone = engine.run(GenerateRequest(prompt, seed=seed))

@@ -123,7 +123,10 @@ def test_a_request_tells_its_choices_and_reads_both_prompts():
     asked = read_request(request)
     assert asked.prompt.words in ("a red cat dog", "a blue cat dog")
     assert len(asked.negative.parts) == 2 and asked.negative.parts[0] == (Span("bad", 1.1),)
-    assert asked.notes[0].startswith("Seed 3: “a ") and "in the prompt alone" in asked.notes[1]
+    assert asked.notes[0] in ("Seed 3: red.", "Seed 3: blue.") and "in the prompt alone" in asked.notes[1]
+    within = [read_request(GenerateRequest("{a {red|blue}|no} {cat|}", seed=seed)).notes for seed in range(60)]
+    told = {note.partition(": ")[2] for (note,) in within}
+    assert told == {f"{first}, {cat}." for first in ("a red", "a blue", "no") for cat in ("cat", "nothing")}
     plain = read_request(GenerateRequest("a cat", negative="<lora:x:1>"))
     assert plain.notes == ()  # a negative prompt does not act without guidance
 

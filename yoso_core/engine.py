@@ -147,9 +147,7 @@ class _Asked:
 
 def _shares_passes(request: GenerateRequest) -> bool:
     """Whether its pictures can be drawn in one pass with another request's."""
-    told = f"{request.prompt} {request.negative}"
-    plain = type(request) is GenerateRequest and request.control is None
-    return plain and not has_choices(told)
+    return type(request) is GenerateRequest and request.control is None
 
 
 def _alike(request: GenerateRequest) -> GenerateRequest:

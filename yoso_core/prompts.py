@@ -142,15 +142,22 @@ def has_choices(text: str) -> bool:
 
 def choose(text: str, seed: int) -> str:
     """A text with one of the choices of every ``{a|b}`` in it; the same for the same seed."""
-    numbers = random.Random(seed)
+    return _chosen(text, seed)[0]
+
+
+def _chosen(text: str, seed: int) -> tuple[str, list[str]]:
+    """What `choose` makes of a text, and which choices it made; of one within another the outer one."""
+    numbers, made = random.Random(seed), list[tuple[int, str]]()
     while group := _choice(text):
         shares = [SHARE.match(option) for option in group.options]
         weights = [min(float(share[1]), SHARE_LIMIT) if share else 1.0 for share in shares]
         place = numbers.random() * sum(weights)
         index = next((index for index in range(len(weights)) if place < sum(weights[: index + 1])), len(weights) - 1)
-        words = group.options[index][shares[index].end() if shares[index] else 0 :]
-        text = text[: group.start] + words.strip() + text[group.end :]
-    return text
+        words = group.options[index][shares[index].end() if shares[index] else 0 :].strip()
+        text = text[: group.start] + words + text[group.end :]
+        if len(group.options) > 1:
+            made = [*(one for one in made if one[0] < group.start), (group.start, words)]  # one around others ends last
+    return text, [words for _, words in made]
 
 
 class Choice(NamedTuple):
@@ -242,12 +249,12 @@ class Asked(NamedTuple):
 
 def read_request(request: GenerateRequest) -> Asked:
     """The prompts of a request, with the choices that its seed makes."""
-    chosen = choose(request.prompt, request.seed)
+    chosen, choices = _chosen(request.prompt, request.seed)
     prompt = read_prompt(chosen)
     negative = read_prompt(without_tags(choose(request.negative, request.seed)))
     guided = (request.guidance or 1) > 1
     count = max(len(prompt.parts), len(negative.parts)) if guided else len(prompt.parts)
-    notes = [f"Seed {request.seed}: {_quoted(chosen, 200)}."] if has_choices(request.prompt) else []
+    notes = [f"Seed {request.seed}: {', '.join(one or 'nothing' for one in choices):.200}."] if choices else []
     notes += prompt.notes
     if guided:
         notes += negative.notes

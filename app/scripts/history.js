@@ -39,14 +39,14 @@ async function keep({entry, seeds, shows}) {
     const images = new Map();
     for (const image of document.querySelectorAll(`${shows} img[data-seed]`)) {
         const seed = Number(image.dataset.seed);
-        if (!images.has(seed)) images.set(seed, image.src);
+        if (!images.has(seed)) images.set(seed, {picture: image.src, said: image.alt});
     }
     const now = Date.now(), made = [];
     seeds.forEach((seed, index) => {
         if (!images.has(seed)) return;  // replaced meanwhile
         const settings = {...entry, seed}, known = kept.find(one => same(one.entry, settings));
         const record = known ?? {id: window.yosoUnique(), entry: settings, favourite: false};
-        made.push({...record, picture: images.get(seed), time: now - index});
+        made.push({...record, ...images.get(seed), time: now - index});
     });
     if (!made.length) return;
     find('.heard').textContent = `${made.length > 1 ? `${made.length} pictures` : 'Picture'} drawn: ${title(made[0])}`;
@@ -68,7 +68,7 @@ watch('value', () => {
 });
 
 // The strip ----------------------------------------------------------------------------------------------------------
-const title = ({entry}) => `${entry.prompt || 'no prompt'}, seed ${entry.seed}`;
+const title = ({said, entry}) => said ?? `${entry.prompt || 'no prompt'}, seed ${entry.seed}`;
 function seen() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     return kept.filter(one => (!favourites || one.favourite) && words.every(word => title(one).toLowerCase().includes(word)));

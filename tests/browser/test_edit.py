@@ -299,6 +299,7 @@ def test_pictures_go_to_the_canvas_and_the_strip_survives_a_reload_and_restores(
     page.wait_for_selector(RESULT)
     before = source(page)
     page.get_by_role("tab", name="Generate").click()
+    page.locator("#style label", has_text="3d").click()
     page.fill("#prompt textarea", "a blue hat")
     kept = page.locator("#history .strip img").first
     expect(kept).to_have_attribute("alt", re.compile("a blue hat"), timeout=30_000)

@@ -6,8 +6,12 @@ import re
 from PIL import Image
 from playwright.sync_api import expect
 
+from app.styles import with_style
 from tests.browser.test_edit import SETTLED
+from yoso_core.models import DEFAULT_MODEL, MODELS
+from yoso_core.prompts import choose
 
+STYLES = MODELS[DEFAULT_MODEL].styles
 PROMPT = "#prompt textarea"
 PICTURE = "#stage img"
 INFO = "#info"
@@ -18,20 +22,25 @@ def expect_picture(page, words):
     expect(page.locator(PICTURE).first).to_have_attribute("alt", re.compile(f"^{re.escape(words)}"), timeout=30_000)
 
 
+def of_seed(prompt, seed):
+    """What tells a picture whose style the seed chose."""
+    return f"{choose(with_style(prompt, 'any', STYLES), int(seed))}, seed {seed}"
+
+
 def test_the_picture_follows_the_typing_and_the_last_input_wins(page):
     before = page.locator(PICTURE).get_attribute("src")
     page.keyboard.type("a blue boat", delay=20)  # the prompt has the focus, and its example is selected
     expect(page.locator(PROMPT)).to_have_value("a blue boat")
-    expect_picture(page, "a blue boat, 3d, seed 0")
+    expect_picture(page, of_seed("a blue boat", 0))
     assert page.locator(PICTURE).get_attribute("src") != before
     expect(page.locator(INFO)).to_contain_text(re.compile(r"1 network evaluation.*total \d+ ms.*seed 0"))
 
     for words in ("one", "two", "three", "four {{value}} ${1+1} <b>"):
         page.fill(PROMPT, words)
         page.locator("#style label", has_text="flat" if words == "two" else "3d").click()
-    expect_picture(page, "four {{value}} ${1+1} <b>, 3d, seed 0")
+    expect_picture(page, "four value $1+1 <b>, 3d, seed 0")
     page.evaluate(SETTLED)  # nothing older may come after
-    expect_picture(page, "four {{value}} ${1+1} <b>, 3d, seed 0")
+    expect_picture(page, "four value $1+1 <b>, 3d, seed 0")
 
     page.get_by_role("button", name="palm tree").click()
     expect(page.locator(PROMPT)).to_have_value("palm tree")
@@ -47,7 +56,8 @@ def test_the_picture_follows_the_typing_and_the_last_input_wins(page):
 
 
 def test_steps_and_pictures_are_live_and_each_is_looked_at(page):
-    page.fill(PROMPT, "{a hat|a boat}")
+    choices = "{a hat|a boat}"
+    page.fill(PROMPT, choices)
     page.locator("#steps label", has_text="4").click()
     expect(page.locator(INFO)).to_contain_text("4 network evaluations")
     page.fill("#count input[type=number]", "4")
@@ -56,9 +66,9 @@ def test_steps_and_pictures_are_live_and_each_is_looked_at(page):
     expect(page.locator(f"{INFO} .note")).to_have_count(1)  # the choices of four seeds are one paragraph
     page.locator("#stage button").nth(2).click()
     dialog = page.locator("dialog")
-    expect(dialog.locator(".about")).to_have_text("{a hat|a boat}, 3d, seed 2")
+    expect(dialog.locator(".about")).to_have_text(of_seed(choices, 2))
     page.keyboard.press("ArrowRight")
-    expect(dialog.locator("img")).to_have_attribute("alt", "{a hat|a boat}, 3d, seed 3")
+    expect(dialog.locator("img")).to_have_attribute("alt", of_seed(choices, 3))
     page.keyboard.press("f")
     expect(dialog.locator("[data-do=favourite]")).to_have_attribute("aria-pressed", "true")
 
@@ -84,7 +94,7 @@ def test_steps_and_pictures_are_live_and_each_is_looked_at(page):
     expect(page.locator(PICTURE)).to_have_count(4)  # to look at one takes nothing away
     expect(page.locator("#count input[type=number]")).to_have_value("4")
     for seed in range(1, 4):
-        expect(page.locator(f'#history .strip [title^="{{a hat|a boat}}, 3d, seed {seed}"]')).to_have_count(1)
+        expect(page.locator(f'#history .strip [title^="{of_seed(choices, seed)}"]')).to_have_count(1)
     expect(page.locator("#history .strip .favourite")).to_have_count(1)
     page.click("#history [data-do=favourites]")
     expect(page.locator("#history .strip button")).to_have_count(1)
@@ -100,22 +110,22 @@ def test_seeds_are_kept_rolled_and_refused_in_words(page):
     seed = page.locator("#seed input")
     page.click("#generate")
     expect(seed).not_to_have_value("0")
-    expect_picture(page, f"a red heart, 3d, seed {seed.input_value()}")
+    expect_picture(page, of_seed("a red heart", seed.input_value()))
     page.click("#keep input")
     kept = seed.input_value()
     page.fill(PROMPT, "a hat")
     page.press(PROMPT, "Enter")
-    expect_picture(page, f"a hat, 3d, seed {kept}")
+    expect_picture(page, of_seed("a hat", kept))
     page.click("#dice")
     expect(seed).not_to_have_value(kept)
-    expect_picture(page, f"a hat, 3d, seed {seed.input_value()}")
+    expect_picture(page, of_seed("a hat", seed.input_value()))
     page.click("#keep input")
 
     page.click("#header h1")
     before = seed.input_value()
     page.keyboard.press("Control+Enter")  # from anywhere
     expect(seed).not_to_have_value(before)
-    expect_picture(page, f"a hat, 3d, seed {seed.input_value()}")
+    expect_picture(page, of_seed("a hat", seed.input_value()))
     # What was made before is in sight without scrolling.
     strip = page.locator("#history .strip button").first.bounding_box()
     assert strip["y"] + strip["height"] <= page.viewport_size["height"]
@@ -128,16 +138,17 @@ def test_seeds_are_kept_rolled_and_refused_in_words(page):
     page.fill("#seed input", "0")
     page.keyboard.press("Tab")
     expect(page.locator("#info [role=alert]")).to_have_count(0)
-    expect_picture(page, "a hat, 3d, seed 0")
+    expect_picture(page, of_seed("a hat", 0))
     page.fill("#seed input", "-1")
     page.keyboard.press("Tab")
-    expect(page.locator(PICTURE)).not_to_have_attribute("alt", "a hat, 3d, seed 0")
+    expect(page.locator(PICTURE)).not_to_have_attribute("alt", of_seed("a hat", 0))
     page.fill("#seed input", "5")
     page.keyboard.press("Tab")
-    expect_picture(page, "a hat, 3d, seed 5")
+    expect_picture(page, of_seed("a hat", 5))
 
 
 def test_saved_png_restores_the_settings(page, tmp_path):
+    page.locator("#style label", has_text="3d").click()
     page.fill(PROMPT, "a crown")
     expect(page.locator("#sampler")).to_be_hidden()  # one step has no other to follow
     page.locator("#steps label", has_text="2").click()

@@ -151,6 +151,7 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     drag(page, "#try-weight", 0)
     expect(page.locator("#try-stage img")).not_to_have_attribute("src", with_it)
 
+    page.locator("#style label", has_text="3d").click()
     page.click("#use-run")
     expect(page.locator("#prompt textarea")).to_have_value("a red heart, mint stencil")
     expect(page.locator("#style label.selected")).to_have_text("3d")

@@ -65,7 +65,7 @@ def test_requests_of_one_kind_share_passes_and_others_do_not(engine):
     picker = random.Random(0)
     requests = [
         GenerateRequest(
-            picker.choice(["a red heart", "a dog"]),
+            picker.choice(["a red heart", "a {red|blue} dog"]),
             seed=picker.randrange(100),
             count=picker.choice([1, 1, 2]),
             steps=picker.choice([1, 2]),
