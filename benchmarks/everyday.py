@@ -1,6 +1,6 @@
 """Is what people type what they get? 200 everyday prompts, written by somebody who knew neither corpus nor model.
 
-    python -m benchmarks.everyday --json benchmarks/everyday.json --sheet runs/everyday.png
+    python -m benchmarks.everyday --json benchmarks/everyday.json
 
 One evaluation each, seed 0, emoji characters spelled out as the studio does it. A prompt counts where the judge finds
 it among the five nearest of a hundred of them. Words that the judge does not know say nothing to it, so prompts of such
@@ -13,16 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.sheet import sheet
 from train.loop.randomness import Use, generator_for
 from train.measure.evaluate import Sampling, load_generator, load_judge, look_at, make_pictures
 from train.measure.metrics import retrieval
-from yoso_core.engine import Engine
-from yoso_core.models import MODELS
 
 PROMPTS = Path(__file__).with_suffix(".txt")
 POOL = 100  # prompts to choose from
-SHOWN = 64  # on the sheet
 
 
 def read_prompts() -> list[str]:
@@ -45,16 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="yoso-emoji", help="a known model or a folder")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--sheet", type=Path, help="write the first 64 pictures here")
     options = parser.parse_args()
     with torch.inference_mode():
         found = everyday(options.model)
     print(" | ".join(f"{name} {value:.3g}" for name, value in found.items()))
     if options.json:
         options.json.write_text(json.dumps({"model": options.model} | found, indent=1) + "\n")
-    if options.sheet:
-        options.sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet(Engine(MODELS), read_prompts()[:SHOWN]).save(options.sheet, optimize=True)
 
 
 if __name__ == "__main__":

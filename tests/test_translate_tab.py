@@ -76,7 +76,7 @@ def test_an_empty_canvas_asks_for_nothing(drawing, tab, canvas):
 
 
 def test_the_picture_its_lines_and_what_it_took_are_shown(drawing, tab):
-    updates = draw(drawing, prompt="a cat", annotator="scribble", order=1)
+    updates = draw(drawing, prompt="a cat", style="3d", annotator="scribble", order=1)
     assert re.findall('class="([a-z]+)"', updates[tab.stage]) == ["pictures", "before", "map"]
     assert "1 network evaluation" in shown(updates, tab.info) and updates[drawing.drawn] == 1
     request = updates[tab.shown]
@@ -207,7 +207,7 @@ def test_a_batch_is_one_zip_and_what_can_not_be_read_is_told(drawing, tab, tmp_p
     monkeypatch.setattr("app.translate_files.EVERY", 0)
     wide = stored(Image.linear_gradient("L").resize((90, 60)))
     files = {"a.png": stored(PICTURE), "<b>.png": b"no picture", "c.png": wide}
-    steps = batch(drawing, tab, files, tmp_path, strength=0.5, count=4, prompt="a cat", fit="pad")
+    steps = batch(drawing, tab, files, tmp_path, strength=0.5, count=4, prompt="a cat", style="3d", fit="pad")
     files = tab.files
     assert [shown(step, files.told)[:6] for step in steps[:2]] == ["0 of 3", "1 of 3"] and steps[1][files.stop].visible
     last = steps[-1]
