@@ -97,6 +97,7 @@ def expect_step(page, least):
 
 
 def test_from_pictures_to_a_lora_in_use(page, tmp_path):
+    page.locator("#style label", has_text="3d").click()
     open_tab(page)
     expect(page.locator("#ask")).to_be_hidden()  # the prompt of the other tabs
     drop_pictures(page, tmp_path / "in")
@@ -151,7 +152,6 @@ def test_from_pictures_to_a_lora_in_use(page, tmp_path):
     drag(page, "#try-weight", 0)
     expect(page.locator("#try-stage img")).not_to_have_attribute("src", with_it)
 
-    page.locator("#style label", has_text="3d").click()
     page.click("#use-run")
     expect(page.locator("#prompt textarea")).to_have_value("a red heart, mint stencil")
     expect(page.locator("#style label.selected")).to_have_text("3d")
