@@ -51,6 +51,7 @@ def difference(one, other):
 def expect_change(page, before, selector=RESULT):
     """Wait for another picture and until no other follows; returns it."""
     expect(page.locator(selector).first).not_to_have_attribute("src", before, timeout=30_000)
+    page.bring_to_front()  # a page behind another gets a frame a second, and this counts frames
     page.evaluate(SETTLED)
     return source(page, selector)
 
