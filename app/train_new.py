@@ -23,7 +23,7 @@ from train.data.listings import Problem
 from train.loop.config import ConfigError
 from train.loop.console import duration
 from train.runs.estimates import Estimate, Estimates
-from train.runs.jobs import STANDBY, Job, JobError, Runs, as_process
+from train.runs.jobs import DEVICE_LOCK, STANDBY, Job, JobError, Runs, as_process, is_held
 from train.runs.presets import PRESETS, pictures_of, settings
 from train.tasks.base import ModelRunConfig
 from train.tasks.translate_data import domain_of
@@ -265,11 +265,11 @@ class NewRun:
         """Change the pictures, and show them as they are now."""
         try:
             with self.changing(owner) as dataset:
-                problems = change(dataset) or []
-                if dataset.captions() and self.starts is as_process:
-                    STANDBY.call()
+                problems, any_there = change(dataset) or [], bool(dataset.captions())
         except (ConfigError, JobError, OSError, RequestError) as error:
             raise gr.Error(plain(reason(error)), print_exception=False) from None
+        if any_there and self.starts is as_process and not is_held(self.runs.root / DEVICE_LOCK):
+            STANDBY.call()
         return self.shown(owner, model, problems)
 
     def check(self, dataset: Dataset, model: str) -> Report:

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import psutil
+
 State = Literal["draft", "queued", "running", "paused", "interrupted", "failed", "finished", "kept"]
 ALIVE: tuple[State, ...] = ("queued", "running")
 CAN_GO_ON: tuple[State, ...] = ("paused", "interrupted", "failed")
@@ -48,6 +50,7 @@ PATIENCE = 1.0  # seconds for a lock: who only looks whether it is held holds it
 ENDING = 30.0  # seconds that a killed process may take to be gone
 STANDING_BY = "standing-by"  # what a process is called by that has no run yet
 STANDS_BY = 900.0  # seconds until it is let go
+STANDBY_NEEDS = 2_000_000_000  # bytes of memory that are free where one is called
 STOP = "stop"  # a file that asks for the end, for a process that can't be signalled yet
 KEEP = "keep"  # a file that asks to keep what was learned and no more, once the process has ended
 ROOT = Path(__file__).resolve().parents[2]
@@ -331,10 +334,11 @@ def _process(arguments: Sequence[str], descriptors: Sequence[int], log: Any = su
 
 
 class Standby:
-    """A process that brings a run's libraries into memory before there is a run, which takes a quarter of a short one.
+    """A process that brings a run's libraries into memory before there is a run: a quarter of a short run's time.
 
-    There is at most one. It takes one run, and is let go where none comes for a while; it ends with this process, but
-    the run that it took does not.
+    It saves time and no more: where it can't be had, or memory is short, a run begins without. There is at most one. It
+    takes one run, and is let go where none comes for a while; it ends with this process, but the run that it took does
+    not.
     """
 
     def __init__(self) -> None:
@@ -348,11 +352,15 @@ class Standby:
         with self._lock:
             if self._process is not None and self._process.poll() is not None:
                 self._forget()
+            if self._process is None and psutil.virtual_memory().available > STANDBY_NEEDS:
+                with suppress(OSError):
+                    self._line, theirs = socket.socketpair()
+                    with theirs:
+                        self._process = _process([STANDING_BY, str(theirs.fileno())], [theirs.fileno()])
             if self._process is None:
-                self._line, theirs = socket.socketpair()
-                with theirs:
-                    self._process = _process([STANDING_BY, str(theirs.fileno())], [theirs.fileno()])
-            self._put_off()
+                self._forget()
+            else:
+                self._put_off()
 
     def take(self, folder: Path, lock: int, log: int) -> bool:
         """Give it a run, and whether it has it.
@@ -364,30 +372,33 @@ class Standby:
         """
         with self._lock:
             line, process = self._line, self._process
-            self._forget()
-            if line is None or process is None:
-                return False
-            with line:
-                try:
-                    socket.send_fds(line, [bytes(folder)], [lock, log])
-                except OSError:  # it has died
+            try:
+                if line is None or process is None:
                     return False
-            return process.poll() is None
+                socket.send_fds(line, [bytes(folder)], [lock, log])
+                return process.poll() is None
+            except OSError:  # it has died
+                return False
+            finally:
+                self._forget()
 
-    def dismiss(self) -> None:
+    def dismiss(self, process: subprocess.Popen | None = None) -> None:
+        """Let it go; where one is named, only if it is still that."""
         with self._lock:
-            if self._line is not None:
-                self._line.close()
-            self._forget()
+            if process is None or process is self._process:
+                self._forget()
 
     def _put_off(self) -> None:
         if self._end is not None:
             self._end.cancel()
-        self._end = threading.Timer(STANDS_BY, self.dismiss)
+        self._end = threading.Timer(STANDS_BY, self.dismiss, [self._process])
         self._end.daemon = True
         self._end.start()
 
     def _forget(self) -> None:
+        """The end of the line is what it goes by."""
+        if self._line is not None:
+            self._line.close()
         self._line = self._process = None
         if self._end is not None:
             self._end.cancel()

@@ -359,6 +359,24 @@ def test_who_stands_by_is_let_go_after_a_while_or_when_it_has_died(standby, tmp_
     assert standby.made[2].wait(PATIENCE) == 0
 
 
+def test_where_nobody_can_stand_by_a_run_begins_without(standby, tmp_path, monkeypatch):
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: memory._replace(available=10**9))
+    standby.call()
+    assert not standby.made and not standby.take(tmp_path, 0, 1)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: memory._replace(available=10**10))
+
+    def refuse(*given):
+        raise OSError(11, "no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_process", refuse)
+        standby.call()
+    assert not standby.take(tmp_path, 0, 1)
+    standby.call()
+    assert len(standby.made) == 1
+
+
 def test_a_run_that_has_to_wait_leaves_alone_who_stands_by(tmp_path, monkeypatch):
     """What waits in line is to have nothing heavy in memory."""
     taken, started = [], []
