@@ -442,10 +442,11 @@ class Engine(Service):
         """
         for name in [name for name, model in self._loaded.items() if model.takes_turns]:
             self._forget(name)
+        gc.collect()  # what hangs in circles has memory, too
         wanted = memory_of(size, spec.resolution)
         while self._loaded and self.free() < wanted:
             self._forget(next(iter(self._loaded)))
-            gc.collect()  # what hangs in circles has memory, too
+            gc.collect()
         return self.free() >= wanted
 
     def _warm_up(self, name: str, report: Report) -> None:

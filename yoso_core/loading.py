@@ -160,7 +160,8 @@ def load_model(
         source = local_source(f"The fast decoder of {spec.title}", spec.tiny_decoder)
         decoder = load_part(AutoencoderTiny.from_pretrained, spec.title, source, dtype=dtype)
     device, networks = torch.device(device), (network, *(parts[name] for name in family.encoders), autoencoder, decoder)
-    kept = bytes_of([network]) if spec.lora is not None else 0  # what its LoRA changes is there twice
+    # What its LoRA changes is kept as it was; in float32 what comes of it is, too.
+    kept = bytes_of([network]) * (2 if dtype == torch.float32 else 1) if spec.lora is not None else 0
     takes_turns = not fits(bytes_of(networks) + kept)
     if takes_turns:
         report(f"{spec.title} is too large for the device as a whole: its networks take turns, which takes longer")

@@ -54,8 +54,8 @@ class TakingTurns:
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
     ) -> tuple[tuple[Tensor, ...], str]:
         networks = list(part.children())
-        self._bring(networks)
         try:
+            self._bring(networks)
             return self._torch.run(part, inputs, weights, prepare)
         except torch.OutOfMemoryError:  # what a picture takes is a guess
             others = [one for one in self.here if one not in networks]
@@ -63,6 +63,7 @@ class TakingTurns:
                 raise
             log.info("a picture takes more memory than was guessed; %d networks make room", len(others))
             self._send_away(others)
+        self._bring(networks)
         return self._torch.run(part, inputs, weights, prepare)
 
     def _bring(self, networks: Sequence[nn.Module]) -> None:
@@ -72,10 +73,14 @@ class TakingTurns:
         while others and self.free() < bytes_of(coming) + self.spare:
             self._send_away([others.pop(0)])
         for one in networks:
-            if one in coming:
-                move(one, self.device)
             self.here[one] = None
             self.here.move_to_end(one)
+            if one in coming:
+                try:
+                    move(one, self.device)
+                except torch.OutOfMemoryError:  # a part of it is there
+                    self._send_away([one])
+                    raise
 
     def _send_away(self, networks: Sequence[nn.Module]) -> None:
         for one in networks:
