@@ -16,7 +16,7 @@ ABOUT = {ANY_STYLE: "each seed has one of them", NO_STYLE: "no word of it: the m
 
 def chips_of(styles: Collection[str]) -> list[str]:
     """What can be chosen, the first of it first."""
-    return [*[ANY_STYLE] * (len(styles) > 1), *styles, NO_STYLE]
+    return list(dict.fromkeys([*[ANY_STYLE] * (len(styles) > 1), *styles, NO_STYLE]))
 
 
 def names_style(prompt: str, styles: Collection[str]) -> bool:
@@ -27,23 +27,24 @@ def names_style(prompt: str, styles: Collection[str]) -> bool:
 def with_style(prompt: str, style: str | None, styles: Collection[str]) -> str:
     """The prompt as the model reads it: the chosen style is its last words, unless the prompt names one itself."""
     unsaid = style == NO_STYLE or names_style(prompt, styles)
-    word = "" if unsaid else _one_of(styles) if style == ANY_STYLE else style
+    word = "" if unsaid or not style else _said(style, styles)
     return ", ".join(part for part in (prompt.strip(), word) if part)
 
 
 def style_of(prompt: str, styles: Collection[str]) -> tuple[str, str | None]:
     """What `with_style` was given: the prompt, and the style at its end; None where any chip gives this prompt."""
-    words, _, style = prompt.rpartition(", ")
-    if styles and style == _one_of(styles):
-        return words, ANY_STYLE
-    if style in styles and not names_style(words, styles):
-        return words, style
+    for style in chips_of(styles)[:-1]:
+        words, said = f", {prompt}", f", {_said(style, styles)}"
+        if words.endswith(said) and not names_style(words.removesuffix(said), styles):
+            return words.removesuffix(said).removeprefix(", "), style
     return prompt, None if names_style(prompt, styles) else NO_STYLE
 
 
-def _one_of(styles: Collection[str]) -> str:
-    """A choice that the seed makes, as `yoso_core.prompts` reads it."""
-    return "{" + "|".join(re.sub(r"[\\{|}]", r"\\\g<0>", style) for style in styles) + "}" if styles else ""
+def _said(style: str, styles: Collection[str]) -> str:
+    """A chip as `yoso_core.prompts` reads it: of any the seed chooses one."""
+    if style == ANY_STYLE and style not in styles:
+        return "{" + "|".join(_said(each, styles) for each in styles) + "}"
+    return re.sub(r"[\\{|}]", r"\\\g<0>", style)
 
 
 class StylePictures:

@@ -54,7 +54,9 @@ def test_style_is_the_last_words_of_the_prompt():
     assert with_style("a Flat cat", "3d", styles) == "a Flat cat"
 
 
-@pytest.mark.parametrize("prompt", ["", "a cat", "a Flat cat", "a cat, mint", "a cat, 3d", "a flat cat, 3d", "flat"])
+@pytest.mark.parametrize(
+    "prompt", ["", "a cat", "a Flat cat", "a cat, mint", "a cat, 3d", "a flat cat, 3d", "flat", "a flat cat, {3d|flat}"]
+)
 @pytest.mark.parametrize("style", ["any", "none", "3d", "flat"])
 def test_what_was_set_is_found_again_in_the_prompt(prompt, style):
     styles = ("3d", "flat")
@@ -76,3 +78,10 @@ def test_chips_begin_with_any_where_there_are_several():
     assert chips_of(("3d", "flat")) == ["any", "3d", "flat", "none"]
     assert chips_of(("3d",)) == ["3d", "none"]
     assert chips_of(()) == ["none"]
+
+
+def test_a_style_of_several_words_is_found_again():
+    styles = ("oil, thick", "{c}")
+    for style in styles:
+        assert style_of(with_style("a cat", style, styles), styles) == ("a cat", style)
+    assert read_request(GenerateRequest(with_style("a cat", "{c}", styles))).prompt.words == "a cat, {c}"

@@ -146,7 +146,7 @@ def choose(text: str, seed: int) -> str:
 
 
 def _chosen(text: str, seed: int) -> tuple[str, list[str]]:
-    """What `choose` makes of a text, and which choices it made; of one within another the outer one."""
+    """What `choose` makes of a text, and which choices it made; of nested ones the outermost."""
     numbers, made = random.Random(seed), list[tuple[int, str]]()
     while group := _choice(text):
         shares = [SHARE.match(option) for option in group.options]

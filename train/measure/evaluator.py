@@ -116,7 +116,9 @@ class Evaluator(nn.Module):
 
     def _index(self, word: str) -> int:
         """Of a word or what it is the plural of; 0 for one that is not known."""
-        readings = (word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ies") + "y")
+        readings = [word, word.removesuffix("s"), word.removesuffix("es")]
+        if word.endswith("ies"):
+            readings.append(word.removesuffix("ies") + "y")
         return next((self.words[one] for one in readings if one in self.words), 0)
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
