@@ -137,8 +137,8 @@ function full(one) {
     drawFull();
 }
 // A picture on a stage is looked at: it is kept at once, as is one of Compare, which brings its settings.
-window.yosoLook = async (entry, picture, said) => {
-    const record = kept.find(one => same(one.entry, entry)) ?? {id: window.yosoUnique(), entry, picture, said, favourite: false, time: Date.now()};
+window.yosoLook = async (entry, picture) => {
+    const record = kept.find(one => same(one.entry, entry)) ?? {id: window.yosoUnique(), entry, picture, favourite: false, time: Date.now()};
     if (!kept.includes(record)) { kept = [record, ...kept]; put(record); }
     full(record);
 };

@@ -3,5 +3,5 @@ element.addEventListener('click', event => {
     const cell = event.target.closest('[data-change]');
     if (!cell) return;
     const shared = JSON.parse(cell.closest('[data-entry]').dataset.entry);
-    window.yosoLook({...shared, ...JSON.parse(cell.dataset.change)}, cell.querySelector('img').src, cell.querySelector('img').alt);
+    window.yosoLook({...shared, ...JSON.parse(cell.dataset.change)}, cell.querySelector('img').src);
 });
