@@ -16,7 +16,7 @@ from app.lora_picker import OWN
 from app.pictures import plain, problem_html
 from app.server.lent_training import LentTraining
 from app.settings import Settings
-from app.styles import with_style
+from app.styles import ANY_STYLE, NO_STYLE, with_style
 from app.train_mode import Mode, owner_of
 from app.train_new import NewRun
 from app.train_run import RunView
@@ -298,8 +298,9 @@ class TrainTab:
             words = request.prompt.strip()
             if trigger.lower() not in words.lower():
                 words = ", ".join(filter(None, (words, trigger)))
-            # The style is its last words, so that its chip is found again.
-            words = with_style(words, values[settings.style], self.engine.models[request.model].styles)
+            # The style is its last words, so that its chip is found again; what the trigger calls is style enough.
+            style = NO_STYLE if trigger and values[settings.style] == ANY_STYLE else values[settings.style]
+            words = with_style(words, style, self.engine.models[request.model].styles)
             return self.restored(Restored(replace(request, prompt=words)), values)
         except (JobError, RequestError) as error:
             raise gr.Error(plain(str(error)), print_exception=False) from None

@@ -1017,7 +1017,7 @@ def test_use_in_generate_draws_with_the_run(tab, task, trigger, prompt, style, e
     updates, settings = use_run(tab, "", job.id, prompt, style, 7, page.own, 3), tab.settings
     entry = tab.entries(job)[0].id
     assert (updates[settings.prompt], updates[settings.seed]) == (expected, 7)
-    assert updates[settings.style]["value"] == style
+    assert updates[settings.style]["value"] == ("none" if trigger and style == "any" else style)
     assert updates[settings.picker.loras].value == {"one-step": one_step, entry: 1.0}
     assert updates[drawing.selected].selected == updates[drawing.active] == "generate"
     assert updates[settings.order] == 4 and updates[settings.model]["value"] == DEFAULT_MODEL
