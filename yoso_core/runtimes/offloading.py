@@ -26,8 +26,8 @@ def move(network: nn.Module, device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-class TakingTurns:
-    """Calls networks as torch does, each brought to the device before.
+class TakingTurns(Torch):
+    """Calls networks as torch does, each brought to the device before; nothing else may, while they rest elsewhere.
 
     Args:
         device: where they are computed.
@@ -38,17 +38,10 @@ class TakingTurns:
         here: networks on the device, the last used at the end.
     """
 
-    batch, prepares, in_place, held = 1, False, True, 0
-
     def __init__(self, device: torch.device, spare: int, free: Callable[[], float]) -> None:
+        super().__init__()
         self.device, self.spare, self.free = device, spare, free
         self.here: OrderedDict[nn.Module, None] = OrderedDict()
-        self._torch = Torch()
-
-    @property
-    def reference(self) -> "TakingTurns":
-        """Nothing else may call networks that rest elsewhere."""
-        return self
 
     def run(
         self, part: Part, inputs: Sequence[Tensor], weights: Weights, prepare: bool
@@ -56,7 +49,7 @@ class TakingTurns:
         networks = list(part.children())
         try:
             self._bring(networks)
-            return self._torch.run(part, inputs, weights, prepare)
+            return super().run(part, inputs, weights, prepare)
         except torch.OutOfMemoryError:  # what a picture takes is a guess
             others = [one for one in self.here if one not in networks]
             if not others:
@@ -64,7 +57,7 @@ class TakingTurns:
             log.info("a picture takes more memory than was guessed; %d networks make room", len(others))
             self._send_away(others)
         self._bring(networks)
-        return self._torch.run(part, inputs, weights, prepare)
+        return super().run(part, inputs, weights, prepare)
 
     def _bring(self, networks: Sequence[nn.Module]) -> None:
         """Have these on the device, and as much room beside them as a picture takes."""
@@ -86,6 +79,3 @@ class TakingTurns:
         for one in networks:
             move(one, REST)
             del self.here[one]
-
-    def settle(self) -> None:
-        pass
